@@ -11,7 +11,7 @@ use dmakit_platform::{Barrier, ConversionError, CpuId, Instant, Platform, Segmen
 
 use crate::cache::{Cache, Maintenance};
 use crate::cpu::{MachineCpu, Seat};
-use crate::device::DeviceState;
+use crate::engine::DeviceState;
 use crate::log::Log;
 use crate::sharing::{Conversion, FrameState};
 use crate::spans::Spans;

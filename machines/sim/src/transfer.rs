@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::DmaFault;
 use crate::rng::Rng;
+use crate::{DeviceId, DmaFault};
 
 /// Reading from memory or writing to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +27,10 @@ impl std::fmt::Display for Access {
 /// [`SimDevice::complete`](crate::SimDevice::complete); a forgotten one lands as the machine is
 /// disturbed.
 #[derive(PartialEq, Eq, Debug)]
-pub struct Transfer(pub(crate) u64);
+pub struct Transfer {
+    pub(crate) device: DeviceId,
+    pub(crate) number: u64,
+}
 
 /// A part of a transfer that reaches memory in one step.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +92,12 @@ impl InFlight {
         }
         self.begun.insert(transfer, begun);
         transfer
+    }
+
+    /// Forgets everything; numbers go on, so that an old transfer is never taken for a new one.
+    pub(crate) fn abort(&mut self) {
+        self.begun.clear();
+        self.groups.clear();
     }
 
     pub(crate) fn fence(&mut self) {
