@@ -1,5 +1,7 @@
 //! What caches do to drivers that forget them: each mutant dies, the careful driver lives.
 
+use std::sync::atomic::Ordering;
+
 use dmakit_addr::{DmaAddr, DmaMask, PhysRange};
 use dmakit_platform::{Platform, Segment, SegmentRequest};
 use dmakit_sim::{BUS_OFFSET, DeviceConfig, Machine, MachineConfig, MachineMemory, Rng, SimDevice};
@@ -199,4 +201,31 @@ fn maintenance_of_what_is_no_ram_is_a_violation() {
     assert_eq!(bench.machine.take_violations().total, 1);
     bench.machine.clean(bench.range());
     bench.machine.check().unwrap();
+}
+
+#[test]
+fn a_cpu_that_writes_while_lines_move_loses_nothing() {
+    let bench = Bench::new(7, 4096);
+    bench.buffer.window().fill(0);
+    let words = bench.buffer.window().words64().unwrap();
+    let addr = bench.addr();
+    std::thread::scope(|scope| {
+        let mover = scope.spawn(|| {
+            for _ in 0..500 {
+                bench.device.read(addr, &mut [0; 4096]).unwrap();
+                bench.machine.clean(bench.range());
+                bench.machine.disturb();
+            }
+        });
+        let mut value = 0;
+        while !mover.is_finished() {
+            value += 1;
+            for word in words.iter().step_by(3) {
+                word.store(value, Ordering::Relaxed);
+            }
+            for word in words.iter().step_by(3) {
+                assert_eq!(word.load(Ordering::Relaxed), value);
+            }
+        }
+    });
 }

@@ -266,7 +266,7 @@ fn memory_lent_twice_is_lent_until_revoked_twice_and_late_writes_show() {
 fn long_transfers_arrive_whole() {
     let machine = machine(8);
     let device = machine.add_device(DeviceConfig::new());
-    let bytes: Vec<u8> = (0..500_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..500_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let addr = DmaAddr::new(HIGH + BUS_OFFSET + 0x123);
     device.write(addr, &bytes).unwrap();
     let mut back = vec![0; bytes.len()];
