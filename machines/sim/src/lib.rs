@@ -1,10 +1,9 @@
 //! A deterministic machine to run the DMA stack on: RAM, caches, CPUs, devices and failures.
 //!
-//! It proves software right or wrong where real machines are lenient. Physical addresses lie far
-//! from host pointers and from bus addresses; devices that do not snoop see memory, and the CPU its
-//! caches, which move lines when it hurts; transfers land in pieces, late and out of order; any
-//! named step can fail. All that chance decides follows from one seed. Rules that software breaks
-//! ([`Violation`]) are collected, and [`Machine::check`] tells; hardware that goes nowhere faults.
+//! Physical addresses lie far from host pointers and from bus addresses; caches move lines when it
+//! hurts; transfers land in pieces, late and out of order; any named step can fail. What chance
+//! decides follows from one seed. Broken rules ([`Violation`]) are collected for
+//! [`Machine::check`]. [`Machine`] says what cannot be shown here.
 //!
 //! ```
 //! use dmakit_addr::{Direction, DmaAddr, DmaMask};
@@ -14,7 +13,6 @@
 //! let machine = MachineConfig::new(42).non_coherent().build()?;
 //! let memory = MachineMemory::new(&machine);
 //! let device = machine.add_device(DeviceConfig::new());
-//!
 //! let request = SegmentRequest { len: 4096, align: 4096, node: None, limit: DmaMask::ALL };
 //! let buffer = memory.allocate(&request)?;
 //! buffer.window().fill(0x5a);
@@ -24,14 +22,11 @@
 //! let mut sent = [0; 4096];
 //! device.read(DmaAddr::new(buffer.range().start().raw() + BUS_OFFSET), &mut sent)?;
 //! assert_eq!(sent, [0x5a; 4096]);
-//!
 //! device.revoke(buffer.range(), Direction::ToDevice);
 //! memory.free(buffer);
 //! machine.check()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//!
-//! [`Machine`] says what cannot be shown here.
 #![forbid(unsafe_code)]
 
 mod bus;

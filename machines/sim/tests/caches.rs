@@ -211,10 +211,12 @@ fn a_cpu_that_writes_while_lines_move_loses_nothing() {
     let addr = bench.addr();
     std::thread::scope(|scope| {
         let mover = scope.spawn(|| {
-            for _ in 0..500 {
+            for round in 0..2000 {
                 bench.device.read(addr, &mut [0; 4096]).unwrap();
+                // The word beside one of the CPU's: the line is stale, and is fetched again.
+                let beside = DmaAddr::new(addr.raw() + round * 24 % 4080 + 8);
+                bench.device.write(beside, &round.to_le_bytes()).unwrap();
                 bench.machine.clean(bench.range());
-                bench.machine.disturb();
             }
         });
         let mut value = 0;
