@@ -194,6 +194,35 @@ fn what_the_cpu_wrote_is_never_lost_without_a_device_or_an_invalidate() {
 }
 
 #[test]
+fn every_move_of_the_adversary_is_seen_in_some_seed() {
+    let mut seen = [0; 4];
+    for seed in 0..64 {
+        let bench = Bench::new(seed, 64);
+        bench.buffer.window().fill(1);
+        let before_access = bench.device_reads() == [1; 64];
+        seen[0] += u32::from(before_access);
+        (0..100).for_each(|_| bench.machine.disturb());
+        let mut below = [0; 64];
+        bench.machine.peek(bench.range().start(), &mut below);
+        seen[1] += u32::from(!before_access && below == [1; 64]);
+
+        bench.machine.clean(bench.range());
+        bench.device.write(bench.addr(), &[2; 64]).unwrap();
+        let refilled = bench.machine.counts().lines_refilled > 0;
+        let at_once = bench.cpu_reads() == [2; 64];
+        seen[2] += u32::from(!refilled && at_once);
+        (0..1000).for_each(|_| bench.machine.disturb());
+        seen[3] += u32::from(!at_once && bench.cpu_reads() == [2; 64]);
+    }
+    let [before_access, later, absent, refilled] = seen;
+    assert!(
+        before_access > 2 && later > 32 && absent > 2 && refilled > 32,
+        "written back before an access in {before_access} seeds, later in {later}; \
+         absent at a write in {absent}, fetched again in {refilled}"
+    );
+}
+
+#[test]
 fn maintenance_of_what_is_no_ram_is_a_violation() {
     let bench = Bench::new(0, 4096);
     let range = PhysRange::new(dmakit_addr::PhysAddr::new(0x1000), 64).unwrap();

@@ -58,6 +58,26 @@ fn guards_nest_and_a_thread_that_moves_with_one_is_caught() {
 }
 
 #[test]
+fn a_nested_guard_does_not_let_others_in_when_it_goes() {
+    let machine = machine(1);
+    let entered = AtomicU64::new(0);
+    let outer = machine.enter_cpu();
+    std::thread::scope(|scope| {
+        drop(machine.enter_cpu());
+        scope.spawn(|| {
+            let _guard = machine.enter_cpu();
+            entered.store(1, Ordering::Relaxed);
+        });
+        for _ in 0..1000 {
+            std::thread::yield_now();
+            assert_eq!(entered.load(Ordering::Relaxed), 0);
+        }
+        drop(outer);
+    });
+    assert_eq!(entered.into_inner(), 1);
+}
+
+#[test]
 fn threads_on_one_cpu_exclude_each_other() {
     let machine = machine(2);
     let slots: [CpuSlot<AtomicU64>; 2] = Default::default();
