@@ -265,7 +265,10 @@ impl Cache {
 
     /// Cache maintenance by the CPU, on every line that `range` touches.
     pub(crate) fn maintain(&mut self, range: PhysRange, what: Maintenance, log: &mut Log) {
-        log.counts.lines_maintained += lines(range, self.line_bytes).count() as u64;
+        log.counts.lines_maintained += line_count(range, self.line_bytes);
+        if self.is_coherent() {
+            return;
+        }
         for start in lines(range, self.line_bytes) {
             let Some(line) = self.views.line(start, self.line_bytes) else {
                 continue;
@@ -348,13 +351,13 @@ impl Cache {
 
     /// Notices the first and last lines of `range`, which others may share, and a few inside.
     fn notice_some(&mut self, range: PhysRange) {
-        let Some(last) = range.last().filter(|_| !self.is_coherent()) else {
+        let Some(last) = range.last() else {
             return;
         };
         let first = range.start().align_down(self.line_bytes).raw();
         self.notice(first);
         self.notice(last.align_down(self.line_bytes).raw());
-        let count = lines(range, self.line_bytes).count() as u64;
+        let count = line_count(range, self.line_bytes);
         for _ in 0..count.min(8) {
             let index = self.rng.below(count);
             self.notice(first + index * self.line_bytes);
@@ -367,11 +370,16 @@ fn evicted(start: u64, log: &mut Log) {
     log.event(Event::Evicted(PhysAddr::new(start)));
 }
 
+/// How many lines `range` touches.
+fn line_count(range: PhysRange, line_bytes: u64) -> u64 {
+    let first = range.start().raw() / line_bytes;
+    range
+        .last()
+        .map_or(0, |last| last.raw() / line_bytes - first + 1)
+}
+
 /// The first bytes of the lines that `range` touches.
 fn lines(range: PhysRange, line_bytes: u64) -> impl Iterator<Item = u64> {
     let first = range.start().align_down(line_bytes).raw();
-    let count = range
-        .last()
-        .map_or(0, |last| (last.raw() - first) / line_bytes + 1);
-    (0..count).map(move |index| first + index * line_bytes)
+    (0..line_count(range, line_bytes)).map(move |index| first + index * line_bytes)
 }

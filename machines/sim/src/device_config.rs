@@ -17,7 +17,7 @@ pub enum BeyondWires {
 /// The description of a device, as it is built: not as software believes it to be.
 ///
 /// Unless told otherwise it has 64 address wires, no limit to its segments, the machine's
-/// coherence, and sees each range of RAM [`BUS_OFFSET`] above where it lies.
+/// coherence, and sees each range of RAM [`BUS_OFFSET`](crate::BUS_OFFSET) above where it lies.
 #[derive(Clone, Debug)]
 pub struct DeviceConfig {
     pub(crate) wires: DmaMask,

@@ -24,7 +24,14 @@ use crate::{
 /// A machine: RAM, CPUs, caches, devices and a clock.
 ///
 /// A clone is a handle to the same machine. Used from one thread, everything that happens follows
-/// from the seed and the calls.
+/// from the seed and the calls; between threads the system's scheduler has a say.
+///
+/// What it cannot show:
+/// * a missing barrier between two writes of the CPU: windows are plain memory, so devices see
+///   stores in order (barriers are counted);
+/// * a cache line that was made dirty by storing what it held already: nothing can watch a store
+///   that changes nothing, so tests write fresh patterns;
+/// * how long anything takes: time moves when it is [moved](Self::advance).
 #[derive(Clone, Debug)]
 pub struct Machine {
     inner: Arc<Inner>,

@@ -151,14 +151,18 @@ impl State {
             })
     }
 
-    /// The frames of which `is` holds, run by run.
+    /// The frames of which `is` holds, in runs as long as can be.
     pub(crate) fn frames_that(&self, is: impl Fn(FrameState) -> bool) -> Vec<PhysRange> {
-        self.frames
-            .set()
-            .filter(|&(_, _, state)| is(state))
-            .filter_map(|(start, end, _)| {
-                PhysRange::between(PhysAddr::new(start), PhysAddr::new(end))
-            })
-            .collect()
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (start, end, _) in self.frames.set().filter(|&(_, _, state)| is(state)) {
+            match runs.last_mut() {
+                Some(run) if run.1 == start => run.1 = end,
+                _ => runs.push((start, end)),
+            }
+        }
+        let ranges = runs.into_iter().filter_map(|(start, end)| {
+            PhysRange::between(PhysAddr::new(start), PhysAddr::new(end))
+        });
+        ranges.collect()
     }
 }

@@ -1,5 +1,7 @@
 //! What caches do to drivers that forget them: each mutant dies, the careful driver lives.
 
+use std::sync::atomic::Ordering;
+
 use dmakit_addr::{DmaAddr, DmaMask, PhysRange};
 use dmakit_platform::{Platform, Segment, SegmentRequest};
 use dmakit_sim::{BUS_OFFSET, DeviceConfig, Machine, MachineConfig, MachineMemory, Rng, SimDevice};
@@ -192,6 +194,35 @@ fn what_the_cpu_wrote_is_never_lost_without_a_device_or_an_invalidate() {
 }
 
 #[test]
+fn every_move_of_the_adversary_is_seen_in_some_seed() {
+    let mut seen = [0; 4];
+    for seed in 0..64 {
+        let bench = Bench::new(seed, 64);
+        bench.buffer.window().fill(1);
+        let before_access = bench.device_reads() == [1; 64];
+        seen[0] += u32::from(before_access);
+        (0..100).for_each(|_| bench.machine.disturb());
+        let mut below = [0; 64];
+        bench.machine.peek(bench.range().start(), &mut below);
+        seen[1] += u32::from(!before_access && below == [1; 64]);
+
+        bench.machine.clean(bench.range());
+        bench.device.write(bench.addr(), &[2; 64]).unwrap();
+        let refilled = bench.machine.counts().lines_refilled > 0;
+        let at_once = bench.cpu_reads() == [2; 64];
+        seen[2] += u32::from(!refilled && at_once);
+        (0..1000).for_each(|_| bench.machine.disturb());
+        seen[3] += u32::from(!at_once && bench.cpu_reads() == [2; 64]);
+    }
+    let [before_access, later, absent, refilled] = seen;
+    assert!(
+        before_access > 2 && later > 32 && absent > 2 && refilled > 32,
+        "written back before an access in {before_access} seeds, later in {later}; \
+         absent at a write in {absent}, fetched again in {refilled}"
+    );
+}
+
+#[test]
 fn maintenance_of_what_is_no_ram_is_a_violation() {
     let bench = Bench::new(0, 4096);
     let range = PhysRange::new(dmakit_addr::PhysAddr::new(0x1000), 64).unwrap();
@@ -199,4 +230,33 @@ fn maintenance_of_what_is_no_ram_is_a_violation() {
     assert_eq!(bench.machine.take_violations().total, 1);
     bench.machine.clean(bench.range());
     bench.machine.check().unwrap();
+}
+
+#[test]
+fn a_cpu_that_writes_while_lines_move_loses_nothing() {
+    let bench = Bench::new(7, 4096);
+    bench.buffer.window().fill(0);
+    let words = bench.buffer.window().words64().unwrap();
+    let addr = bench.addr();
+    std::thread::scope(|scope| {
+        let mover = scope.spawn(|| {
+            for round in 0..2000 {
+                bench.device.read(addr, &mut [0; 4096]).unwrap();
+                // The word beside one of the CPU's: the line is stale, and is fetched again.
+                let beside = DmaAddr::new(addr.raw() + round * 24 % 4080 + 8);
+                bench.device.write(beside, &round.to_le_bytes()).unwrap();
+                bench.machine.clean(bench.range());
+            }
+        });
+        let mut value = 0;
+        while !mover.is_finished() {
+            value += 1;
+            for word in words.iter().step_by(3) {
+                word.store(value, Ordering::Relaxed);
+            }
+            for word in words.iter().step_by(3) {
+                assert_eq!(word.load(Ordering::Relaxed), value);
+            }
+        }
+    });
 }

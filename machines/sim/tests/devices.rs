@@ -1,6 +1,7 @@
 //! What devices do with addresses, order and memory that is not theirs.
 
 use dmakit_addr::{BoundaryMask, Direction, DmaAddr, DmaMask, DmaRange, PhysAddr, PhysRange};
+use dmakit_platform::Platform;
 use dmakit_sim::{
     Access, BUS_OFFSET, BeyondWires, BusWindow, DeviceConfig, DmaFault, Machine, MachineConfig,
     PrivateAccess, SimDevice, Violation,
@@ -201,12 +202,16 @@ fn a_device_that_was_cut_off_writes_nothing_more() {
     let addr = DmaAddr::new(LOW + BUS_OFFSET);
     let first = device.start_write(addr, &[1; 4096]);
     let foreign = device.start_write(addr, &[1; 64]);
+    let others = [(); 2].map(|()| other.start_write(addr, &[]));
     assert!(device.parts_in_flight() > 0);
     device.abort();
     let before = peek::<4096>(&machine, LOW);
     let again = device.start_write(addr, &[]);
     assert_eq!(device.complete(first), Err(DmaFault::Aborted));
     assert_eq!(other.complete(foreign), Err(DmaFault::Aborted));
+    for own in others {
+        other.complete(own).unwrap();
+    }
     device.complete(again).unwrap();
     (0..100).for_each(|_| machine.disturb());
     assert_eq!(peek::<4096>(&machine, LOW), before);
@@ -266,7 +271,7 @@ fn memory_lent_twice_is_lent_until_revoked_twice_and_late_writes_show() {
 fn long_transfers_arrive_whole() {
     let machine = machine(8);
     let device = machine.add_device(DeviceConfig::new());
-    let bytes: Vec<u8> = (0..500_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..500_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let addr = DmaAddr::new(HIGH + BUS_OFFSET + 0x123);
     device.write(addr, &bytes).unwrap();
     let mut back = vec![0; bytes.len()];
@@ -305,4 +310,23 @@ fn a_private_frame_gives_a_device_garbage_or_a_fault() {
         }
         assert_eq!(machine.take_violations().total, 2);
     }
+}
+
+#[test]
+fn frames_are_private_or_shared_each_by_itself_however_the_bus_cuts_them() {
+    let machine = MachineConfig::new(10)
+        .node(&[phys(LOW, LEN)])
+        .encrypted(PrivateAccess::Garbage)
+        .build()
+        .unwrap();
+    let device = machine.add_device(DeviceConfig::new().window(BusWindow {
+        bus: bus(0x800, LEN),
+        memory: PhysAddr::new(LOW),
+    }));
+    machine.share(phys(LOW + 0x1000, 0x1000)).unwrap();
+    device.write(DmaAddr::new(0x800), &[0x33; 0x8000]).unwrap();
+    let clear: Vec<bool> = peek::<0x8000>(&machine, LOW).map(|b| b == 0x33).into();
+    assert!(clear[0x1000..0x2000].iter().all(|&clear| clear));
+    assert!(!clear[..0x1000].iter().any(|&clear| clear));
+    assert!(!clear[0x2000..].iter().any(|&clear| clear));
 }
