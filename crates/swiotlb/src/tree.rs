@@ -72,7 +72,7 @@ impl RunTree {
     pub(crate) fn insert(&mut self, start: u32, len: u32) {
         self.set(
             start >> FAN_SHIFT,
-            len << FAN_SHIFT | start % FAN_OUT as u32,
+            (len << FAN_SHIFT) | (start % FAN_OUT as u32),
         );
     }
 
