@@ -129,9 +129,13 @@ fn searches() {
 fn two_threads() {
     let pool = pool(32768, 2);
     for (size, count) in [(512, 400_000), (4096, 400_000), (65536, 40_000)] {
-        let alone = time(&format!("slots, areas 2, {size} B, pair, 1 thread"), count, |n| {
-            slots(&pool, 0).pairs(size, n);
-        });
+        let alone = time(
+            &format!("slots, areas 2, {size} B, pair, 1 thread"),
+            count,
+            |n| {
+                slots(&pool, 0).pairs(size, n);
+            },
+        );
         let passes: Vec<f64> = (0..7)
             .map(|_| {
                 let barrier = std::sync::Barrier::new(2);
@@ -189,7 +193,10 @@ fn probes() {
 }
 
 fn main() {
-    println!("{:44} {:>9} {:>9}", "row (ns for an operation)", "least", "median");
+    println!(
+        "{:44} {:>9} {:>9}",
+        "row (ns for an operation)", "least", "median"
+    );
     floors();
     searches();
     two_threads();

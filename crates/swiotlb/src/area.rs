@@ -6,6 +6,7 @@ use core::fmt;
 
 use crate::bits::SlotBits;
 use crate::entry::Entry;
+use crate::fit::Wish;
 use crate::lists::{LISTED_MAX, Listed, RunLists};
 use crate::tree::RunTree;
 use crate::{Fit, Record};
@@ -166,20 +167,25 @@ impl Area {
     /// [`NoRun`]; nothing has changed then.
     #[inline]
     pub fn take(&mut self, fit: &Fit) -> Result<u32, NoRun> {
+        self.take_from(fit, 0)
+    }
+
+    /// As [`take`](Self::take), where the fit is in the numbers of a pool whose slot `first` is
+    /// this area's first.
+    #[inline]
+    pub(crate) fn take_from(&mut self, fit: &Fit, first: u32) -> Result<u32, NoRun> {
         let mut probes = 0;
-        let found = self.find(fit, &mut probes);
+        let taken = if fit.boundary != 0 || fit.limit < first + self.slots {
+            self.take_cut(&fit.within(first), &mut probes)
+        } else {
+            self.take_uncut(fit.wish(first), &mut probes)
+        };
         self.probes += u64::from(probes);
         self.probes_max = self.probes_max.max(probes);
-        match found {
-            Some((run, at)) => {
-                self.carve(run, at, fit.slots);
-                Ok(at)
-            }
-            None => Err(NoRun {
-                slots: fit.slots,
-                largest: self.largest(),
-            }),
-        }
+        taken.ok_or_else(|| NoRun {
+            slots: fit.slots,
+            largest: self.largest(),
+        })
     }
 
     /// Takes `slots` slots from `at` on; `false`, and nothing has changed, unless all are free.
@@ -239,7 +245,7 @@ impl Area {
     /// Writes down what was decided about the mapping whose first slot is `first`.
     #[inline]
     pub fn set_record(&mut self, first: u32, record: Record) {
-        self.starts.insert_run(first, 1);
+        self.starts.insert(first);
         self.entries[first as usize].set_record(record);
     }
 
@@ -255,7 +261,7 @@ impl Area {
     #[inline]
     pub fn take_record(&mut self, first: u32) -> Option<Record> {
         let record = self.record(first)?;
-        self.starts.remove_run(first, 1);
+        self.starts.remove(first);
         Some(record)
     }
 
@@ -276,60 +282,81 @@ impl Area {
     }
 
     #[inline]
-    fn find(&self, fit: &Fit, probes: &mut u32) -> Option<(Run, u32)> {
-        if fit.slots == 0 || fit.slots > self.slots {
+    fn take_uncut(&mut self, wish: Wish, probes: &mut u32) -> Option<u32> {
+        if wish.slots.wrapping_sub(1) >= self.slots {
             return None;
         }
-        if fit.is_cut(self.slots) {
-            return self.find_cut(fit, probes);
+        if !self.lists.has(wish.slots)
+            && wish.place(self.rest_start, self.rest_len) == Some(self.rest_start)
+        {
+            // The commonest case of all, an area that is not full: one number moves.
+            *probes += 2;
+            let at = self.rest_start;
+            self.note_taken(at, self.rest_len, at, wish.slots);
+            self.rest_start += wish.slots;
+            self.rest_len -= wish.slots;
+            return Some(at);
         }
-        self.find_uncut(fit, probes)
+        let (run, at) = self.find(wish, probes)?;
+        self.carve(run, at, wish.slots);
+        Some(at)
     }
 
     #[inline]
-    fn find_uncut(&self, fit: &Fit, probes: &mut u32) -> Option<(Run, u32)> {
-        match self.lists.find(fit.slots, fit.align, fit.residue(), probes) {
-            Listed::Run(start, len) => return placed(fit, start, len),
-            Listed::None => {}
+    fn find(&self, wish: Wish, probes: &mut u32) -> Option<(Run, u32)> {
+        match self.lists.find(wish, probes) {
+            Listed::Run(start, len) => placed(start, len, wish.place(start, len)),
+            Listed::None => self.find_long(wish, probes),
             Listed::Unclear => {
-                return self
-                    .find_long(fit, probes)
-                    .or_else(|| self.scan(fit, probes));
+                let unclear =
+                    |probes| self.scan(probes, u32::MAX, |start, len| wish.place(start, len));
+                self.find_long(wish, probes).or_else(|| unclear(probes))
             }
         }
-        self.find_long(fit, probes)
     }
 
     /// Looks at the rest, then at the long runs.
-    #[inline]
-    fn find_long(&self, fit: &Fit, probes: &mut u32) -> Option<(Run, u32)> {
+    fn find_long(&self, wish: Wish, probes: &mut u32) -> Option<(Run, u32)> {
         *probes += 1;
-        if let Some(found) = placed(fit, self.rest_start, self.rest_len) {
-            return Some(found);
+        let (start, len) = (self.rest_start, self.rest_len);
+        if let Some(at) = wish.place(start, len) {
+            return Some((Run { start, len }, at));
         }
-        let (start, len) = self.tree.find(fit, probes)?;
-        placed(fit, start, len)
+        let (start, len) = self.tree.find(wish, probes)?;
+        placed(start, len, wish.place(start, len))
     }
 
     /// With a limit or an edge inside the area, an index that knows neither still answers most
     /// wishes: a run that it finds may lie well, and where it finds none there is none.
     #[cold]
-    fn find_cut(&self, fit: &Fit, probes: &mut u32) -> Option<(Run, u32)> {
-        let uncut = Fit {
-            boundary: 0,
-            limit: u32::MAX,
-            ..*fit
-        };
-        let (run, _) = self.find_uncut(&uncut, probes)?;
-        placed(fit, run.start, run.len).or_else(|| self.scan(fit, probes))
+    fn take_cut(&mut self, fit: &Fit, probes: &mut u32) -> Option<u32> {
+        let wish = fit.wish(0);
+        if !fit.is_cut(self.slots) {
+            return self.take_uncut(wish, probes);
+        }
+        if wish.slots.wrapping_sub(1) >= self.slots {
+            return None;
+        }
+        let (run, _) = self.find(wish, probes)?;
+        let place = |start, len| fit.place(start, len);
+        let (run, at) = placed(run.start, run.len, place(run.start, run.len))
+            .or_else(|| self.scan(probes, fit.limit, place))?;
+        self.carve(run, at, fit.slots);
+        Some(at)
     }
 
+    /// Looks at every free run that starts below `limit`.
     #[cold]
-    fn scan(&self, fit: &Fit, probes: &mut u32) -> Option<(Run, u32)> {
+    fn scan(
+        &self,
+        probes: &mut u32,
+        limit: u32,
+        place: impl Fn(u32, u32) -> Option<u32>,
+    ) -> Option<(Run, u32)> {
         let mut from = 0;
-        while from < fit.limit {
+        while from < limit {
             let (start, len) = self.next_run(from, probes)?;
-            if let Some(found) = placed(fit, start, len) {
+            if let Some(found) = placed(start, len, place(start, len)) {
                 return Some(found);
             }
             from = start + len;
@@ -346,17 +373,8 @@ impl Area {
     #[inline]
     fn carve(&mut self, run: Run, at: u32, slots: u32) {
         let Run { start, len } = run;
-        let end = start + len;
-        let past = at + slots;
-        assert!(self.free.remove_run(at, slots), "a run found free was not");
-        if start == 0 {
-            self.prefix = at;
-        }
-        if end == self.slots {
-            self.suffix = end - past;
-        }
-        self.used += slots;
-        self.used_high = self.used_high.max(self.used);
+        let (end, past) = (start + len, at + slots);
+        self.note_taken(start, len, at, slots);
         if start == self.rest_start && self.rest_len > 0 {
             (self.rest_start, self.rest_len) = (past, end - past);
         } else {
@@ -368,6 +386,21 @@ impl Area {
         if start < at {
             self.attach(start, at - start);
         }
+    }
+
+    /// Counts `slots` slots at `at` out of the free run of `len` slots at `start`.
+    #[inline]
+    fn note_taken(&mut self, start: u32, len: u32, at: u32, slots: u32) {
+        assert!(self.free.remove_run(at, slots), "a run found free was not");
+        let (end, past) = (start + len, at + slots);
+        if start == 0 {
+            self.prefix = at;
+        }
+        if end == self.slots {
+            self.suffix = end - past;
+        }
+        self.used += slots;
+        self.used_high = self.used_high.max(self.used);
     }
 
     /// Puts a maximal free run into the index, or makes it the rest where it is the longer.
@@ -446,9 +479,8 @@ impl Area {
 }
 
 #[inline]
-fn placed(fit: &Fit, start: u32, len: u32) -> Option<(Run, u32)> {
-    let at = fit.place(start, len)?;
-    Some((Run { start, len }, at))
+fn placed(start: u32, len: u32, at: Option<u32>) -> Option<(Run, u32)> {
+    at.map(|at| (Run { start, len }, at))
 }
 
 impl fmt::Debug for Area {

@@ -30,6 +30,16 @@ impl SlotBits {
             .is_some_and(|word| word >> (slot % WORD) & 1 != 0)
     }
 
+    #[inline]
+    pub(crate) fn insert(&mut self, slot: u32) {
+        self.words[(slot / WORD) as usize] |= 1 << (slot % WORD);
+    }
+
+    #[inline]
+    pub(crate) fn remove(&mut self, slot: u32) {
+        self.words[(slot / WORD) as usize] &= !(1 << (slot % WORD));
+    }
+
     /// Adds `len` slots from `start`; says whether none was in.
     #[inline]
     pub(crate) fn insert_run(&mut self, start: u32, len: u32) -> bool {
@@ -54,20 +64,33 @@ impl SlotBits {
 
     #[inline]
     fn each_word(&mut self, start: u32, len: u32, mut visit: impl FnMut(&mut u64, u64)) {
-        let (first, shift) = ((start / WORD) as usize, start % WORD);
+        let shift = start % WORD;
         if shift + len <= WORD {
             let mask = (u64::MAX >> (WORD - len)) << shift;
-            return visit(&mut self.words[first], mask);
+            visit(&mut self.words[(start / WORD) as usize], mask);
+        } else {
+            self.each_of_many(start, len, visit);
         }
-        visit(&mut self.words[first], u64::MAX << shift);
-        let mut left = len - (WORD - shift);
-        let mut word = first + 1;
-        while left >= WORD {
-            visit(&mut self.words[word], u64::MAX);
-            (left, word) = (left - WORD, word + 1);
-        }
-        if left > 0 {
-            visit(&mut self.words[word], u64::MAX >> (WORD - left));
+    }
+
+    #[inline(never)]
+    fn each_of_many(&mut self, start: u32, len: u32, mut visit: impl FnMut(&mut u64, u64)) {
+        let mut words = self.words[(start / WORD) as usize..].iter_mut();
+        let head = WORD - start % WORD;
+        let mut left = len - head;
+        words
+            .by_ref()
+            .take(1)
+            .for_each(|word| visit(word, u64::MAX << (WORD - head)));
+        for word in words {
+            if left < WORD {
+                if left > 0 {
+                    visit(word, u64::MAX >> (WORD - left));
+                }
+                return;
+            }
+            visit(word, u64::MAX);
+            left -= WORD;
         }
     }
 

@@ -53,51 +53,88 @@ impl Fit {
         }
     }
 
-    /// What a slot number must leave modulo `align`.
+    /// What an index of an area whose first slot is `first` here must know.
     #[inline]
-    pub(crate) fn residue(&self) -> u32 {
-        self.phase.wrapping_sub(self.origin as u32) & (self.align - 1)
+    pub(crate) fn wish(&self, first: u32) -> Wish {
+        let low = (self.origin as u32).wrapping_add(first);
+        Wish {
+            slots: self.slots,
+            align: self.align,
+            residue: self.phase.wrapping_sub(low) & (self.align - 1),
+        }
     }
 
     /// Whether more than alignment must be looked at in an area of `slots` slots.
-    #[inline]
     pub(crate) fn is_cut(&self, slots: u32) -> bool {
-        self.limit < slots || self.is_crossed(0, slots)
+        self.limit < slots || (self.boundary != 0 && self.is_crossed(0, slots))
     }
 
     /// The lowest place in the free run of `len` slots at `start` where the wish is met.
     #[inline]
     pub(crate) fn place(&self, start: u32, len: u32) -> Option<u32> {
         let end = (start + len).min(self.limit);
-        let first = self.align_up(start);
+        let wish = self.wish(0);
+        let first = wish.align_up(start);
         if u64::from(first) + u64::from(self.slots) > u64::from(end) {
             return None;
         }
-        if !self.is_crossed(first, self.slots) {
+        if self.boundary == 0 || !self.is_crossed(first, self.slots) {
             return Some(first);
         }
+        self.place_past_edge(wish, first, end)
+    }
+
+    #[cold]
+    fn place_past_edge(&self, wish: Wish, first: u32, end: u32) -> Option<u32> {
         // The best place after an edge is the first aligned one: if a run from there crosses the
         // next edge, so does every other, because edges repeat with the alignment or oftener.
-        let past = self.boundary - (self.origin.wrapping_add(u64::from(first)) % self.boundary);
+        let past = self.boundary - self.past_edge(first);
         let edge = u32::try_from(u64::from(first) + past).ok()?;
-        let second = self.align_up(edge);
+        let second = wish.align_up(edge);
         let fits = u64::from(second) + u64::from(self.slots) <= u64::from(end)
             && !self.is_crossed(second, self.slots);
         fits.then_some(second)
     }
 
     #[inline]
-    fn align_up(&self, slot: u32) -> u32 {
-        slot.saturating_add(self.residue().wrapping_sub(slot) & (self.align - 1))
+    fn is_crossed(&self, first: u32, slots: u32) -> bool {
+        self.past_edge(first) + u64::from(slots) > self.boundary
+    }
+
+    /// How far `slot` lies past the last edge.
+    #[inline]
+    fn past_edge(&self, slot: u32) -> u64 {
+        self.origin.wrapping_add(u64::from(slot)) & (self.boundary - 1)
+    }
+}
+
+/// How many slots, and where the first may lie, in the slot numbers of one area.
+#[derive(Clone, Copy)]
+pub(crate) struct Wish {
+    pub(crate) slots: u32,
+    pub(crate) align: u32,
+    /// What the first slot's number leaves modulo `align`.
+    pub(crate) residue: u32,
+}
+
+impl Wish {
+    /// A run of this many slots has a place wherever it starts.
+    #[inline]
+    pub(crate) fn ample(&self) -> u32 {
+        self.slots.saturating_add(self.align - 1)
+    }
+
+    /// The lowest place in the free run of `len` slots at `start`.
+    #[inline]
+    pub(crate) fn place(&self, start: u32, len: u32) -> Option<u32> {
+        let skipped = self.residue.wrapping_sub(start) & (self.align - 1);
+        let fits = u64::from(skipped) + u64::from(self.slots) <= u64::from(len);
+        fits.then(|| start + skipped)
     }
 
     #[inline]
-    fn is_crossed(&self, first: u32, slots: u32) -> bool {
-        if self.boundary == 0 {
-            return false;
-        }
-        let start = self.origin.wrapping_add(u64::from(first));
-        (start % self.boundary) + u64::from(slots) > self.boundary
+    fn align_up(&self, slot: u32) -> u32 {
+        slot.saturating_add(self.residue.wrapping_sub(slot) & (self.align - 1))
     }
 }
 

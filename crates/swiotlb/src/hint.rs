@@ -3,6 +3,7 @@
 use crate::Area;
 use crate::sync::{AtomicU64, Ordering};
 
+/// An area of a pool has at most 2^20 slots.
 const FIELD: u32 = 21;
 const MASK: u64 = (1 << FIELD) - 1;
 
@@ -32,10 +33,9 @@ impl Hint {
     /// Shows what `area` can serve. The caller holds its lock.
     #[inline]
     pub(crate) fn publish(&self, area: &Area) {
-        let field = |slots: u32| u64::from(slots).min(MASK);
-        let word = field(area.largest()) << (2 * FIELD)
-            | field(area.prefix()) << FIELD
-            | field(area.suffix());
+        let [largest, prefix, suffix] =
+            [area.largest(), area.prefix(), area.suffix()].map(u64::from);
+        let word = (largest << (2 * FIELD)) | (prefix << FIELD) | suffix;
         self.0.store(word, Ordering::Relaxed);
     }
 
@@ -53,7 +53,7 @@ impl Hint {
     pub(crate) fn ends(&self) -> Ends {
         let word = self.0.load(Ordering::Relaxed);
         Ends {
-            prefix: (word >> FIELD & MASK) as u32,
+            prefix: ((word >> FIELD) & MASK) as u32,
             suffix: (word & MASK) as u32,
         }
     }

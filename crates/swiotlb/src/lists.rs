@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use crate::entry::{Entry, NONE};
+use crate::fit::Wish;
 
 /// The longest run that has a list of its own length.
 pub(crate) const LISTED_MAX: u32 = 64;
@@ -57,6 +58,12 @@ impl RunLists {
         }
     }
 
+    /// Whether a run of `slots` or more is listed.
+    #[inline]
+    pub(crate) fn has(&self, slots: u32) -> bool {
+        slots <= LISTED_MAX && self.lengths >> (slots - 1) != 0
+    }
+
     /// The length of the longest listed run.
     #[inline]
     pub(crate) fn longest(&self) -> u32 {
@@ -108,30 +115,29 @@ impl RunLists {
         }
     }
 
-    /// The best run for `slots` slots whose first leaves `residue` modulo `align`: the shortest
-    /// that fits and, of those, one that came last.
+    /// The best run for a wish: the shortest that fits and, of those, one that came last.
     #[inline]
-    pub(crate) fn find(&self, slots: u32, align: u32, residue: u32, probes: &mut u32) -> Listed {
+    pub(crate) fn find(&self, wish: Wish, probes: &mut u32) -> Listed {
         *probes += 1;
+        let Wish { slots, align, .. } = wish;
         if slots > LISTED_MAX || self.lengths >> (slots - 1) == 0 {
             return Listed::None;
         }
         if align == 1 {
             return self.any(slots, probes);
         }
-        self.find_aligned(slots, align, residue, probes)
+        self.find_aligned(wish, probes)
     }
 
-    fn find_aligned(&self, slots: u32, align: u32, residue: u32, probes: &mut u32) -> Listed {
-        // A run this long fits wherever it starts.
-        let ample = slots.saturating_add(align - 1);
-        let told_apart = align <= 1 << self.shift;
+    fn find_aligned(&self, wish: Wish, probes: &mut u32) -> Listed {
+        let (slots, ample) = (wish.slots, wish.ample());
+        let told_apart = wish.align <= 1 << self.shift;
         if told_apart {
-            let every = EVERY[align.trailing_zeros() as usize];
+            let every = EVERY[wish.align.trailing_zeros() as usize];
             let mut wanted = 0;
             for len in slots..ample.min(LISTED_MAX + 1) {
                 // One slot of slack more admits starts one slot earlier.
-                wanted |= every.rotate_left(residue.wrapping_sub(len - slots) & 31);
+                wanted |= every.rotate_left(wish.residue.wrapping_sub(len - slots) & 31);
                 *probes += 1;
                 if self.residues[len as usize - 1] & wanted != 0 {
                     return self.first(len, wanted);

@@ -45,16 +45,8 @@ pub(crate) struct AreaState {
     /// A draining pool's areas take no new mapping.
     pub(crate) closed: bool,
     pub(crate) credit: u32,
-    pub(crate) traffic: Traffic,
+    /// One row for each device; the last also serves numbers that there is no row for.
     pub(crate) devices: Box<[DeviceUse]>,
-}
-
-/// What went through an area.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Traffic {
-    pub(crate) mapped: u64,
-    pub(crate) unmapped: u64,
-    pub(crate) copied: u64,
 }
 
 /// What a device has in an area, and had.
@@ -62,7 +54,9 @@ pub(crate) struct Traffic {
 pub(crate) struct DeviceUse {
     /// Slots taken less slots given back in this area.
     pub(crate) slots: u32,
-    pub(crate) traffic: Traffic,
+    pub(crate) mapped: u64,
+    pub(crate) unmapped: u64,
+    pub(crate) copied: u64,
 }
 
 /// Sizes of a [`SlotPool`].
@@ -92,7 +86,9 @@ impl SlotPoolConfig {
 
     /// How many areas there will be.
     pub fn area_count(&self) -> usize {
-        self.slots.div_ceil(self.area_slots()).clamp(1, AREAS_MAX as u32) as usize
+        self.slots
+            .div_ceil(self.area_slots())
+            .clamp(1, AREAS_MAX as u32) as usize
     }
 }
 
@@ -119,8 +115,7 @@ impl<P: Platform> SlotPool<P> {
                     area,
                     closed: false,
                     credit: 0,
-                    traffic: Traffic::default(),
-                    devices: vec![DeviceUse::default(); usize::from(config.devices)]
+                    devices: vec![DeviceUse::default(); usize::from(config.devices).max(1)]
                         .into_boxed_slice(),
                 }))
             })
@@ -161,7 +156,10 @@ impl<P: Platform> SlotPool<P> {
 
     /// All probes of all searches, and the most of one.
     pub fn probes(&self) -> (u64, u32) {
-        let each = self.areas.iter().map(|shared| shared.0.lock().area.probes());
+        let each = self
+            .areas
+            .iter()
+            .map(|shared| shared.0.lock().area.probes());
         each.fold((0, 0), |(sum, max), (all, most)| (sum + all, max.max(most)))
     }
 
@@ -187,17 +185,24 @@ impl<P: Platform> SlotPool<P> {
     /// [`NoRun`] where no run fits, not even across areas; nothing has changed then.
     #[inline]
     pub fn take(&self, fit: &Fit, cpu: CpuId, record: Record) -> Result<u32, NoRun> {
+        let index = home(cpu, self.areas.len());
+        if self.hints[index].largest() >= fit.slots {
+            if let Some(at) = self.take_in(index, fit, record) {
+                return Ok(at);
+            }
+        }
+        self.steal(index, fit, record)
+    }
+
+    /// Tries the areas after that of `home`, in turn, then the seams between them.
+    #[inline(never)]
+    fn steal(&self, home: usize, fit: &Fit, record: Record) -> Result<u32, NoRun> {
         let count = self.areas.len();
-        let mut index = home(cpu, count);
-        for _ in 0..count {
+        for index in (home + 1..count).chain(0..home) {
             if self.hints[index].largest() >= fit.slots {
                 if let Some(at) = self.take_in(index, fit, record) {
                     return Ok(at);
                 }
-            }
-            index += 1;
-            if index == count {
-                index = 0;
             }
         }
         if count > 1 {
@@ -215,17 +220,17 @@ impl<P: Platform> SlotPool<P> {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn take_in(&self, index: usize, fit: &Fit, record: Record) -> Option<u32> {
         let first = (index as u32) << self.area_shift;
         let mut state = self.areas[index].0.lock();
         if state.closed {
             return None;
         }
-        let at = state.area.take(&fit.within(first)).ok()?;
+        let at = state.area.take_from(fit, first).ok()?;
         state.area.set_record(at, record);
         self.enter(&mut state, index);
-        state.begin(&record, record.slots);
+        state.begin(&record);
         Some(first + at)
     }
 
@@ -291,7 +296,7 @@ impl<P: Platform> SlotPool<P> {
         if let Some((index, at)) = self.split(first) {
             let mut state = self.areas[index].0.lock();
             if let Some(record) = state.area.record(at) {
-                state.count_copied(&record, copied);
+                state.device(&record).copied += copied;
             }
         }
     }
@@ -345,32 +350,26 @@ impl<P: Platform> SlotPool<P> {
 }
 
 impl AreaState {
-    /// Counts a mapping that begins, and its `slots` to its device.
+    /// Counts a mapping that begins.
     #[inline]
-    pub(crate) fn begin(&mut self, record: &Record, slots: u32) {
-        self.traffic.mapped += 1;
-        if let Some(device) = self.devices.get_mut(usize::from(record.device)) {
-            device.slots += slots;
-            device.traffic.mapped += 1;
-        }
+    pub(crate) fn begin(&mut self, record: &Record) {
+        let device = self.device(record);
+        device.slots += record.slots;
+        device.mapped += 1;
     }
 
     #[inline]
     fn end(&mut self, record: &Record, copied: u64) {
-        self.traffic.unmapped += 1;
-        self.traffic.copied += copied;
-        if let Some(device) = self.devices.get_mut(usize::from(record.device)) {
-            device.slots -= record.slots;
-            device.traffic.unmapped += 1;
-            device.traffic.copied += copied;
-        }
+        let device = self.device(record);
+        device.slots -= record.slots;
+        device.unmapped += 1;
+        device.copied += copied;
     }
 
-    fn count_copied(&mut self, record: &Record, copied: u64) {
-        self.traffic.copied += copied;
-        if let Some(device) = self.devices.get_mut(usize::from(record.device)) {
-            device.traffic.copied += copied;
-        }
+    #[inline]
+    fn device(&mut self, record: &Record) -> &mut DeviceUse {
+        let row = usize::from(record.device).min(self.devices.len() - 1);
+        &mut self.devices[row]
     }
 }
 

@@ -18,7 +18,10 @@ impl<P: Platform> SlotPool<P> {
         let mut len = 0_u32;
         let mut first = 0;
         for hint in self.hints() {
-            let slots = self.slots().saturating_sub(first).min(1 << self.area_shift());
+            let slots = self
+                .slots()
+                .saturating_sub(first)
+                .min(1 << self.area_shift());
             let ends = hint.ends();
             len += ends.prefix;
             if ends.prefix < slots {
@@ -63,7 +66,7 @@ impl<P: Platform> SlotPool<P> {
             self.enter(state, index as usize);
             if index == low {
                 state.area.set_record(from, record);
-                state.begin(&record, record.slots);
+                state.begin(&record);
             }
         }
         Some(at)

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::Fit;
+use crate::fit::Wish;
 
 const FAN_OUT: usize = 64;
 const FAN_SHIFT: u32 = FAN_OUT.trailing_zeros();
@@ -21,8 +21,9 @@ pub(crate) struct RunTree {
     /// For each leaf, the length of the long run that starts in it, above six bits that say where;
     /// 0 for none.
     leaves: Box<[u32]>,
-    /// From the lowest level up; the last is the root alone.
+    /// From the lowest level up, without the root.
     levels: Vec<Box<[Capacity]>>,
+    root: Capacity,
 }
 
 #[inline]
@@ -41,26 +42,21 @@ impl RunTree {
         let leaf_count = (slots as usize).div_ceil(FAN_OUT).max(1);
         let mut levels = Vec::new();
         let mut count = leaf_count;
-        loop {
+        while count > FAN_OUT {
             count = count.div_ceil(FAN_OUT);
             levels.push(vec![[0; 3]; count].into_boxed_slice());
-            if count == 1 {
-                break;
-            }
         }
         Self {
             leaves: vec![0; leaf_count].into_boxed_slice(),
             levels,
+            root: [0; 3],
         }
     }
 
     /// The length of the longest run here.
     #[inline]
     pub(crate) fn longest(&self) -> u32 {
-        self.levels
-            .last()
-            .and_then(|root| root.first())
-            .map_or(0, |root| root[0])
+        self.root[0]
     }
 
     /// Bytes on the heap.
@@ -85,9 +81,12 @@ impl RunTree {
         let mut old = capacity(self.leaves[index]);
         let mut new = capacity(word);
         self.leaves[index] = word;
-        for level in 0..self.levels.len() {
+        for level in 0..=self.levels.len() {
             index /= FAN_OUT;
-            let was = self.levels[level][index];
+            let was = match self.levels.get(level) {
+                Some(nodes) => nodes[index],
+                None => self.root,
+            };
             let mut now = was;
             for kind in 0..now.len() {
                 if new[kind] >= was[kind] {
@@ -99,7 +98,10 @@ impl RunTree {
             if now == was {
                 return;
             }
-            self.levels[level][index] = now;
+            match self.levels.get_mut(level) {
+                Some(nodes) => nodes[index] = now,
+                None => self.root = now,
+            }
             (old, new) = (was, now);
         }
     }
@@ -108,44 +110,39 @@ impl RunTree {
     fn greatest(&self, level: usize, index: usize, kind: usize) -> u32 {
         let children = index * FAN_OUT..;
         let greatest = match level.checked_sub(1) {
-            None => self.leaves[children]
-                .iter()
-                .take(FAN_OUT)
-                .map(|leaf| capacity(*leaf)[kind])
-                .max(),
+            None => {
+                let leaves = self.leaves[children].iter().take(FAN_OUT);
+                leaves.map(|leaf| capacity(*leaf)[kind]).max()
+            }
             Some(below) => {
-                let below = &self.levels[below][children];
-                below.iter().take(FAN_OUT).map(|node| node[kind]).max()
+                let nodes = self.levels[below][children].iter().take(FAN_OUT);
+                nodes.map(|node| node[kind]).max()
             }
         };
         greatest.unwrap_or(0)
     }
 
-    /// A run in which `fit`, whose boundary and limit are not looked at, has a place: its start
-    /// and length.
-    pub(crate) fn find(&self, fit: &Fit, probes: &mut u32) -> Option<(u32, u32)> {
-        let Fit { slots, align, .. } = *fit;
+    /// A run in which a wish has a place: its start and length.
+    pub(crate) fn find(&self, wish: Wish, probes: &mut u32) -> Option<(u32, u32)> {
         *probes += 1;
-        if self.longest() < slots {
+        if self.longest() < wish.slots {
             return None;
         }
-        match align {
-            1 => self.descend(0, slots, probes),
-            2 => self.descend(1 + fit.residue() as usize, slots, probes),
-            _ => {
-                let ample = slots.saturating_add(align - 1);
-                self.descend(0, ample, probes)
-                    .or_else(|| self.sift(fit, probes))
-            }
+        match wish.align {
+            1 => self.descend(0, wish.slots, probes),
+            2 => self.descend(1 + wish.residue as usize, wish.slots, probes),
+            _ => self
+                .descend(0, wish.ample(), probes)
+                .or_else(|| self.sift(wish, probes)),
         }
     }
 
     fn descend(&self, kind: usize, slots: u32, probes: &mut u32) -> Option<(u32, u32)> {
         let mut index = 0;
-        if self.levels.last()?.first()?[kind] < slots {
+        if self.root[kind] < slots {
             return None;
         }
-        for level in self.levels.iter().rev().skip(1) {
+        for level in self.levels.iter().rev() {
             *probes += 1;
             let first = index * FAN_OUT;
             index = first
@@ -165,22 +162,19 @@ impl RunTree {
     }
 
     /// Looks at every run that is long enough; nodes without one are passed over.
-    fn sift(&self, fit: &Fit, probes: &mut u32) -> Option<(u32, u32)> {
-        let uncut = Fit {
-            boundary: 0,
-            limit: u32::MAX,
-            ..*fit
-        };
-        for (index, node) in self.levels[0].iter().enumerate() {
+    fn sift(&self, wish: Wish, probes: &mut u32) -> Option<(u32, u32)> {
+        let root = [self.root];
+        let nodes = self.levels.first().map_or(&root[..], |nodes| nodes);
+        for (index, node) in nodes.iter().enumerate() {
             *probes += u32::from(index % FAN_OUT == 0);
-            if node[0] < fit.slots {
+            if node[0] < wish.slots {
                 continue;
             }
             *probes += 1;
             let first = index * FAN_OUT;
             for leaf in first..self.leaves.len().min(first + FAN_OUT) {
                 let (start, len) = self.run(leaf);
-                if len >= fit.slots && uncut.place(start, len).is_some() {
+                if len >= wish.slots && wish.place(start, len).is_some() {
                     return Some((start, len));
                 }
             }
