@@ -109,7 +109,10 @@ impl fmt::Display for ConfigError {
         match self {
             Self::SlotBytes(bytes) => write!(f, "slots of {bytes} bytes"),
             Self::Segment { start, len } => {
-                write!(f, "a pool of {len} bytes at {start:#x}: not whole pages and slots")
+                write!(
+                    f,
+                    "a pool of {len} bytes at {start:#x}: not whole pages and slots"
+                )
             }
             Self::TooManySlots(slots) => write!(f, "a pool of {slots} slots"),
             Self::Granule(bytes) => write!(f, "a growth granule of {bytes} bytes"),

@@ -252,7 +252,10 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
     fn allocate(&self, growth: &Growth<P, M>, wanted: u32) -> Option<Segment> {
         let config = &growth.config;
         let granule = config.granule;
-        let least = self.shift.address(wanted).checked_next_multiple_of(granule)?;
+        let least = self
+            .shift
+            .address(wanted)
+            .checked_next_multiple_of(granule)?;
         let room = config.bytes_max.saturating_sub(read(&growth.bytes.held));
         let room = room - room % granule;
         if least > room {
@@ -294,7 +297,9 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
         let hints = Some(place.hints.clone());
         let pool = Pool::new(segment, self.shift, &slots, hints, self.level.clone());
         let pool = Arc::new(pool);
-        growth.index.insert(pool.reach.first, pool.reach.last, index);
+        growth
+            .index
+            .insert(pool.reach.first, pool.reach.last, index);
         place.put(pool.clone());
         let held = growth.bytes.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
         growth.bytes.held_high.fetch_max(held, Ordering::Relaxed);

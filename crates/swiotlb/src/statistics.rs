@@ -241,6 +241,11 @@ impl<P: Platform, M> BouncePool<P, M> {
 
     /// The longest free run in one area of the first pool, without locks.
     pub fn largest_free(&self) -> u32 {
-        self.first.slots.hints().map(Hint::largest).max().unwrap_or(0)
+        self.first
+            .slots
+            .hints()
+            .map(Hint::largest)
+            .max()
+            .unwrap_or(0)
     }
 }

@@ -70,7 +70,10 @@ impl fmt::Display for ReserveError {
         match self {
             Self::Busy { slots, free } => write!(f, "{slots} slots asked, {free} to be had now"),
             Self::DeadlinePassed { slots, free } => {
-                write!(f, "{slots} slots asked, {free} to be had when the deadline passed")
+                write!(
+                    f,
+                    "{slots} slots asked, {free} to be had when the deadline passed"
+                )
             }
             Self::NeverFits { slots, limit } => {
                 write!(f, "{slots} slots asked, {limit} granted at most")
@@ -156,7 +159,12 @@ impl<P: Platform, M> BouncePool<P, M> {
         source: &S,
         request: &MapRequest,
     ) -> Result<BounceBuffer<D>, MapError> {
-        let MapRequest { original, len, align, .. } = *request;
+        let MapRequest {
+            original,
+            len,
+            align,
+            ..
+        } = *request;
         let layout = Layout::new(self.shift, original, len, limits.min_align, align)?;
         let slots = u64::from(layout.slots);
         if slots > reservation.slots {
@@ -176,7 +184,12 @@ impl<P: Platform, M> BouncePool<P, M> {
     /// # Errors
     /// As [`map`](Self::map) for a request that no pool could serve.
     pub fn slots_of(&self, limits: &DeviceLimits, request: &MapRequest) -> Result<u32, MapError> {
-        let MapRequest { original, len, align, .. } = *request;
+        let MapRequest {
+            original,
+            len,
+            align,
+            ..
+        } = *request;
         Layout::new(self.shift, original, len, limits.min_align, align).map(|layout| layout.slots)
     }
 }
