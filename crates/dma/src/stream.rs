@@ -1,0 +1,507 @@
+//! Lending buffers to a device and taking them back.
+
+use core::panic::Location;
+
+use dmakit_addr::{
+    Attributes, Direction, DirectionType, DmaRange, PAGE_BYTES, PhysAddr, PhysRange,
+};
+use dmakit_platform::{CopySource, CopyTarget, CpuBuffer, Platform};
+use dmakit_swiotlb::BounceBuffer;
+
+use crate::bounce::{self, Ask};
+use crate::cache;
+use crate::check::{Checker, Event, Kind};
+use crate::mapping::{Record, Route};
+use crate::segments::SegmentWriter;
+use crate::{
+    BounceCause, BounceWhen, Debt, Device, DmaMemory, DmaSegment, MapError, MapFailure, Mapping,
+    MaskKind, Path, Refused, TokenError, Trust, UnmapFailure,
+};
+
+/// What a streaming mapping can be asked for. The rest would be silently ignored, so it is refused:
+///
+/// * `SKIP_CPU_SYNC`: map and unmap do no cache maintenance, and unmap no copy back; explicit syncs
+///   still do both. Bounce slots are filled at map all the same: what stood in them is nobody's.
+/// * `REQUIRE_COHERENT`: refused where a cache operation or a bounce would be needed.
+/// * `NO_WARN`: a failure is counted apart.
+/// * `WEAK_ORDERING`, `PRIVILEGED`: licences that this path has no use for.
+const STREAMING: Attributes = Attributes::SKIP_CPU_SYNC
+    .union(Attributes::REQUIRE_COHERENT)
+    .union(Attributes::NO_WARN)
+    .union(Attributes::WEAK_ORDERING)
+    .union(Attributes::PRIVILEGED);
+
+impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+    /// Lends `buffer` to the device as one segment.
+    ///
+    /// Cleans and invalidates caches, or copies into bounce slots, as the device needs. Never
+    /// sleeps. O(runs) and, where lines are maintained or bytes copied, O(bytes).
+    ///
+    /// # Errors
+    /// [`MapFailure`] with the buffer, untouched: nothing has changed but a counter.
+    #[track_caller]
+    pub fn map<D: DirectionType>(
+        &self,
+        buffer: CpuBuffer,
+        attributes: Attributes,
+    ) -> Result<Mapping<D>, MapFailure<CpuBuffer>> {
+        let caller = Location::caller();
+        match self.try_map(&buffer, attributes) {
+            Ok(record) => {
+                self.begin(&record, buffer.runs(), caller);
+                Ok(Mapping {
+                    memory: buffer,
+                    record,
+                })
+            }
+            Err(error) => Err(self.refuse(error, buffer, attributes)),
+        }
+    }
+
+    /// Lends memory made of many runs to the device, as the segments that it writes to the front of
+    /// `segments`; [`Mapping::segment_count`] says how many.
+    ///
+    /// Runs that follow one another for the device are joined, and cut where its limits ask. Where
+    /// one run has to bounce, the whole list does, as one stretch of slots: so a mapping is one
+    /// token of constant size and no list of copies has to be kept anywhere. Otherwise as
+    /// [`map`](Self::map).
+    ///
+    /// # Errors
+    /// As [`map`](Self::map); where there was too little room,
+    /// [`TooManySegments`](MapError::TooManySegments) says how much would do. The slice's contents
+    /// mean nothing then.
+    #[track_caller]
+    pub fn map_scatter<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: B,
+        attributes: Attributes,
+        segments: &mut [DmaSegment],
+    ) -> Result<Mapping<D, B>, MapFailure<B>> {
+        let caller = Location::caller();
+        match self.try_map_scatter(&memory, attributes, segments) {
+            Ok(record) => {
+                self.begin(&record, memory.runs(), caller);
+                Ok(Mapping { memory, record })
+            }
+            Err(error) => Err(self.refuse(error, memory, attributes)),
+        }
+    }
+
+    /// Ends a mapping; the memory is owed until a sync. The driver knows that the device is done.
+    ///
+    /// Of a mapping that the device wrote through, everything comes back: by calling this the
+    /// driver says that all of it is the device's to write. Never sleeps.
+    ///
+    /// # Errors
+    /// [`Refused`] with the mapping where it is another device's.
+    pub fn unmap<D: DirectionType, B: DmaMemory>(
+        &self,
+        mapping: Mapping<D, B>,
+    ) -> Result<Debt<B>, Refused<Mapping<D, B>>> {
+        let len = mapping.record.len;
+        self.unmap_validated(mapping, len)
+    }
+
+    /// Ends a mapping of which the device wrote `len` bytes, as far as the driver has checked.
+    ///
+    /// Only these come back from bounce slots; the memory keeps what it held beyond them. A device
+    /// that is not trusted cannot make the CPU read more than was checked. On a direct path the
+    /// device wrote where it wrote.
+    ///
+    /// # Errors
+    /// [`Refused`] with the mapping where it is another device's or shorter than `len`.
+    pub fn unmap_validated<D: DirectionType, B: DmaMemory>(
+        &self,
+        mapping: Mapping<D, B>,
+        len: u64,
+    ) -> Result<Debt<B>, Refused<Mapping<D, B>>> {
+        if let Err(error) = self.check_token(&mapping.record, 0, len) {
+            return Err(Refused {
+                error,
+                token: mapping,
+            });
+        }
+        let memory = self.end(mapping, len);
+        Ok(Debt {
+            memory,
+            device: self.info.id,
+            domain: self.domain(),
+            since: self.epoch(),
+        })
+    }
+
+    /// Ends a mapping, syncs, and gives the memory back: [`unmap`](Self::unmap),
+    /// [`sync`](Self::sync) and [`redeem`](Self::redeem) in one. For one buffer at a time; a driver
+    /// that ends many pays one sync for all of them.
+    ///
+    /// # Errors
+    /// [`UnmapFailure`] with whatever was left: the mapping or the debt.
+    pub fn unmap_and_sync<D: DirectionType, B: DmaMemory>(
+        &self,
+        mapping: Mapping<D, B>,
+    ) -> Result<B, UnmapFailure<D, B>> {
+        let len = mapping.record.len;
+        self.unmap_validated_and_sync(mapping, len)
+    }
+
+    /// As [`unmap_and_sync`](Self::unmap_and_sync), of a mapping of which the device wrote `len`
+    /// bytes.
+    ///
+    /// # Errors
+    /// [`UnmapFailure`] with whatever was left: the mapping or the debt.
+    pub fn unmap_validated_and_sync<D: DirectionType, B: DmaMemory>(
+        &self,
+        mapping: Mapping<D, B>,
+        len: u64,
+    ) -> Result<B, UnmapFailure<D, B>> {
+        match self.check_token(&mapping.record, 0, len) {
+            Ok(()) => match self.path {
+                // Nothing stands between unmap and sync here, so neither needs an epoch.
+                Path::Direct | Path::Bounced { .. } => Ok(self.end(mapping, len)),
+            },
+            Err(error) => Err(UnmapFailure::Refused(Refused {
+                error,
+                token: mapping,
+            })),
+        }
+    }
+
+    /// Whether a record is this device's and holds these bytes.
+    #[inline]
+    pub(crate) fn check_token<D>(
+        &self,
+        record: &Record<D>,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), TokenError> {
+        if record.device != self.info.id {
+            return Err(TokenError::Foreign {
+                owner: record.device,
+                device: self.info.id,
+            });
+        }
+        if offset > record.len || len > record.len - offset {
+            return Err(TokenError::OutOfRange {
+                offset,
+                len,
+                mapped: record.len,
+            });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn begin<D: DirectionType>(
+        &self,
+        record: &Record<D>,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        caller: &'static Location<'static>,
+    ) {
+        self.counters.mapped();
+        let event = Event {
+            kind: Kind::Streaming,
+            dma: record.first.start(),
+            len: record.len,
+            direction: D::DIRECTION,
+            caller,
+        };
+        self.checker.began(&self.info, &event, runs);
+    }
+
+    #[cold]
+    fn refuse<B>(&self, error: MapError, memory: B, attributes: Attributes) -> MapFailure<B> {
+        self.counters.failed(&error, attributes);
+        MapFailure { error, memory }
+    }
+
+    /// What `map` does, on borrowed memory.
+    #[inline]
+    fn try_map<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        attributes: Attributes,
+    ) -> Result<Record<D>, MapError> {
+        self.check_request(memory.len_bytes(), attributes)?;
+        let mut joined: Option<DmaRange> = None;
+        let mut is_scattered = false;
+        let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| {
+            let both = match joined {
+                None => Some(run),
+                Some(first) if first.end() == run.start() => {
+                    DmaRange::between(first.start(), run.end())
+                }
+                Some(_) => None,
+            };
+            is_scattered |= both.is_none();
+            joined = both.or(joined);
+        });
+        if let Some(cause) = cause {
+            return self.bounce_memory(memory, attributes, cause, None);
+        }
+        let first = joined.ok_or(MapError::Empty)?;
+        if is_scattered {
+            return Err(MapError::Scattered { first });
+        }
+        let limits = self.info.limits;
+        if !limits.allows(first) {
+            return Err(MapError::Limits {
+                segment: first,
+                limits,
+            });
+        }
+        Ok(self.lend(memory, first, 1, attributes))
+    }
+
+    fn try_map_scatter<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        attributes: Attributes,
+        segments: &mut [DmaSegment],
+    ) -> Result<Record<D>, MapError> {
+        self.check_request(memory.len_bytes(), attributes)?;
+        let mut first: Option<DmaRange> = None;
+        let mut writer = SegmentWriter::new(segments, self.info.limits, self.info.min_align);
+        let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| {
+            first = first.or(Some(run));
+            writer.push(run);
+        });
+        if let Some(cause) = cause {
+            return self.bounce_memory(memory, attributes, cause, Some(segments));
+        }
+        let count = writer.finish()?;
+        let first = first.ok_or(MapError::Empty)?;
+        Ok(self.lend(memory, first, count, attributes))
+    }
+
+    pub(crate) fn check_request(&self, len: u64, attributes: Attributes) -> Result<(), MapError> {
+        let refused = Attributes::from_bits(attributes.bits() & !STREAMING.bits());
+        if refused != Attributes::NONE {
+            return Err(MapError::Attributes(refused));
+        }
+        if len == 0 {
+            return Err(MapError::Empty);
+        }
+        if attributes.contains(Attributes::REQUIRE_COHERENT) && !self.info.is_coherent() {
+            return Err(MapError::NotCoherent);
+        }
+        Ok(())
+    }
+
+    /// Shows each run's place on the bus to `visit`, or says why one of them has none that is safe.
+    #[inline]
+    pub(crate) fn find_cause(
+        &self,
+        runs: impl Iterator<Item = PhysRange>,
+        direction: Direction,
+        mut visit: impl FnMut(DmaRange),
+    ) -> Option<BounceCause> {
+        if let Path::Bounced {
+            when: BounceWhen::Always,
+            ..
+        } = self.path
+        {
+            return Some(BounceCause::Forced);
+        }
+        let minds_lines = !self.info.is_coherent() && direction.device_writes();
+        let minds_pages = self.info.trust == Trust::Untrusted;
+        for run in runs {
+            if run.is_empty() {
+                continue;
+            }
+            let Some(dma) = self.info.direct(run, MaskKind::Streaming) else {
+                let reach = self.info.reach(MaskKind::Streaming);
+                return Some(BounceCause::OutOfReach { run, reach });
+            };
+            if minds_pages && !cache::has_whole(run, PAGE_BYTES) {
+                return Some(BounceCause::SharedPage { run });
+            }
+            if minds_lines {
+                let line_bytes = self.platform.cache_line_bytes();
+                if !cache::has_whole(run, line_bytes) {
+                    return Some(BounceCause::SharedLine { run, line_bytes });
+                }
+            }
+            visit(dma);
+        }
+        None
+    }
+
+    /// Hands the memory itself to the device.
+    #[inline]
+    fn lend<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        first: DmaRange,
+        segments: usize,
+        attributes: Attributes,
+    ) -> Record<D> {
+        let needs_caches = !self.info.is_coherent();
+        let skips_sync = attributes.contains(Attributes::SKIP_CPU_SYNC);
+        if needs_caches && !skips_sync {
+            for run in memory.runs() {
+                cache::before_device(&self.platform, run, D::DIRECTION);
+            }
+        }
+        Record {
+            device: self.info.id,
+            first,
+            len: memory.len_bytes(),
+            segments,
+            route: Route::Direct,
+            is_quiet: !needs_caches,
+            needs_caches,
+            skips_sync,
+        }
+    }
+
+    #[cold]
+    fn bounce_memory<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        attributes: Attributes,
+        cause: BounceCause,
+        segments: Option<&mut [DmaSegment]>,
+    ) -> Result<Record<D>, MapError> {
+        let first = memory.runs().find(|run| !run.is_empty());
+        let ask = Ask {
+            cause,
+            original: first.map_or(PhysAddr::new(0), |run| run.start()),
+            len: memory.len_bytes(),
+            is_single: segments.is_none(),
+        };
+        self.bounce(memory, attributes, &ask, segments)
+    }
+
+    /// Hands a copy of `source` to the device.
+    pub(crate) fn bounce<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        source: &S,
+        attributes: Attributes,
+        ask: &Ask,
+        segments: Option<&mut [DmaSegment]>,
+    ) -> Result<Record<D>, MapError> {
+        if attributes.contains(Attributes::REQUIRE_COHERENT) {
+            return Err(MapError::WouldBounce(ask.cause));
+        }
+        let Path::Bounced { pool, id, .. } = self.path else {
+            return Err(MapError::NoBouncePool(ask.cause));
+        };
+        let (buffer, first) = bounce::map::<P, M, D, S>(pool, id, &self.info, source, ask)?;
+        let count = match self.cut_slots(first, segments) {
+            Ok(count) => count,
+            Err(error) => {
+                bounce::give_back(pool, buffer);
+                return Err(error);
+            }
+        };
+        let needs_caches = !self.info.is_coherent();
+        if needs_caches {
+            // Even where the caller does without syncs: what the pool wrote must not be written
+            // back over what the device writes, nor stay hidden from it.
+            cache::before_device(&self.platform, bounce::slots(&buffer), D::DIRECTION);
+        }
+        self.counters.bounced();
+        self.counters
+            .copied_in(bounce::prefilled::<D>(&self.info, ask.len));
+        Ok(Record {
+            device: self.info.id,
+            first,
+            len: ask.len,
+            segments: count,
+            route: Route::Bounced(buffer),
+            is_quiet: false,
+            needs_caches,
+            skips_sync: attributes.contains(Attributes::SKIP_CPU_SYNC),
+        })
+    }
+
+    /// Bounce slots as the segments that the device takes.
+    fn cut_slots(
+        &self,
+        slots: DmaRange,
+        segments: Option<&mut [DmaSegment]>,
+    ) -> Result<usize, MapError> {
+        let limits = self.info.limits;
+        match segments {
+            Some(segments) => {
+                let mut writer = SegmentWriter::new(segments, limits, self.info.min_align);
+                writer.push(slots);
+                writer.finish()
+            }
+            None if limits.allows(slots) => Ok(1),
+            None => Err(MapError::Limits {
+                segment: slots,
+                limits,
+            }),
+        }
+    }
+
+    /// Ends a mapping that was checked to be this device's.
+    #[inline]
+    fn end<D: DirectionType, B: DmaMemory>(&self, mapping: Mapping<D, B>, len: u64) -> B {
+        let Mapping { mut memory, record } = mapping;
+        self.finish(&record);
+        if !record.is_quiet {
+            self.end_with_work(&mut memory, record, len);
+        }
+        memory
+    }
+
+    #[inline]
+    pub(crate) fn finish<D>(&self, record: &Record<D>) {
+        self.counters.unmapped();
+        let dma = record.first.start();
+        self.checker
+            .ended(&self.info, Kind::Streaming, dma, record.len);
+    }
+
+    /// Caches and copies at the end of a mapping.
+    fn end_with_work<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &mut B,
+        record: Record<D>,
+        len: u64,
+    ) {
+        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
+        match record.route {
+            Route::Direct => {
+                // Whole lines and all of them: the CPU may have fetched any, and none may show it
+                // later what stood there before.
+                if wants_data && record.needs_caches {
+                    for run in memory.runs() {
+                        cache::before_cpu_reads(&self.platform, run);
+                    }
+                }
+            }
+            Route::Bounced(buffer) => {
+                let len = if wants_data { len } else { 0 };
+                self.end_bounced(buffer, memory, len, record.needs_caches);
+            }
+        }
+    }
+
+    /// Gives slots back, after copying out the first `len` bytes.
+    pub(crate) fn end_bounced<D: DirectionType, T: CopyTarget + ?Sized>(
+        &self,
+        buffer: BounceBuffer<D>,
+        target: &mut T,
+        len: u64,
+        needs_caches: bool,
+    ) {
+        let Path::Bounced { pool, .. } = self.path else {
+            // A record of this device that names slots was made with a pool, and the path of a
+            // device never changes. Leaking the slots is the safe way to be wrong.
+            return;
+        };
+        if len == 0 {
+            bounce::give_back(pool, buffer);
+            return;
+        }
+        if needs_caches {
+            cache::before_cpu_reads(&self.platform, bounce::slots(&buffer));
+        }
+        self.counters.copied_out(len);
+        // As in `give_back`: slots of another pool are leaked.
+        let _ = pool.unmap_validated(buffer, target, len);
+    }
+}
