@@ -141,6 +141,7 @@ impl Rig {
         let memory = MachineMemory::new(&machine);
         let platform = Forgetful::new(machine.clone());
         let config = BounceConfig {
+            credit_batch: 0,
             areas: 2,
             ..BounceConfig::default()
         };
