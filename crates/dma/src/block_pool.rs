@@ -243,6 +243,19 @@ impl<T> fmt::Display for PoolBusy<T> {
 
 impl<T> core::error::Error for PoolBusy<T> {}
 
+impl fmt::Debug for PoolChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.memory {
+            Some(memory) => write!(
+                f,
+                "PoolChunk({:?}, {} free)",
+                memory.carved, self.free_count
+            ),
+            None => f.write_str("PoolChunk(empty)"),
+        }
+    }
+}
+
 impl PoolChunk {
     fn install(&mut self, memory: ChunkMemory, blocks: usize) {
         for (index, word) in self.free.iter_mut().enumerate() {

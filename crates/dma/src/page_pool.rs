@@ -71,6 +71,15 @@ struct Inner<S> {
     calm_since: Option<Instant>,
 }
 
+impl fmt::Debug for PageChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.memory {
+            Some((carved, _)) => write!(f, "PageChunk({carved:?}, {} free)", self.free),
+            None => f.write_str("PageChunk(empty)"),
+        }
+    }
+}
+
 impl PageChunk {
     fn is_whole(&self) -> bool {
         self.memory.is_some() && self.free == self.pages
