@@ -116,7 +116,7 @@ pub fn phys(start: u64, len: u64) -> PhysRange {
     PhysRange::new(PhysAddr::new(start), len).unwrap()
 }
 
-/// A machine with a bounce pool of 2 MiB in low memory.
+/// A machine with a bounce pool in low memory.
 pub struct Rig {
     pub platform: Forgetful,
     pub machine: Machine,
@@ -126,14 +126,19 @@ pub struct Rig {
 
 impl Rig {
     pub fn coherent(seed: u64) -> Self {
-        Self::build(MachineConfig::new(seed))
+        Self::build(MachineConfig::new(seed), 2 << 20)
     }
 
     pub fn non_coherent(seed: u64) -> Self {
-        Self::build(MachineConfig::new(seed).non_coherent())
+        Self::build(MachineConfig::new(seed).non_coherent(), 2 << 20)
     }
 
-    fn build(config: MachineConfig) -> Self {
+    /// One whose pool is full now and then.
+    pub fn tight(seed: u64) -> Self {
+        Self::build(MachineConfig::new(seed).non_coherent(), 256 << 10)
+    }
+
+    fn build(config: MachineConfig, pool_bytes: u64) -> Self {
         let machine = config
             .node(&[phys(LOW, RAM_BYTES), phys(HIGH, RAM_BYTES)])
             .build()
@@ -146,7 +151,7 @@ impl Rig {
             ..BounceConfig::default()
         };
         let request = SegmentRequest {
-            len: 2 << 20,
+            len: pool_bytes,
             align: 4096,
             node: Some(NodeId::new(0)),
             limit: DmaMask::up_to(LOW + RAM_BYTES - 1),
