@@ -527,6 +527,6 @@ fn every_byte_is_where_the_model_says() {
             .sum();
         println!("seed {seed}: {total} mappings, {failed} refused");
         assert!(total > each / 20, "too few mappings to mean anything");
-        assert!(failed > each / 1000, "too few refusals to mean anything");
+        assert!(failed > each / 5000, "too few refusals to mean anything");
     }
 }

@@ -135,7 +135,7 @@ impl Rig {
 
     /// One whose pool is full now and then.
     pub fn tight(seed: u64) -> Self {
-        Self::build(MachineConfig::new(seed).non_coherent(), 256 << 10)
+        Self::build(MachineConfig::new(seed).non_coherent(), 160 << 10)
     }
 
     fn build(config: MachineConfig, pool_bytes: u64) -> Self {
