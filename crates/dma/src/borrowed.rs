@@ -81,14 +81,11 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
 
     fn end_borrowed<D: DirectionType>(&self, record: Record<D>, target: &mut [u8], len: u64) {
         self.finish(&record);
-        let needs_caches = record.needs_caches;
-        let len = if record.skips_sync {
-            0
-        } else {
-            len.min(record.len)
-        };
+        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
+        let drops_lines = wants_data && record.needs_caches;
+        let len = if wants_data { len.min(record.len) } else { 0 };
         if let Route::Bounced(buffer) = record.route {
-            self.end_bounced(buffer, target, len, needs_caches);
+            self.end_bounced(buffer, target, len, drops_lines);
         }
     }
 }

@@ -317,7 +317,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             (Some(buffer), Some(target)) => {
                 self.end_bounced(buffer, target, handle.len, needs_caches);
             }
-            (Some(buffer), None) => self.end_bounced::<D, [u8]>(buffer, &mut [], 0, needs_caches),
+            (Some(buffer), None) => self.end_bounced::<D, [u8]>(buffer, &mut [], 0, false),
             (None, Some(_)) if needs_caches => cache::before_cpu_reads(&self.platform, run),
             (None, _) => {}
         }

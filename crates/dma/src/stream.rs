@@ -475,30 +475,31 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             }
             Route::Bounced(buffer) => {
                 let len = if wants_data { len } else { 0 };
-                self.end_bounced(buffer, memory, len, record.needs_caches);
+                self.end_bounced(buffer, memory, len, wants_data && record.needs_caches);
             }
         }
     }
 
-    /// Gives slots back, after copying out the first `len` bytes.
+    /// Gives slots back, after copying out the first `len` bytes. Where the device wrote past the
+    /// CPU's caches, `drops_lines` asks that no line of the slots stays stale, whatever is copied.
     pub(crate) fn end_bounced<D: DirectionType, T: CopyTarget + ?Sized>(
         &self,
         buffer: BounceBuffer<D>,
         target: &mut T,
         len: u64,
-        needs_caches: bool,
+        drops_lines: bool,
     ) {
         let Path::Bounced { pool, .. } = self.path else {
             // A record of this device that names slots was made with a pool, and the path of a
             // device never changes. Leaking the slots is the safe way to be wrong.
             return;
         };
+        if drops_lines {
+            cache::before_cpu_reads(&self.platform, bounce::slots(&buffer));
+        }
         if len == 0 {
             bounce::give_back(pool, buffer);
             return;
-        }
-        if needs_caches {
-            cache::before_cpu_reads(&self.platform, bounce::slots(&buffer));
         }
         self.counters.copied_out(len);
         // As in `give_back`: slots of another pool are leaked.

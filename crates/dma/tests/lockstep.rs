@@ -232,7 +232,18 @@ impl Slot {
     }
 
     fn check_idle(&self, buffer: &CpuBuffer) {
-        assert!(bytes_of(buffer) == self.cpu, "the CPU reads something else");
+        let seen = bytes_of(buffer);
+        let wrong = seen
+            .iter()
+            .zip(&self.cpu)
+            .position(|(seen, known)| seen != known);
+        let Self {
+            device, is_bounced, ..
+        } = self;
+        assert_eq!(
+            wrong, None,
+            "{buffer:?}: device {device}, bounced: {is_bounced}"
+        );
         assert!(self.has_neighbours(), "the neighbours lost what they wrote");
     }
 
