@@ -5,60 +5,16 @@
 
 #[path = "../benches/sequences.rs"]
 mod sequences;
+#[path = "../benches/subjects.rs"]
+mod subjects;
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use dmakit_platform::IrqMutex;
 use dmakit_platform::host::HostPlatform;
-use dmakit_platform::{CpuId, IrqMutex};
-use dmakit_swiotlb::{Fit, Record, SlotPool, SlotPoolConfig};
-use sequences::{SIZES, Sequence, Subject};
-
-/// Search and bookkeeping alone: the slots of a pool.
-struct Slots<'a> {
-    pool: &'a SlotPool<HostPlatform>,
-    cpu: CpuId,
-}
-
-impl Subject for Slots<'_> {
-    type Mapping = u32;
-
-    #[inline]
-    fn map(&mut self, _op: u32, size: u32) -> Option<u32> {
-        // A page or more starts at a page.
-        let align = if size >= 4096 { 2 } else { 1 };
-        let fit = Fit::aligned(size.div_ceil(2048), align);
-        let record = Record {
-            slots: fit.slots,
-            offset: 0,
-            tail: (fit.slots * 2048 - size) as u16,
-            device: 0,
-            flags: 0,
-        };
-        self.pool.take(&fit, self.cpu, record).ok()
-    }
-
-    #[inline]
-    fn unmap(&mut self, mapping: u32) {
-        self.pool.give_back(mapping, 0);
-    }
-}
-
-fn pool(slots: u32, areas: u32) -> SlotPool<HostPlatform> {
-    SlotPool::new(&SlotPoolConfig {
-        slots,
-        areas,
-        devices: 8,
-        credit_batch: 64,
-    })
-}
-
-fn slots(pool: &SlotPool<HostPlatform>, cpu: u32) -> Sequence<Slots<'_>> {
-    Sequence::new(Slots {
-        pool,
-        cpu: CpuId::new(cpu),
-    })
-}
+use sequences::SIZES;
+use subjects::{buffers, pool, set, slots};
 
 fn time(name: &str, count: u32, mut body: impl FnMut(u32)) -> f64 {
     body(count);
@@ -123,6 +79,40 @@ fn searches() {
         sequence.fill(4096, 50);
         let name = format!("slots, areas {areas}, failing 64 KiB");
         time(&name, 2000, |n| assert_eq!(sequence.failures(65536, n), n));
+    }
+}
+
+fn copies() {
+    for (size, _, count) in SIZES {
+        let mut from = vec![1_u8; 64 * (size as usize + 128)];
+        let mut slot = vec![0_u8; size as usize];
+        let mut op = 0;
+        time(
+            &format!("floor: both copies of {size}, slot warm"),
+            count,
+            |n| {
+                for _ in 0..n {
+                    let at = (op % 64) * (size as usize + 128);
+                    slot.copy_from_slice(black_box(&from[at..at + size as usize]));
+                    from[at..at + size as usize].copy_from_slice(black_box(&slot));
+                    op += 1;
+                }
+            },
+        );
+        for percent in [0, 50, 90] {
+            let set = set(2);
+            let mut sequence = buffers(&set, size);
+            sequence.fill(size, percent);
+            let name = format!("copies, areas 2, {size} B, {percent} % full");
+            time(&format!("{name}, pair"), count, |n| {
+                assert_eq!(sequence.pairs(size, n), 0);
+            });
+            if percent > 0 {
+                time(&format!("{name}, random"), count, |n| {
+                    assert_eq!(sequence.random(size, n), 0);
+                });
+            }
+        }
     }
 }
 
@@ -199,6 +189,7 @@ fn main() {
     );
     floors();
     searches();
+    copies();
     two_threads();
     probes();
 }

@@ -156,12 +156,12 @@ impl Area {
     /// Takes a run that fits: its first slot. Of two lists of runs it prefers the shorter length,
     /// and in a list the run that was freed last.
     ///
-    /// Probes, each one word or one node of 64 entries: at most 40 for up to 34 slots aligned to up
-    /// to 32; for more slots aligned to at most 2, four more. Linear terms remain in three cases,
-    /// only where runs of the right length exist and the first tried lies wrong: an alignment above
-    /// 2 in an area under 4096 slots (at most 64 words), an alignment above 2 for more than 34
-    /// slots, or above 32 (one node per 4096 slots), and a limit or boundary inside the area (two
-    /// words per free run).
+    /// Probes, each one word or one node of 64 entries: at most 9 for any number of slots aligned to
+    /// at most 2, at most 40 for up to 34 slots aligned to at most 32, whatever the fill and the
+    /// outcome. Beyond these, linear terms come in where runs of the right length exist but the
+    /// first tried lies wrong: one node per 4096 slots for larger alignments or more slots, one
+    /// word per 64 slots and one per free run in an area under 4096 slots, and the same two in any
+    /// area that a limit or a boundary cuts.
     ///
     /// # Errors
     /// [`NoRun`]; nothing has changed then.

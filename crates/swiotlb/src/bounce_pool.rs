@@ -444,7 +444,7 @@ impl<P: Platform, M> BouncePool<P, M> {
     ) -> Result<(), OutOfMapping> {
         let at = buffer.source_offset;
         self.sync(buffer, offset, len, |window| {
-            target.copy_from(at + offset, window)
+            target.copy_from(at + offset, window);
         })
     }
 
@@ -462,7 +462,7 @@ impl<P: Platform, M> BouncePool<P, M> {
     ) -> Result<(), OutOfMapping> {
         let at = buffer.source_offset;
         self.sync(buffer, offset, len, |window| {
-            source.copy_to(at + offset, window)
+            source.copy_to(at + offset, window);
         })
     }
 

@@ -115,7 +115,8 @@ impl Throttle {
 impl<P: Platform, M> BouncePool<P, M> {
     /// Reserves room for all mappings that a caller is about to make, before it makes the first:
     /// so nobody holds slots while it waits for more. For callers that may sleep; it does not sleep
-    /// itself, the caller waits as its system does and calls again until the deadline.
+    /// itself, the caller waits as its system does and calls again until the deadline. Takes the
+    /// lock of each area in turn.
     ///
     /// # Errors
     /// [`ReserveError`]; nothing has changed then.
@@ -134,7 +135,7 @@ impl<P: Platform, M> BouncePool<P, M> {
         if slots > limit {
             return Err(ReserveError::NeverFits { slots, limit });
         }
-        match self.throttle.admit(slots, limit, || self.used()) {
+        match self.throttle.admit(slots, limit, || self.used_exactly()) {
             Ok(()) => Ok(Reservation { slots }),
             Err(free) if now >= deadline => Err(ReserveError::DeadlinePassed { slots, free }),
             Err(free) => Err(ReserveError::Busy { slots, free }),

@@ -424,6 +424,8 @@ fn a_throttled_caller_has_room_for_all_or_for_nothing() {
         MapError::Reserved { slots: 2, left: 1 }
     );
     pool.release(little);
+    let all = reserve(448, Purpose::Ordinary, now).unwrap();
+    pool.release(all);
 }
 
 #[test]

@@ -182,6 +182,7 @@ pub fn growth() -> GrowthConfig {
         granule: 1 << 18,
         bytes_max: 16 << 20,
         reserve: 1 << 18,
+        headroom: 1 << 17,
         shrink_after: std::time::Duration::from_millis(100),
         node: None,
         limit: DmaMask::ALL,
