@@ -1,4 +1,19 @@
 //! The DMA mapping API that drivers call.
+//!
+//! A [`Device`] is what a driver holds: the memory side of one device. It lends buffers to the
+//! device and takes them back, passes them back and forth, and gives memory that both use at once.
+//! Whether the device reaches memory itself or works on a bounced copy is its [`Path`], and no
+//! driver's concern. What a token proves:
+//!
+//! * [`Mapping`]: the device owns the memory; the CPU has no way to its bytes.
+//! * [`CpuMapping`], [`CpuPart`]: the CPU owns it, and reads or writes only where the direction
+//!   gives that a meaning.
+//! * [`Debt`]: it is unmapped, and no [`Proof`] has shown yet that the device cannot reach it.
+//! * [`Coherent`]: both use it; values are copied out once, and never referred to.
+//!
+//! Tokens own their memory, hold no reference and can be sent, never cloned. Forgetting one leaks
+//! its memory, which the device's counters and a [`Ledger`] show; it breaks nothing. Nothing here
+//! programs devices or runs by itself. Layer L3; no allocation on any path.
 #![no_std]
 #![forbid(unsafe_code)]
 
