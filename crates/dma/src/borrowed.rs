@@ -30,7 +30,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         body: impl FnOnce(DmaSegment) -> R,
     ) -> Result<R, MapError> {
         let record = self.bounce_borrowed::<ToDevice>(bytes, attributes, Location::caller())?;
-        let result = body(record.first.into());
+        let result = body(record.segment());
         self.end_borrowed(record, &mut [], 0);
         Ok(result)
     }
@@ -51,7 +51,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         body: impl FnOnce(DmaSegment) -> (R, u64),
     ) -> Result<R, MapError> {
         let record = self.bounce_borrowed::<D>(bytes, attributes, Location::caller())?;
-        let (result, len) = body(record.first.into());
+        let (result, len) = body(record.segment());
         self.end_borrowed(record, bytes, len);
         Ok(result)
     }

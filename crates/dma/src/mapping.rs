@@ -2,13 +2,11 @@
 
 use core::fmt;
 
-use dmakit_addr::{
-    Direction, DirectionType, DmaAddr, DmaRange, ReadableByCpu, ToDevice, WritableByCpu,
-};
+use dmakit_addr::{Direction, DirectionType, DmaAddr, ReadableByCpu, ToDevice, WritableByCpu};
 use dmakit_platform::CpuBuffer;
 use dmakit_swiotlb::BounceBuffer;
 
-use crate::{DeviceId, DmaMemory};
+use crate::{DeviceId, DmaMemory, DmaSegment};
 
 /// How a mapping reaches its device, as decided when it was made. Whatever ends or syncs it goes by
 /// this record, never by the device's present settings.
@@ -19,12 +17,14 @@ pub(crate) enum Route<D> {
     Bounced(BounceBuffer<D>),
 }
 
+/// Small on purpose: tokens are moved at every step, and what fits 128 bytes moves in registers.
 pub(crate) struct Record<D> {
     pub(crate) device: DeviceId,
-    /// The first segment.
-    pub(crate) first: DmaRange,
+    /// Where the first segment starts.
+    pub(crate) start: DmaAddr,
+    /// All segments together.
     pub(crate) len: u64,
-    pub(crate) segments: usize,
+    pub(crate) segments: u32,
     pub(crate) route: Route<D>,
     /// Direct and coherent: syncs have nothing to do.
     pub(crate) is_quiet: bool,
@@ -35,6 +35,14 @@ pub(crate) struct Record<D> {
 }
 
 impl<D> Record<D> {
+    /// The only segment, of a mapping that has one.
+    pub(crate) fn segment(&self) -> DmaSegment {
+        DmaSegment {
+            addr: self.start,
+            len: self.len,
+        }
+    }
+
     #[inline]
     pub(crate) fn is_bounced(&self) -> bool {
         matches!(self.route, Route::Bounced(_))
@@ -56,7 +64,7 @@ impl<D: DirectionType, B> Mapping<D, B> {
     /// The address to write into the device's descriptor; of a list, that of the first segment.
     #[inline]
     pub fn dma_addr(&self) -> DmaAddr {
-        self.record.first.start()
+        self.record.start
     }
 
     /// How many bytes are mapped, all segments together.
@@ -73,7 +81,7 @@ impl<D: DirectionType, B> Mapping<D, B> {
     /// How many segments the device was given: those written at the front of the caller's slice.
     #[inline]
     pub fn segment_count(&self) -> usize {
-        self.record.segments
+        self.record.segments as usize
     }
 
     /// Whether the device works on a copy.
@@ -104,9 +112,9 @@ impl<D: DirectionType, B> fmt::Debug for Mapping<D, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Mapping({} {} of {}, {} bytes)",
+            "Mapping({} at {} of {}, {} bytes)",
             D::DIRECTION,
-            self.record.first,
+            self.record.start,
             self.record.device,
             self.record.len
         )

@@ -124,18 +124,18 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
                 self.try_map_raw::<Bidirectional, S>(run, source, attributes)
             }
         };
-        let first = mapped.inspect_err(|error| self.counters.failed(error, attributes))?;
+        let handle = mapped.inspect_err(|error| self.counters.failed(error, attributes))?;
         self.counters.mapped();
         let event = Event {
             kind: Kind::Raw,
-            dma: first.start(),
-            len: first.len(),
+            dma: handle.addr,
+            len: handle.len,
             direction,
             caller,
         };
         self.checker
             .began(&self.info, &event, core::iter::once(run));
-        Ok(first.into())
+        Ok(handle)
     }
 
     /// Ends a mapping of [`map_raw`](Self::map_raw); what the device wrote is in `target`
@@ -236,7 +236,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         run: PhysRange,
         source: &S,
         attributes: Attributes,
-    ) -> Result<DmaRange, MapError> {
+    ) -> Result<DmaSegment, MapError> {
         if source.len_bytes() != run.len() {
             return Err(MapError::LengthMismatch {
                 run,
@@ -258,7 +258,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             if !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC) {
                 cache::before_device(&self.platform, run, D::DIRECTION);
             }
-            return Ok(first);
+            return Ok(first.into());
         };
         let ask = Ask {
             cause,
@@ -267,12 +267,13 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             is_single: true,
         };
         let record = self.bounce::<D, S>(source, attributes, &ask, None)?;
+        let handle = record.segment();
         if let (Route::Bounced(buffer), Path::Bounced { pool, .. }) = (record.route, self.path) {
             // The pool has just given it, so it takes it.
             let given_up = pool.into_address(buffer);
             debug_assert!(given_up.is_ok());
         }
-        Ok(record.first)
+        Ok(handle)
     }
 
     /// The bounce mapping behind a handle; `None` where the handle leads to memory itself.

@@ -69,16 +69,16 @@ impl<'s> SegmentWriter<'s> {
     /// # Errors
     /// [`MapError::TooManySegments`] where they are more than there was room for, or than the
     /// device takes.
-    pub(crate) fn finish(mut self) -> Result<usize, MapError> {
+    pub(crate) fn finish(mut self) -> Result<u32, MapError> {
         self.close();
         let room = self.slots.len().min(self.limits.max_count);
-        if self.count > room {
-            return Err(MapError::TooManySegments {
+        match u32::try_from(self.count) {
+            Ok(count) if self.count <= room => Ok(count),
+            _ => Err(MapError::TooManySegments {
                 needed: self.count,
                 room,
-            });
+            }),
         }
-        Ok(self.count)
     }
 
     fn close(&mut self) {
@@ -127,7 +127,7 @@ mod tests {
         for &(start, len) in runs {
             writer.push(range(start, len));
         }
-        let count = writer.finish().unwrap();
+        let count = writer.finish().unwrap() as usize;
         slots[..count]
             .iter()
             .map(|s| (s.addr.raw(), s.len))

@@ -3,7 +3,7 @@
 use core::panic::Location;
 
 use dmakit_addr::{
-    Attributes, Direction, DirectionType, DmaRange, PAGE_BYTES, PhysAddr, PhysRange,
+    Attributes, Direction, DirectionType, DmaAddr, DmaRange, PAGE_BYTES, PhysAddr, PhysRange,
 };
 use dmakit_platform::{CopySource, CopyTarget, CpuBuffer, Platform};
 use dmakit_swiotlb::BounceBuffer;
@@ -200,7 +200,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         self.counters.mapped();
         let event = Event {
             kind: Kind::Streaming,
-            dma: record.first.start(),
+            dma: record.start,
             len: record.len,
             direction: D::DIRECTION,
             caller,
@@ -249,7 +249,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
                 limits,
             });
         }
-        Ok(self.lend(memory, first, 1, attributes))
+        Ok(self.lend(memory, first.start(), 1, attributes))
     }
 
     fn try_map_scatter<D: DirectionType, B: DmaMemory>(
@@ -259,10 +259,10 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         segments: &mut [DmaSegment],
     ) -> Result<Record<D>, MapError> {
         self.check_request(memory.len_bytes(), attributes)?;
-        let mut first: Option<DmaRange> = None;
+        let mut first: Option<DmaAddr> = None;
         let mut writer = SegmentWriter::new(segments, self.info.limits, self.info.min_align);
         let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| {
-            first = first.or(Some(run));
+            first = first.or(Some(run.start()));
             writer.push(run);
         });
         if let Some(cause) = cause {
@@ -331,8 +331,8 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     fn lend<D: DirectionType, B: DmaMemory>(
         &self,
         memory: &B,
-        first: DmaRange,
-        segments: usize,
+        start: DmaAddr,
+        segments: u32,
         attributes: Attributes,
     ) -> Record<D> {
         let needs_caches = !self.info.is_coherent();
@@ -344,7 +344,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         }
         Record {
             device: self.info.id,
-            first,
+            start,
             len: memory.len_bytes(),
             segments,
             route: Route::Direct,
@@ -405,7 +405,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             .copied_in(bounce::prefilled::<D>(&self.info, ask.len));
         Ok(Record {
             device: self.info.id,
-            first,
+            start: first.start(),
             len: ask.len,
             segments: count,
             route: Route::Bounced(buffer),
@@ -420,7 +420,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         &self,
         slots: DmaRange,
         segments: Option<&mut [DmaSegment]>,
-    ) -> Result<usize, MapError> {
+    ) -> Result<u32, MapError> {
         let limits = self.info.limits;
         match segments {
             Some(segments) => {
@@ -450,7 +450,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     #[inline]
     pub(crate) fn finish<D>(&self, record: &Record<D>) {
         self.counters.unmapped();
-        let dma = record.first.start();
+        let dma = record.start;
         self.checker
             .ended(&self.info, Kind::Streaming, dma, record.len);
     }
