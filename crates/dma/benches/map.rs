@@ -1,5 +1,6 @@
 //! What the mapping API costs on a coherent device of this process, beside the floor: the counters
 //! that every mapping changes.
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};

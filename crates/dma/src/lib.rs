@@ -17,6 +17,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod block_layout;
 mod block_pool;
 mod borrowed;
 mod bounce;
@@ -30,6 +31,7 @@ mod device;
 mod error;
 mod info;
 mod ledger;
+mod map;
 mod mapping;
 mod memory;
 mod page_pool;
@@ -37,12 +39,11 @@ mod raw;
 mod segments;
 mod shared;
 mod stats;
-mod stream;
 mod sync;
+mod unmap;
 
-pub use block_pool::{
-    BlockLayout, DmaPool, LayoutError, PoolBusy, PoolChunk, PoolError, PoolStats,
-};
+pub use block_layout::{BlockLayout, LayoutError};
+pub use block_pool::{DmaPool, PoolBusy, PoolChunk, PoolError, PoolStats};
 pub use bus::{BusMap, BusMapError, BusRange};
 pub use check::{Checker, Event, Kind, Unchecked};
 pub use coherent::{Coherent, CoherentSource, CoherentView, DeviceShared, Field, Shared};

@@ -10,7 +10,7 @@ use dmakit_dma::{
     BlockLayout, Coherence, CoherentError, CoherentPool, CoherentPoolConfig, CoherentSource,
     Device, DeviceInfo, DmaPool, Maintained, PageChunk, PoolChunk, PoolError, field,
 };
-use dmakit_platform::{Instant, NoMemory, Platform};
+use dmakit_platform::{Instant, NoMemory, Platform, Segment, SegmentRequest, TableMemory};
 use dmakit_sim::{FaultPlan, SimDevice, Step};
 use rig::{Forgetful, LOW, PathKind, RAM_BYTES, Rig, pattern};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -606,4 +606,51 @@ fn pages_taken_and_freed_in_any_order_never_overlap() {
         pool.destroy(&device).unwrap();
         device.remove().unwrap();
     }
+}
+
+/// A provider that does not look at what it is asked.
+struct Careless(std::sync::Mutex<Vec<Segment>>);
+
+impl TableMemory for Careless {
+    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        let none = NoMemory {
+            request: *request,
+            largest_free: None,
+        };
+        self.0.lock().unwrap().pop().ok_or(none)
+    }
+
+    fn free_table(&self, segment: Segment) {
+        self.0.lock().unwrap().push(segment);
+    }
+}
+
+#[test]
+fn what_a_careless_provider_gives_is_checked_and_goes_back() {
+    let rig = Rig::coherent(14);
+    let careless = Careless(std::sync::Mutex::new(vec![rig.segment(8192, true)]));
+    let low = DmaMask::up_to(LOW + 0x4000_0000 + RAM_BYTES - 1);
+    let device = device_with(&rig, CoherentSource::Cached(&careless), |info| {
+        info.coherent_mask = low;
+    });
+    let refused = device.alloc_coherent::<u8>(1, NONE).unwrap_err();
+    assert!(matches!(refused, CoherentError::OutOfReach { reach, .. } if reach == low));
+    assert_eq!(careless.0.lock().unwrap().len(), 1);
+
+    // A bus that shifts by less than a page: aligned for the CPU is not aligned for the device.
+    let whole = careless.0.lock().unwrap()[0].range();
+    let ranges = [dmakit_dma::BusRange {
+        phys: whole,
+        dma: dmakit_addr::DmaAddr::new(0x1_0200),
+    }];
+    let device = device_with(&rig, CoherentSource::Cached(&careless), |info| {
+        info.bus = dmakit_dma::BusMap::new(Vec::leak(ranges.into())).unwrap();
+    });
+    let refused = device.alloc_coherent::<u8>(1, NONE).unwrap_err();
+    assert!(
+        matches!(refused, CoherentError::Misaligned { align: 4096, .. }),
+        "{refused}"
+    );
+    assert_eq!(careless.0.lock().unwrap().len(), 1);
+    assert_eq!(device.stats().coherent_allocated, 0);
 }

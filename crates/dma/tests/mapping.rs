@@ -734,3 +734,68 @@ fn a_device_with_several_bus_ranges_finds_the_pool_in_any() {
     assert_eq!(mapping.direction(), Direction::ToDevice);
     device.unmap_and_sync(mapping).unwrap();
 }
+
+#[test]
+fn slots_that_the_bus_does_not_show_are_given_back() {
+    let rig = Rig::coherent(26);
+    let (_, mut info) = rig.device(1, 64, Coherence::Coherent);
+    let high = phys(HIGH, rig::RAM_BYTES);
+    // No offset, and a mask that the pool's slots pass: only the bus map knows better.
+    let ranges = [dmakit_dma::BusRange {
+        phys: high,
+        dma: DmaAddr::new(HIGH),
+    }];
+    info.bus = dmakit_dma::BusMap::new(&ranges).unwrap();
+    let device = rig.attach(info, PathKind::Always);
+    let refused = device
+        .map::<ToDevice>(filled(&rig, 64, 0, true), NONE)
+        .unwrap_err();
+    assert!(
+        matches!(refused.error, MapError::PoolOutOfReach { .. }),
+        "{refused}"
+    );
+    assert_eq!((rig.pool.used(), device.stats().bounced), (0, 0));
+    assert_eq!(device.stats().failed.unreachable, 1);
+}
+
+/// A token that did not compile here could not go to the interrupt handler that ends it.
+#[test]
+fn tokens_can_be_sent_and_devices_shared() {
+    fn sent<T: Send>() {}
+    fn shared<T: Sync>() {}
+    sent::<Mapping<FromDevice>>();
+    sent::<Mapping<Bidirectional, ScatterList<Vec<CpuBuffer>>>>();
+    sent::<dmakit_dma::CpuMapping<Bidirectional>>();
+    sent::<dmakit_dma::Debt<CpuBuffer>>();
+    sent::<dmakit_dma::Coherent<u64>>();
+    shared::<Device<'static, Forgetful>>();
+    shared::<dmakit_dma::DmaPool<Forgetful, [dmakit_dma::PoolChunk; 1]>>();
+    shared::<dmakit_dma::CoherentPool<Forgetful, [dmakit_dma::PageChunk; 1]>>();
+}
+
+#[test]
+fn threads_map_and_unmap_for_each_other() {
+    let rig = Rig::coherent(27);
+    let (_, device) = device(&rig, PathKind::Needed);
+    let (send, receive) = std::sync::mpsc::channel();
+    let buffers: Vec<_> = (0..64)
+        .map(|i| filled(&rig, 100 + i, 1, i % 2 == 0))
+        .collect();
+    std::thread::scope(|scope| {
+        let device = &device;
+        scope.spawn(move || {
+            for buffer in buffers {
+                send.send(device.map::<Bidirectional>(buffer, NONE).unwrap())
+                    .unwrap();
+            }
+        });
+        scope.spawn(move || {
+            for mapping in receive {
+                let len = mapping.len();
+                let buffer = device.unmap_and_sync(mapping).unwrap();
+                assert_eq!(bytes_of(&buffer), pattern(1, len));
+            }
+        });
+    });
+    assert_eq!((device.stats().mapped, device.stats().live()), (64, 0));
+}
