@@ -3,7 +3,7 @@
 use core::fmt;
 use core::panic::Location;
 
-use dmakit_addr::{Direction, DmaAddr, PhysRange};
+use dmakit_addr::{Direction, DmaAddr, PhysAddr, PhysRange};
 use dmakit_platform::{IrqMutex, Platform};
 
 use crate::check::{Checker, Event, Kind};
@@ -113,7 +113,13 @@ struct Book<'m, const ENTRIES: usize, const FINDINGS: usize> {
     counts: FaultCounts,
 }
 
-/// A [`Checker`] that keeps book of what is mapped, one entry for each physical run, and of the
+/// The lines of a mapping that has no memory: none.
+fn no_lines() -> PhysRange {
+    let zero = PhysAddr::new(0);
+    PhysRange::between(zero, zero).unwrap_or_else(|| unreachable!("an empty range"))
+}
+
+/// A [`Checker`] that keeps book of what is mapped, one entry for each physical run (at least one for each mapping), and of the
 /// first `FINDINGS` things that were wrong. One serves any number of devices: give each a reference.
 ///
 /// Every call looks at all entries in use. It is for finding faults, not for production.
@@ -149,7 +155,7 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize>
         self.book.lock().findings.get(index).copied().flatten()
     }
 
-    /// How many physical runs are in devices' hands.
+    /// How many entries there are: what is in devices' hands.
     pub fn live(&self) -> usize {
         self.book.lock().entries.iter().flatten().count()
     }
@@ -234,8 +240,17 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
         if let Some(other) = other {
             book.keep(Fault::Overlap(other), party);
         }
+        let mut is_entered = false;
         for entry in entries {
             book.insert(entry);
+            is_entered = true;
+        }
+        if !is_entered {
+            // Something without memory of its own can still be ended wrongly, or left behind.
+            book.insert(Entry {
+                party,
+                lines: no_lines(),
+            });
         }
     }
 

@@ -312,8 +312,11 @@ fn windows_that_are_not_ram_are_never_bounced_nor_maintained() {
         .map_resource(registers, way, Attributes::REQUIRE_COHERENT)
         .unwrap_err();
     assert_eq!(refused, MapError::Attributes(Attributes::REQUIRE_COHERENT));
+    assert_eq!(book.live(), 1);
     device.unmap_resource(handle);
-    device.remove().unwrap();
+    assert_eq!((book.live(), book.counts().total()), (0, 0));
+    device.unmap_resource(handle);
+    assert_eq!(book.counts().unknown, 1, "ended twice");
 }
 
 #[test]
@@ -321,4 +324,56 @@ fn an_unwatched_device_carries_nothing_for_it() {
     let watched = size_of::<Watched<'static, 'static>>();
     let unwatched = size_of::<Device<'static, Forgetful>>();
     assert_eq!(watched - unwatched, size_of::<&Book<'_>>());
+}
+
+#[test]
+fn a_direct_raw_mapping_that_ends_twice_or_short_is_found() {
+    let rig = Rig::coherent(7);
+    let book: Book<'_> = Ledger::new(&rig.platform);
+    let (_, device) = watched(
+        &rig,
+        &book,
+        "nvme",
+        1,
+        PathKind::Direct,
+        Coherence::Coherent,
+    );
+    let (_segment, run, mut bytes) = raw(&rig, 100, 0);
+    let way = Direction::ToDevice;
+    let mut end = |handle: DmaSegment, run: PhysRange| {
+        device
+            .unmap_raw(handle, way, run, &mut bytes[..], NONE)
+            .unwrap();
+    };
+    let handle = device
+        .map_raw(run, &pattern(1, 100)[..], way, NONE)
+        .unwrap();
+    end(handle, run);
+    assert_eq!(book.counts().total(), 0);
+    end(handle, run);
+    let finding = book.finding(0).unwrap();
+    assert_eq!(
+        (finding.fault, finding.party.name, finding.party.dma),
+        (Fault::Unknown, "nvme", handle.addr)
+    );
+    device
+        .map_raw(run, &pattern(1, 100)[..], way, NONE)
+        .unwrap();
+    end(DmaSegment { len: 60, ..handle }, run.slice(0, 60).unwrap());
+    assert_eq!(
+        (book.counts().unknown, book.live()),
+        (2, 1),
+        "the whole is still mapped"
+    );
+}
+
+#[test]
+fn borrowed_transfers_leave_no_false_alarm() {
+    let rig = Rig::coherent(8);
+    let book: Book<'_> = Ledger::new(&rig.platform);
+    let (_, device) = watched(&rig, &book, "usb", 1, PathKind::Needed, Coherence::Coherent);
+    let live = device
+        .bounce_to_device(&[1, 2, 3], NONE, |_| book.live())
+        .unwrap();
+    assert_eq!((live, book.live(), book.counts().total()), (1, 0, 0));
 }
