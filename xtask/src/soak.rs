@@ -146,10 +146,7 @@ fn start(workspace: &Workspace, arguments: &Arguments, run: &Run) -> Result<Ende
             }
             let mut command = Command::new("cargo");
             command.args(["+nightly", "miri", "test", "--package", package]);
-            // File-backed host memory is beyond Miri.
-            command
-                .env("MIRIFLAGS", "-Zmiri-disable-isolation")
-                .current_dir(&workspace.root);
+            command.current_dir(&workspace.root);
             go(&mut command)
         }
         Run::Fuzz { folder } => fuzz(workspace, folder),
@@ -185,10 +182,10 @@ fn fuzz(workspace: &Workspace, folder: &str) -> Result<Ended> {
 }
 
 fn lengthen<'a>(command: &'a mut Command, arguments: &Arguments) -> &'a mut Command {
-    println!("   DMAKIT_SOAK=1 DMAKIT_STEPS={}", arguments.steps);
+    println!("   DMAKIT_SOAK=1 {STEPS_VARIABLE}={}", arguments.steps);
     command
         .env("DMAKIT_SOAK", "1")
-        .env("DMAKIT_STEPS", arguments.steps.to_string());
+        .env(STEPS_VARIABLE, arguments.steps.to_string());
     if let Some(seed) = arguments.seed {
         println!("   DMAKIT_SEED={seed}");
         command.env("DMAKIT_SEED", seed.to_string());
@@ -199,6 +196,15 @@ fn lengthen<'a>(command: &'a mut Command, arguments: &Arguments) -> &'a mut Comm
 fn go(command: &mut Command) -> Result<Ended> {
     println!("   {}", shown(command));
     succeed(command).map(|()| Ended::Held)
+}
+
+/// The variable by which a test learns how many steps to take.
+pub(crate) const STEPS_VARIABLE: &str = "DMAKIT_STEPS";
+
+/// Whether any test of a package has a long form here.
+pub(crate) fn has_row_for(package: &str) -> bool {
+    ROWS.iter()
+        .any(|row| matches!(row.run, Run::Test { package: of, .. } if of == package))
 }
 
 /// Rows that name a test which does not exist: `tidy` refuses them.

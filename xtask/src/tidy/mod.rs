@@ -57,6 +57,26 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// A package whose tests can be lengthened has a row that does so.
+fn check_long_forms(
+    packages: &[(String, Package)],
+    files: &[SourceFile],
+    findings: &mut Vec<Finding>,
+) {
+    for (folder, package) in packages.iter().filter(|(_, p)| p.name != "xtask") {
+        let inside = |file: &&SourceFile| {
+            let below = file.path.strip_prefix(folder.as_str());
+            file.is_rust() && below.is_some_and(|rest| rest.starts_with('/'))
+        };
+        let mut inside = files.iter().filter(inside);
+        let lengthened = inside.find(|file| file.text.contains(soak::STEPS_VARIABLE));
+        if let Some(file) = lengthened.filter(|_| !soak::has_row_for(&package.name)) {
+            let message = format!("no row of `{}` runs its long form", package.name);
+            Report::new(findings, &file.path, "soak").error(0, message);
+        }
+    }
+}
+
 /// Every rule over everything.
 fn findings_in(
     root: &Path,
@@ -72,6 +92,7 @@ fn findings_in(
     layers::check(packages, &mut findings);
     crate_roots::check(packages, &by_path, root, &mut findings);
     names::check_packages(packages, &mut findings);
+    check_long_forms(packages, files, &mut findings);
     for file in files {
         names::check_file(file, &mut findings);
         banners::check(file, &mut findings);

@@ -444,3 +444,20 @@ fn the_layer_table_names_each_crate_and_folder_once() {
         );
     }
 }
+
+#[test]
+fn a_test_that_can_be_lengthened_has_a_row_that_does_so() {
+    let packages = [
+        package("dmakit-platform", "crates/platform", &[]),
+        package("dmakit-none", "crates/none", &[]),
+    ];
+    let text = format!("env::var(\"{}\")", soak::STEPS_VARIABLE);
+    let found = |path: &str| {
+        let mut findings = Vec::new();
+        check_long_forms(&packages, &[file(path, &text)], &mut findings);
+        findings.len()
+    };
+    assert_eq!(found("crates/none/tests/lockstep.rs"), 1);
+    assert_eq!(found("crates/platform/tests/ram.rs"), 0);
+    assert_eq!(found("docs/testing.md"), 0);
+}

@@ -88,7 +88,11 @@ fn walked(root: &Path) -> Result<Vec<String>> {
             let entry = entry?;
             let name = entry.file_name();
             let kind = entry.file_type()?;
-            if kind.is_dir() && name != "target" && name != ".git" {
+            // In a worktree `.git` is a file.
+            if name == ".git" || name == "target" {
+                continue;
+            }
+            if kind.is_dir() {
                 folders.push(entry.path());
             } else if kind.is_file() {
                 paths.push(relative(root, &entry.path()));
