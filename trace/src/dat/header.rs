@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use super::format::{self, Formats};
 use super::image::{Endian, Image, Parts};
 use super::unpack::{Codec, decompress};
+use crate::error::excerpt;
 use crate::text::DAT_MAGIC;
 use crate::{Fidelity, Malformed, Position, TraceError};
 
@@ -87,7 +88,7 @@ impl Header {
             "7" => {
                 let codec = parts.string()?;
                 header.codec = Codec::by_name(codec).ok_or_else(|| TraceError::Unsupported {
-                    what: format!("trace.dat compressed with {codec}").into(),
+                    what: format!("trace.dat compressed with {}", excerpt(codec)).into(),
                 })?;
                 parts.string()?;
                 let options = parts.number(8)?;
@@ -95,7 +96,7 @@ impl Header {
             }
             _ => {
                 return Err(TraceError::Unsupported {
-                    what: format!("trace.dat version {}", crate::error::excerpt(&version)).into(),
+                    what: format!("trace.dat version {}", excerpt(&version)).into(),
                 });
             }
         }
