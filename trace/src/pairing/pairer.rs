@@ -13,7 +13,8 @@ use crate::{Body, Bounced, Event, Fidelity, IommuEvent, Marker};
 /// How to pair.
 #[derive(Clone, Copy, Debug)]
 pub struct PairOptions {
-    /// For how many events an operation may wait for what decides about it or moves before it.
+    /// For how many events an operation may wait for what decides about it or moves before it. A
+    /// scatterlist that failed waits for half as many, in case it succeeds when tried again.
     pub window_events: u64,
     /// How long before its event an unmap or an unbounced map of a page may have happened, beside
     /// what the events of its stream say. An assumption, used only for [`Op::span`] and
@@ -26,7 +27,7 @@ pub struct PairOptions {
 impl Default for PairOptions {
     fn default() -> Self {
         Self {
-            window_events: 1 << 16,
+            window_events: 1 << 17,
             lag_ns_max: 100_000,
             skew_ns: 1_000,
         }
@@ -139,7 +140,7 @@ impl Pairer {
             _ => {}
         }
         self.clock.record(event, stream);
-        if let Some(until) = event.index.checked_sub(self.options.window_events / 4) {
+        if let Some(until) = event.index.checked_sub(self.options.window_events / 2) {
             self.decide_orphans(until);
         }
         self.expire_blockers();

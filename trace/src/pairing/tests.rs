@@ -7,8 +7,10 @@ const TASK: &str = "fio-7 [000] .....";
 const OTHER: &str = "fio-8 [001] .....";
 const IRQ: &str = "<idle>-0 [001] d.h1.";
 
-/// Lines as `(who, µs, event)`.
-fn ops(lines: &[(&str, u64, String)]) -> (Vec<Op>, Fidelity) {
+/// Who, when in µs, and what.
+type Line = (&'static str, u64, String);
+
+fn ops(lines: &[Line]) -> (Vec<Op>, Fidelity) {
     let mut text = String::new();
     for (who, micros, event) in lines {
         text += &format!(
@@ -179,6 +181,80 @@ fn a_failed_scatterlist_is_known_by_attempts_that_led_to_nothing() {
     );
     assert_eq!((counts.attempts_orphaned, counts.attempts_mapped), (5, 3));
     assert_eq!((counts.unmaps_matched, counts.left_mapped), (3, 0));
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// Requests of some tasks that each fail at random entries, over and over, until they succeed.
+fn storm(seed: u64) -> (Vec<Line>, Vec<Vec<AttemptId>>) {
+    let state = &mut { seed };
+    let mut lines = Vec::new();
+    let mut tries = Vec::new();
+    let mut waiting: Vec<Vec<u64>> = (0..8)
+        .map(|list| {
+            (0..=list % 5)
+                .map(|entry| 0x10_0000 * (list + 1) + 0x1000 * entry)
+                .collect()
+        })
+        .collect();
+    let mut slot = 0x7000_0000;
+    while !waiting.is_empty() {
+        let of = usize::try_from(random(state)).unwrap() % waiting.len();
+        let phys = waiting[of].clone();
+        let fails = random(state) % 4 != 0;
+        let reached = match random(state) % 3 {
+            _ if !fails => phys.len(),
+            0 => phys.len(),
+            some => (usize::try_from(some).unwrap()).min(phys.len()),
+        };
+        let who = [TASK, OTHER][of % 2];
+        let first = lines.len() as u64;
+        for entry in &phys[..reached] {
+            lines.push((who, lines.len() as u64 * 10, bounce(*entry, 0x800)));
+        }
+        if fails {
+            tries.push((first..first + reached as u64).map(AttemptId).collect());
+            continue;
+        }
+        let dma: Vec<_> = phys
+            .iter()
+            .map(|_| {
+                slot += 0x800;
+                slot
+            })
+            .collect();
+        lines.push((
+            who,
+            lines.len() as u64 * 10,
+            map_sg(&dma, &phys, phys.len()),
+        ));
+        waiting.remove(of);
+    }
+    (lines, tries)
+}
+
+#[test]
+fn every_try_of_a_retry_storm_is_found_again() {
+    for seed in 0..200 {
+        let (lines, mut expected) = storm(seed);
+        let (ops, _) = ops(&lines);
+        let mut found: Vec<Vec<AttemptId>> = ops
+            .into_iter()
+            .filter_map(|op| match op.kind {
+                OpKind::Fail(fail) => Some(fail.attempts),
+                _ => None,
+            })
+            .collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "seed {seed}");
+    }
 }
 
 #[test]
