@@ -1,0 +1,16 @@
+//! How answers look: JSON envelope, text for people, the closing lines.
+
+mod closing;
+mod envelope;
+mod text;
+
+pub use closing::{Closing, Confidence};
+pub use envelope::envelope;
+pub use text::Look;
+
+/// The form an answer takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Show {
+    Json,
+    Text(Look),
+}
