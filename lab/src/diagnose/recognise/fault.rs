@@ -34,7 +34,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
         needle: "event 0x",
         pattern: r"(?:(?P<dev>\S+ \S+): +)?event (?P<id>0x[0-9a-f]{2}) received",
         read: |found| {
-            Some(Event::SmmuEvent {
+            Some(Event::SmmuFault {
                 id: u8::try_from(hex(found, "id")?).ok()?,
             })
         },

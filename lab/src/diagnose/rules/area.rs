@@ -55,6 +55,18 @@ impl Claim<'_> {
         self.longest() >= self.pages.saturating_add(slack)
     }
 
+    /// Whether no run holds the claim at the default alignment. Areas begin on
+    /// a pageblock, so a bit is aligned as its page is.
+    fn has_no_aligned_run(&self) -> bool {
+        let align = self.alignment(ALIGN_ORDER);
+        let has_places = self.runs.iter().filter(|(_, at)| *at == 0).count() <= 1;
+        has_places
+            && !self.runs.iter().any(|(pages, at)| {
+                let skipped = at.next_multiple_of(align) - at;
+                pages.saturating_sub(skipped) >= self.pages
+            })
+    }
+
     /// -EBUSY of an old kernel is set only by a candidate that was free.
     fn errno_proves_busy(&self) -> bool {
         self.was_busy || (self.errno == EBUSY && self.generation == CmaGeneration::Old)
@@ -259,6 +271,16 @@ fn by_runs(claim: &Claim<'_>) -> Vec<Finding> {
             Certainty::Certain,
         )];
     }
+    if claim.errno == ENOMEM && claim.generation == CmaGeneration::Old && claim.has_no_aligned_run()
+    {
+        let text = format!(
+            "{numbers}: {longest} >= {}, but no run holds that from a multiple of {} pages on (the alignment of such a claim), \
+             and -12 says the same",
+            claim.pages,
+            claim.alignment(ALIGN_ORDER)
+        );
+        return vec![fragmented(claim, text, Certainty::Certain)];
+    }
     if claim.errno == EBUSY && claim.fits_anywhere(ALIGN_ORDER_MAX) {
         let text = format!(
             "{numbers}: {longest} >= {} + {} of the largest alignment: an aligned run was free, so it was refused as busy",
@@ -393,6 +415,23 @@ fn fallback(seen: &Seen, pages: u64) -> Finding {
     .fixed_by(["nothing, unless a driver fails afterwards"])
 }
 
+/// Memory unplug and huge pages try ranges too, and go on without.
+fn other_caller(seen: &Seen, pages: u64) -> Finding {
+    if pages <= BLOCK_PAGES && !pages.is_power_of_two() {
+        return fallback(seen, pages);
+    }
+    Finding::new(
+        seen,
+        Cause::Harmless,
+        Certainty::Possible,
+        format!(
+            "{pages} pages: not every such range is a DMA allocation (memory unplug and huge pages try them too), \
+             and no failed allocation stands beside this line"
+        ),
+    )
+    .fixed_by(["nothing, unless a driver fails afterwards"])
+}
+
 /// Ranges found busy, where no failed claim explains them already.
 pub fn busy(evidence: &Evidence) -> Vec<Finding> {
     let mut ranges = evidence.all(|event| match event {
@@ -461,8 +500,8 @@ fn busy_ranges(evidence: &Evidence, pages: u64, same: &[(&Seen, (u64, u64))]) ->
             Certainty::Likely
         };
         findings.push(busy_at(seen, sum, certainty));
-        if certainty != Certainty::Certain && pages <= BLOCK_PAGES {
-            findings.push(fallback(seen, pages));
+        if certainty != Certainty::Certain {
+            findings.push(other_caller(seen, pages));
         }
     }
     findings
@@ -488,11 +527,19 @@ pub fn coherent(evidence: &Evidence) -> Vec<Finding> {
     let largest = served.iter().map(|(_, size)| *size).max().unwrap_or(0);
     failures
         .into_iter()
+        .filter(|(seen, _)| !had_a_slot(evidence, seen))
         .flat_map(|(seen, size)| match huge_page(evidence, seen, size) {
             Some(finding) => vec![finding],
             None => fell_through(seen, size, area, largest),
         })
         .collect()
+}
+
+/// Whether the line before says that a slot was found but not reachable.
+fn had_a_slot(evidence: &Evidence, seen: &Seen) -> bool {
+    evidence.seen.iter().any(|s| {
+        matches!(s.event, Event::Overflow { .. }) && s.line < seen.line && seen.line - s.line <= 2
+    })
 }
 
 /// Graphics drivers ask for one huge page first and fall back to small ones;
