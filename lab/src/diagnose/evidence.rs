@@ -76,11 +76,9 @@ impl Evidence {
         }
         let (prefix, message) = log::split(&first.text);
         let joined = joined(&prefix, message, window);
-        let found = table.recognise(&joined, message.len()).or_else(|| {
-            // A mail may have encoded the line and broken it anywhere.
-            let decoded = decoded(message, window)?;
-            table.recognise(&decoded, message.len())
-        });
+        // A mail may have encoded the line and broken it anywhere.
+        let text = decoded(message, window).unwrap_or(joined);
+        let found = table.recognise(&text, message.len());
         let Some((event, device)) = found else {
             return;
         };
@@ -146,6 +144,13 @@ fn joined(prefix: &Prefix, message: &str, window: &VecDeque<Line>) -> String {
 /// at a line's end continues it, `=3D` is `=`, `=20` and `=C2=A0` are blanks.
 /// None if it does not look so.
 fn decoded(message: &str, window: &VecDeque<Line>) -> Option<String> {
+    if !message.ends_with('=')
+        && !message.contains("=3D")
+        && !message.ends_with("=20")
+        && !message.contains("=C2=A0")
+    {
+        return None;
+    }
     let mut text = String::new();
     let mut rest = message;
     let mut next = window.iter().skip(1);
@@ -164,7 +169,7 @@ fn decoded(message: &str, window: &VecDeque<Line>) -> Option<String> {
         .replace("=C2=A0", " ")
         .replace("=20", " ")
         .replace("=3D", "=");
-    (plain != message).then_some(plain)
+    Some(plain)
 }
 
 fn last_words(text: &str) -> &str {

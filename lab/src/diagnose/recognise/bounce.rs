@@ -140,7 +140,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "io_tlb_",
-        pattern: r"io_tlb_(?P<name>nslabs|used_hiwater|used|transient_nslabs)\s*[:= ]\s*(?P<slots>\d+)\s*$",
+        pattern: r"io_tlb_(?P<name>nslabs|used_hiwater|used|transient_nslabs)\s*[:= ]\s*(?P<slots>\d+)(?:\s|$)",
         read: |found| {
             Some(Event::PoolCounter {
                 name: match text(found, "name")? {

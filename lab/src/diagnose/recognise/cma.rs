@@ -17,18 +17,19 @@ pub const RECOGNISERS: &[Recogniser] = &[
         read: failed,
     },
     Recogniser {
-        needle: "=>",
-        pattern: r"(?P<list>.*)=> ?(?P<free>\d+) (?:free of|pages, total:) (?P<total>\d+) (?:total )?pages",
-        read: runs,
-    },
-    Recogniser {
         needle: "number of available pages",
-        pattern: r"number of available pages:(?P<list>.*)",
+        pattern: r"(?x)number\ of\ available\ pages:\ ?(?P<list>(?:range\ \d+:\ ?)?[\d@+]*)
+            (?:\ ?=>\ ?(?P<free>\d+)\ (?:free\ of|pages,\ total:)\ (?P<total>\d+))?",
         read: runs,
     },
     Recogniser {
         needle: "range ",
-        pattern: r"(?P<list>range \d+: ?\d+@\d+.*)",
+        pattern: r"(?P<list>range \d+: ?\d+@\d+[\d@+]*)(?: ?=> ?(?P<free>\d+) free of (?P<total>\d+))?",
+        read: runs,
+    },
+    Recogniser {
+        needle: "=>",
+        pattern: r"(?P<list>[\d@+]*)=> ?(?P<free>\d+) (?:free of|pages, total:) (?P<total>\d+) (?:total )?pages",
         read: runs,
     },
     Recogniser {

@@ -41,13 +41,13 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "smmu",
-        pattern: r"smmu\S*: +0x(?P<high>[0-9a-f]{8}) ?(?P<low>[0-9a-f]{8})\s*$",
+        pattern: r"smmu\S*: +0x(?P<high>[0-9a-f]{8}) ?(?P<low>[0-9a-f]{8})(?:\s|$)",
         read: smmu_word,
     },
     Recogniser {
         // The continuation of a wrapped or bare dump.
         needle: "0x0",
-        pattern: r"^\s*0x(?P<high>0[0-9a-f]{7}) ?(?P<low>[0-9a-f]{8})\s*$",
+        pattern: r"^\s*0x(?P<high>0[0-9a-f]{7}) ?(?P<low>[0-9a-f]{8})(?:\s|$)",
         read: smmu_word,
     },
     Recogniser {

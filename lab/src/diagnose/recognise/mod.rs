@@ -65,12 +65,12 @@ impl Table {
     pub fn recognise(&self, joined: &str, own: usize) -> Option<(Event, Option<String>)> {
         self.rows.iter().find_map(|(row, compiled)| {
             let at = joined.find(row.needle)?;
-            if at >= own {
-                return None;
-            }
             let regex = compiled
                 .get_or_init(|| Regex::new(row.pattern).ok())
                 .as_ref()?;
+            if at >= own && regex.is_match(joined.get(own..)?) {
+                return None;
+            }
             let found = regex.captures(joined)?;
             if found.get(0)?.start() >= own {
                 return None;

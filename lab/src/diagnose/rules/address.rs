@@ -143,11 +143,14 @@ fn in_reach(seen: &Seen, over: Overflow, last: u64) -> Finding {
         Cause::Other,
         Certainty::Likely,
         format!(
-            "{:#x} + {} - 1 = {last:#x} <= {:#x}: the address is within reach, so the mask is not the reason; \
-             6.12 prints this also for a small unaligned buffer that must bounce while no pool is active",
+            "{:#x} + {} - 1 = {last:#x} <= {:#x}: the address is within reach, so the mask is not the reason{}",
             over.address,
             over.size,
-            over.reach()
+            over.reach(),
+            match over.stage {
+                Stage::Bounced => "",
+                _ => "; 6.12 prints this also for a small unaligned buffer that must bounce while no pool is active",
+            }
         ),
     )
     .fixed_by([
