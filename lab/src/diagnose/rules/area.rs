@@ -44,8 +44,8 @@ impl Claim<'_> {
 
     /// Pages to which the claim is aligned, if the cap is 2^`cap`.
     fn alignment(&self, cap: u32) -> u64 {
-        let order = self.pages.max(1).next_power_of_two().trailing_zeros();
-        1 << order.min(cap)
+        let whole = self.pages.max(1).checked_next_power_of_two();
+        1 << whole.map_or(cap, u64::trailing_zeros).min(cap)
     }
 
     /// Whether a run is so long that an aligned one lies in it wherever it
@@ -62,7 +62,7 @@ impl Claim<'_> {
         let has_places = self.runs.iter().filter(|(_, at)| *at == 0).count() <= 1;
         has_places
             && !self.runs.iter().any(|(pages, at)| {
-                let skipped = at.next_multiple_of(align) - at;
+                let skipped = (align - at % align) % align;
                 pages.saturating_sub(skipped) >= self.pages
             })
     }
