@@ -344,10 +344,7 @@ fn too_small(claim: &Claim<'_>, sum: String, certainty: Certainty) -> Finding {
     );
     Finding::new(claim.seen, Cause::CmaTooSmall, certainty, sum)
         .fixed_by([fix.as_str(), "smaller or fewer buffers"])
-        .not_helped_by([
-            "hunting pinned pages",
-            "compaction: free pages are missing, not their order",
-        ])
+        .not_helped_by(["hunting pinned pages", "compaction, if pages are missing"])
 }
 
 fn fragmented(claim: &Claim<'_>, sum: String, certainty: Certainty) -> Finding {
