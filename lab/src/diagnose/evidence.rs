@@ -1,6 +1,6 @@
 //! Everything recognised in an input, in order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::BufRead;
 
 use dmakit_trace::log::{self, Line, Prefix, Reader};
@@ -13,7 +13,7 @@ const JOINED_LINES: usize = 3;
 
 /// More recognised lines than this are counted only, so that a log of any
 /// length is read in bounded memory.
-const SEEN_MAX: usize = 50_000;
+const SEEN_MAX: usize = 20_000;
 
 /// One recognised line.
 #[derive(Clone, Debug)]
@@ -32,6 +32,9 @@ pub struct Evidence {
     pub bytes: u64,
     /// Recognised, but past the number kept.
     pub surplus: u64,
+    /// Recognised, and the same as one that is kept.
+    pub repeated: u64,
+    bounced: BTreeSet<(Option<String>, u64)>,
 }
 
 impl Evidence {
@@ -82,6 +85,14 @@ impl Evidence {
         let Some((event, device)) = found else {
             return;
         };
+        if let Event::TracedBounce { size } = event {
+            // A trace has one for each mapping; what matters is that there was
+            // one of that size.
+            if !self.bounced.insert((device.clone(), size)) {
+                self.repeated += 1;
+                return;
+            }
+        }
         if self.seen.len() >= SEEN_MAX {
             self.surplus += 1;
             return;
@@ -112,12 +123,24 @@ impl Evidence {
             .find_map(|seen| pick(&seen.event).map(|value| (seen, value)))
     }
 
-    /// The events after the one at `seen`, up to `lines` lines later.
-    pub fn after<'a>(&'a self, seen: &Seen, lines: u64) -> impl Iterator<Item = &'a Seen> {
-        let from = seen.line;
-        self.seen
-            .iter()
-            .filter(move |s| s.line > from && s.line <= from.saturating_add(lines))
+    /// The events on the lines after the one at `seen`, up to `lines` later.
+    pub fn after(&self, seen: &Seen, lines: u64) -> &[Seen] {
+        self.between(seen.line.saturating_add(1), seen.line.saturating_add(lines))
+    }
+
+    /// The events on the lines around the one at `seen`, itself included.
+    pub fn around(&self, seen: &Seen, before: u64, after: u64) -> &[Seen] {
+        self.between(
+            seen.line.saturating_sub(before),
+            seen.line.saturating_add(after),
+        )
+    }
+
+    /// O(log n): events are in the order of their lines.
+    fn between(&self, first: u64, last: u64) -> &[Seen] {
+        let from = self.seen.partition_point(|s| s.line < first);
+        let to = self.seen.partition_point(|s| s.line <= last);
+        self.seen.get(from..to).unwrap_or_default()
     }
 }
 

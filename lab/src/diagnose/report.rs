@@ -53,7 +53,7 @@ impl Report {
                 name: source.name(),
                 format,
                 lines: evidence.lines,
-                recognised: evidence.seen.len() as u64 + evidence.surplus,
+                recognised: evidence.seen.len() as u64 + evidence.surplus + evidence.repeated,
                 surplus: evidence.surplus,
             },
             findings,

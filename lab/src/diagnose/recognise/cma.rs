@@ -116,6 +116,15 @@ pub const RECOGNISERS: &[Recogniser] = &[
         },
     },
     Recogniser {
+        needle: "created CMA memory pool",
+        pattern: r"created CMA memory pool at 0x[0-9a-f]+, size (?P<size>\d+) (?P<unit>[KMG]iB)",
+        read: |found| {
+            Some(Event::CmaReserved {
+                bytes: bytes(decimal(found, "size")?, text(found, "unit")?)?,
+            })
+        },
+    },
+    Recogniser {
         needle: "Cma",
         pattern: r"^\s*Cma(?P<what>Total|Free):\s+(?P<kib>\d+) kB",
         read: |found| {

@@ -163,13 +163,10 @@ fn add_list(evidence: &Evidence, claim: &mut Claim<'_>) {
 
 /// Whether lines just before say that a candidate of this size was busy.
 fn was_busy(evidence: &Evidence, seen: &Seen, pages: u64) -> bool {
-    evidence.seen.iter().any(|s| {
-        let near = s.line < seen.line && s.line.saturating_add(6) >= seen.line;
-        near && match s.event {
-            Event::CmaRetry => true,
-            Event::PfnsBusy { start, end } => end - start == pages,
-            _ => false,
-        }
+    evidence.around(seen, 6, 0).iter().any(|s| match s.event {
+        Event::CmaRetry => true,
+        Event::PfnsBusy { start, end } => end - start == pages,
+        _ => false,
     })
 }
 
@@ -435,11 +432,11 @@ pub fn busy(evidence: &Evidence) -> Vec<Finding> {
         Event::PfnsBusy { start, end } => Some((*start, *end)),
         _ => None,
     });
-    let failures = claims(evidence);
     ranges.retain(|(seen, _)| {
-        !failures
+        let near = evidence.around(seen, LIST_LINES, LIST_LINES);
+        !near
             .iter()
-            .any(|c| c.seen.line.abs_diff(seen.line) <= LIST_LINES)
+            .any(|s| matches!(s.event, Event::CmaFailed { .. }))
     });
     let mut lengths: Vec<u64> = ranges.iter().map(|(_, (start, end))| end - start).collect();
     lengths.sort_unstable();
@@ -534,9 +531,10 @@ pub fn coherent(evidence: &Evidence) -> Vec<Finding> {
 
 /// Whether the line before says that a slot was found but not reachable.
 fn had_a_slot(evidence: &Evidence, seen: &Seen) -> bool {
-    evidence.seen.iter().any(|s| {
-        matches!(s.event, Event::Overflow { .. }) && s.line < seen.line && seen.line - s.line <= 2
-    })
+    let before = evidence.around(seen, 2, 0);
+    before
+        .iter()
+        .any(|s| matches!(s.event, Event::Overflow { .. }))
 }
 
 /// Graphics drivers ask for one huge page first and fall back to small ones;

@@ -33,7 +33,7 @@ pub fn smmu(evidence: &Evidence) -> Vec<Finding> {
         .copied()
         .flat_map(|(seen, (status, address, syndrome))| {
             // Some kernels print the status on the next lines.
-            let later = evidence.after(seen, 6).find_map(|s| match s.event {
+            let later = evidence.after(seen, 6).iter().find_map(|s| match s.event {
                 Event::FaultStatus { status } => Some(status),
                 _ => None,
             });
@@ -146,6 +146,7 @@ fn by_event(seen: &Seen, id: u8, sum: &str) -> Finding {
 fn words_after(evidence: &Evidence, seen: &Seen) -> Vec<u64> {
     evidence
         .after(seen, 8)
+        .iter()
         .take_while(|s| !matches!(s.event, Event::SmmuFault { .. }))
         .filter_map(|s| match s.event {
             Event::SmmuWord { value } => Some(value),
@@ -244,7 +245,7 @@ pub fn vtd(evidence: &Evidence) -> Vec<Finding> {
         .into_iter()
         .flat_map(|(seen, (is_write, address, reason, text))| {
             // Old kernels print the reason on a line of its own.
-            let later = evidence.after(seen, 2).find_map(|s| match &s.event {
+            let later = evidence.after(seen, 2).iter().find_map(|s| match &s.event {
                 Event::VtdReason { reason, text } => Some((*reason, text.as_str())),
                 _ => None,
             });

@@ -81,7 +81,6 @@ fn merged(findings: Vec<Finding>) -> Vec<Finding> {
             k.cause == finding.cause
                 && k.certainty == finding.certainty
                 && k.device == finding.device
-                && k.fix == finding.fix
         });
         match same {
             Some(same) => same.count += finding.count,
@@ -94,12 +93,11 @@ fn merged(findings: Vec<Finding>) -> Vec<Finding> {
 /// Whether a driver or the page allocator reports a refused allocation within
 /// `lines` lines after, or a few before.
 fn allocation_failed_near(evidence: &Evidence, seen: &Seen, lines: u64) -> bool {
-    evidence.seen.iter().any(|s| {
+    evidence.around(seen, 3, lines).iter().any(|s| {
         matches!(
             s.event,
             Event::AllocationFailed { .. } | Event::CoherentFailed { .. }
-        ) && s.line.saturating_add(3) >= seen.line
-            && s.line <= seen.line.saturating_add(lines)
+        )
     })
 }
 
