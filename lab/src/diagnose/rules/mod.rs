@@ -5,8 +5,10 @@
 mod address;
 mod area;
 mod area_boot;
+mod area_busy;
 mod bounce;
 mod bounce_advice;
+mod coherent;
 mod driver;
 mod fault;
 mod options;
@@ -15,6 +17,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod traced;
+mod vtd;
 
 use super::event::Event;
 use super::evidence::{Evidence, Seen};
@@ -40,13 +43,13 @@ const RULES: &[Rule] = &[
     address::no_pool_at_boot,
     address::not_linear,
     area::failed,
-    area::busy,
-    area::coherent,
+    area_busy::ranges,
+    coherent::failed,
     area_boot::reserve,
     fault::smmu,
     fault::smmuv3,
     fault::amd,
-    fault::vtd,
+    vtd::faults,
     fault::rest,
     pins::memlock,
     pins::vfio,
