@@ -1,0 +1,7 @@
+//! Drives the model with a recorded demand.
+
+mod driver;
+mod report;
+
+pub use driver::{Bounce, Order, ReplayConfig, replay};
+pub use report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
