@@ -1,1 +1,4 @@
-//! Under construction.
+//! Readers for what Linux records about DMA.
+#![forbid(unsafe_code)]
+
+pub mod log;
