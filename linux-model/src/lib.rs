@@ -21,7 +21,8 @@ pub use demand::{
 };
 pub use engine::Engine;
 pub use replay::{
-    Bounce, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample, replay,
+    Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample, replay,
+    replay_on,
 };
 pub use swiotlb::{
     Counters, DEFAULT_SLOTS, DeviceLimits, Growth, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX,

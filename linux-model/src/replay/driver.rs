@@ -2,6 +2,7 @@
 
 use crate::demand::{Demand, Mapping, Op, OpKind, Recorded};
 use crate::replay::report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
+use crate::replay::memory::BounceMemory;
 use crate::swiotlb::{MapFailure, Request, Slots, Swiotlb, SwiotlbConfig};
 
 /// Which mappings go through the pool.
@@ -61,10 +62,10 @@ enum State {
     Ended,
 }
 
-struct Driver<'a> {
+struct Driver<'a, M> {
     demand: &'a Demand,
     config: &'a ReplayConfig,
-    memory: Swiotlb,
+    memory: &'a mut M,
     states: Vec<State>,
     /// Per scatterlist whether it has been given up.
     given_up: Vec<bool>,
@@ -80,7 +81,17 @@ struct Driver<'a> {
 /// O(operations) searches, each at worst the kernel's own; `Order::Least` and `Order::Most` sort
 /// the operations first.
 pub fn replay(demand: &Demand, config: &ReplayConfig) -> ReplayReport {
-    let mut driver = Driver::new(demand, config);
+    replay_on(&mut Swiotlb::new(config.swiotlb), demand, config)
+}
+
+/// Runs the demand through any bounce memory, by the same rules; of `config.swiotlb` only the
+/// engine is used, as the report's name.
+pub fn replay_on<M: BounceMemory>(
+    memory: &mut M,
+    demand: &Demand,
+    config: &ReplayConfig,
+) -> ReplayReport {
+    let mut driver = Driver::new(memory, demand, config);
     match config.order {
         Order::Likely => demand.ops.iter().for_each(|op| driver.step(op.likely_ns, op)),
         order => {
@@ -105,8 +116,8 @@ fn moment(op: &Op, order: Order) -> u64 {
     }
 }
 
-impl<'a> Driver<'a> {
-    fn new(demand: &'a Demand, config: &'a ReplayConfig) -> Self {
+impl<'a, M: BounceMemory> Driver<'a, M> {
+    fn new(memory: &'a mut M, demand: &'a Demand, config: &'a ReplayConfig) -> Self {
         let lists = demand.mappings.iter().filter_map(|m| m.list).max().map_or(0, |n| n + 1);
         let phase = |phase: &crate::demand::Phase| PhaseReport {
             name: phase.name.clone(),
@@ -120,7 +131,7 @@ impl<'a> Driver<'a> {
         Self {
             demand,
             config,
-            memory: Swiotlb::new(config.swiotlb),
+            memory,
             states: vec![State::Idle; demand.mappings.len()],
             given_up: vec![false; lists as usize],
             held_by: vec![Vec::new(); lists as usize],
@@ -150,8 +161,8 @@ impl<'a> Driver<'a> {
     fn step(&mut self, at_ns: u64, op: &Op) {
         match op.kind {
             OpKind::Map(index) => self.map(at_ns, index),
-            OpKind::Unmap(index) => self.unmap(index),
-            OpKind::GiveUp(list) => self.give_up(list),
+            OpKind::Unmap(index) => self.unmap(at_ns, index),
+            OpKind::GiveUp(list) => self.give_up(at_ns, list),
             OpKind::Sync(bytes) => self.report.bytes_copied += bytes,
             OpKind::PhaseBegin(index) => {
                 self.memory.reset_high_water();
@@ -199,8 +210,8 @@ impl<'a> Driver<'a> {
         };
         let limits = self.demand.devices[mapping.device as usize].limits;
         match self.memory.map(at_ns, &limits, &request) {
-            Ok(slots) => self.served(index, mapping, slots),
-            Err(failure) => self.refused(index, mapping, failure),
+            Ok(slots) => self.served(at_ns, index, mapping, slots),
+            Err(failure) => self.refused(at_ns, index, mapping, failure),
         }
     }
 
@@ -214,7 +225,7 @@ impl<'a> Driver<'a> {
         !self.given_up[list as usize]
     }
 
-    fn served(&mut self, index: u32, mapping: &Mapping, slots: Slots) {
+    fn served(&mut self, at_ns: u64, index: u32, mapping: &Mapping, slots: Slots) {
         self.report.bytes_copied += mapping.bytes;
         if self.config.keeps_places {
             self.report.placed[index as usize] = Placed::At(slots);
@@ -233,14 +244,14 @@ impl<'a> Driver<'a> {
         match (mapping.recorded, mapping.list) {
             (Recorded::Failed, _) | (Recorded::FailedSilently, None) => {
                 self.report.served_beyond_recording += 1;
-                self.release(index);
+                self.release(at_ns, index);
             }
             (_, Some(list)) => self.held_by[list as usize].push(index),
             _ => {}
         }
     }
 
-    fn refused(&mut self, index: u32, mapping: &Mapping, failure: MapFailure) {
+    fn refused(&mut self, at_ns: u64, index: u32, mapping: &Mapping, failure: MapFailure) {
         if self.config.keeps_places {
             self.report.placed[index as usize] = Placed::Refused;
         }
@@ -259,40 +270,40 @@ impl<'a> Driver<'a> {
             phase.into_iter().for_each(|phase| phase.failed += 1);
         }
         if let Some(list) = mapping.list {
-            self.undo(list);
+            self.undo(at_ns, list);
         }
     }
 
-    fn unmap(&mut self, index: u32) {
+    fn unmap(&mut self, at_ns: u64, index: u32) {
         let mapping = &self.demand.mappings[index as usize];
         if matches!(self.states[index as usize], State::Held(_)) {
             if mapping.direction.is_some_and(|d| d.device_writes()) && !mapping.skips_sync {
                 self.report.bytes_copied += mapping.bytes;
             }
-            self.release(index);
+            self.release(at_ns, index);
         }
         self.states[index as usize] = State::Ended;
     }
 
     /// The recording's end of a scatterlist that failed. Served here, it is work that the
     /// recording does not go on with.
-    fn give_up(&mut self, list: u32) {
+    fn give_up(&mut self, at_ns: u64, list: u32) {
         if !self.given_up[list as usize] {
             self.report.served_beyond_recording += 1;
         }
-        self.undo(list);
+        self.undo(at_ns, list);
     }
 
-    fn undo(&mut self, list: u32) {
+    fn undo(&mut self, at_ns: u64, list: u32) {
         self.given_up[list as usize] = true;
         for index in std::mem::take(&mut self.held_by[list as usize]) {
-            self.release(index);
+            self.release(at_ns, index);
         }
     }
 
-    fn release(&mut self, index: u32) {
+    fn release(&mut self, at_ns: u64, index: u32) {
         if let State::Held(slots) = self.states[index as usize] {
-            self.memory.unmap(&slots);
+            self.memory.unmap(at_ns, &slots);
             let device = self.demand.mappings[index as usize].device;
             self.report.devices[device as usize].used -= slots.count;
             self.states[index as usize] = State::Ended;
@@ -300,7 +311,7 @@ impl<'a> Driver<'a> {
     }
 
     fn finish(mut self) -> ReplayReport {
-        let counters = *self.memory.counters();
+        let counters = self.memory.counters();
         self.report.pool_slots_peak = counters.pool_slots_peak;
         self.report.grown_pools = counters.grown_pools;
         self.report.transient_pools = counters.transient_pools;
@@ -332,10 +343,16 @@ impl Sampler {
         }
         let part = at_ns.saturating_sub(self.begin_ns) / self.part_ns;
         let sample =
-            Sample { at_ns: self.begin_ns + part * self.part_ns, used_slots, pool_slots };
+            Sample {
+                at_ns: self.begin_ns + part * self.part_ns,
+                used_slots,
+                used_at_end: used_slots,
+                pool_slots,
+            };
         match self.samples.last_mut() {
             Some(last) if last.at_ns == sample.at_ns => {
                 last.used_slots = last.used_slots.max(used_slots);
+                last.used_at_end = used_slots;
                 last.pool_slots = last.pool_slots.max(pool_slots);
             }
             _ => self.samples.push(sample),

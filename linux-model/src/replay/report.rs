@@ -81,8 +81,10 @@ pub struct DeviceReport {
 pub struct Sample {
     /// When.
     pub at_ns: u64,
-    /// Slots in use.
+    /// Slots in use, at most.
     pub used_slots: u32,
+    /// Slots in use when its time ended.
+    pub used_at_end: u32,
     /// Slots there are.
     pub pool_slots: u32,
 }
