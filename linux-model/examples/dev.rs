@@ -67,6 +67,15 @@ fn one(path: &str) {
     println!("   {ag:?} {:.2}% starts {starts:x?} {el:?}", 100.0 * ag.equal as f64 / ag.compared.max(1) as f64);
     println!("   maps {} fail {} silent {} beyond {} hw {} peak {} grown {} trans {} probes {} copied {}", r.mappings, r.failed, r.failed_silent, r.served_beyond_recording, r.high_water_slots, r.pool_slots_peak, r.grown_pools, r.transient_pools, r.slots_probed, r.bytes_copied);
     cfg.keeps_places = false;
+    if let Ok(w) = std::env::var("PEAK") {
+        let (a, b) = w.split_once('-').unwrap(); let (a, b): (u64, u64) = (a.parse().unwrap(), b.parse().unwrap());
+        let gr = env("GRAN", 50_000);
+        cfg.samples_max = 200_000_000;
+        let mut rows = BTreeMap::new();
+        for (k, o) in [Order::Least, Order::Likely, Order::Most].into_iter().enumerate() { cfg.order = o; for s in replay(&demand, &cfg).samples { if s.at_ns >= a && s.at_ns <= b { rows.entry(s.at_ns / gr).or_insert([0; 3])[k] = s.used_slots.max(rows.get(&(s.at_ns / gr)).map_or(0, |r: &[u32; 3]| r[k])); } } }
+        for (t, r) in rows { println!("     {} {r:?}", t * gr); }
+        cfg.samples_max = 0;
+    }
     cfg.order = Order::Least; let lo = replay(&demand, &cfg);
     cfg.order = Order::Most; let mo = replay(&demand, &cfg);
     for (i, p) in r.phases.iter().enumerate() {
