@@ -38,6 +38,7 @@ fn one(path: &str) {
             "dma_map_sg" => { let (d, s, p) = (list(f["dma_addrs"]), list(f["sizes"]), list(f["phys_addrs"])); let count = f["nents"].split_once('/').unwrap().1.parse().unwrap();
                 EventKind::MapSg { device: dev(first), direction: dir(f["dir"]), entries: (0..p.len()).map(|i| SgEntry { original: p[i], dma: *d.get(i).unwrap_or(&u64::MAX), bytes: *s.get(i).unwrap_or(&0) }).collect(), count } }
             "dma_unmap_sg" => EventKind::UnmapSg { device: dev(first), direction: dir(f["dir"]), originals: list(f["phys_addrs"]), skips_sync: f["attrs"].contains("SKIP_CPU") },
+            "sw_map" => EventKind::SlotWanted,
             "sw_map_ret" => { let t = hex(f["tlb"]); EventKind::SlotReturned { tlb: (t != u64::MAX).then_some(t) } }
             "sw_unmap" => EventKind::SlotReleased { device: dev(f["dev"]), direction: dir(f["dir"]), tlb: hex(f["tlb"]), bytes: f["size"].parse().unwrap() },
             "tracing_mark_write" => match body.split_once(' ') { Some(("PHASE_BEGIN", n)) => EventKind::PhaseBegin { name: n.to_owned() }, Some(("PHASE_END", _)) => EventKind::PhaseEnd, _ => EventKind::Other },

@@ -93,7 +93,12 @@ impl Ingest {
             // A thread in the midst of mapping does not sleep: nothing ran.
             self.standstills.add(before_ns, at_ns);
         }
-        if !self.continues_window(&mut state, event, at_ns) {
+        if event.kind == EventKind::SlotWanted {
+            for op in &state.open_ops {
+                self.ops[*op].earliest_ns = at_ns;
+                self.ops[*op].likely_ns = at_ns + NEAR_NS;
+            }
+        } else if !self.continues_window(&mut state, event, at_ns) {
             self.close(&mut state, at_ns);
         }
         self.handle(&mut state, event, at_ns);
@@ -188,7 +193,7 @@ impl Ingest {
             }
             EventKind::PhaseBegin { name } => self.begin_phase(name, at_ns),
             EventKind::PhaseEnd => self.end_phase(at_ns),
-            EventKind::Other => {}
+            EventKind::SlotWanted | EventKind::Other => {}
         }
     }
 
