@@ -38,6 +38,7 @@ fn one(path: &str) {
             "dma_map_sg" => { let (d, s, p) = (list(f["dma_addrs"]), list(f["sizes"]), list(f["phys_addrs"])); let count = f["nents"].split_once('/').unwrap().1.parse().unwrap();
                 EventKind::MapSg { device: dev(first), direction: dir(f["dir"]), entries: (0..p.len()).map(|i| SgEntry { original: p[i], dma: *d.get(i).unwrap_or(&u64::MAX), bytes: *s.get(i).unwrap_or(&0) }).collect(), count } }
             "dma_unmap_sg" => EventKind::UnmapSg { device: dev(first), direction: dir(f["dir"]), originals: list(f["phys_addrs"]), skips_sync: f["attrs"].contains("SKIP_CPU") },
+            "sw_map" => EventKind::SlotWanted,
             "sw_map_ret" => { let t = hex(f["tlb"]); EventKind::SlotReturned { tlb: (t != u64::MAX).then_some(t) } }
             "sw_unmap" => EventKind::SlotReleased { device: dev(f["dev"]), direction: dir(f["dir"]), tlb: hex(f["tlb"]), bytes: f["size"].parse().unwrap() },
             "tracing_mark_write" => match body.split_once(' ') { Some(("PHASE_BEGIN", n)) => EventKind::PhaseBegin { name: n.to_owned() }, Some(("PHASE_END", _)) => EventKind::PhaseEnd, _ => EventKind::Other },
@@ -67,6 +68,15 @@ fn one(path: &str) {
     println!("   {ag:?} {:.2}% starts {starts:x?} {el:?}", 100.0 * ag.equal as f64 / ag.compared.max(1) as f64);
     println!("   maps {} fail {} silent {} beyond {} hw {} peak {} grown {} trans {} probes {} copied {}", r.mappings, r.failed, r.failed_silent, r.served_beyond_recording, r.high_water_slots, r.pool_slots_peak, r.grown_pools, r.transient_pools, r.slots_probed, r.bytes_copied);
     cfg.keeps_places = false;
+    if let Ok(w) = std::env::var("PEAK") {
+        let (a, b) = w.split_once('-').unwrap(); let (a, b): (u64, u64) = (a.parse().unwrap(), b.parse().unwrap());
+        let gr = env("GRAN", 50_000);
+        cfg.samples_max = 200_000_000;
+        let mut rows = BTreeMap::new();
+        for (k, o) in [Order::Least, Order::Likely, Order::Most].into_iter().enumerate() { cfg.order = o; for s in replay(&demand, &cfg).samples { if s.at_ns >= a && s.at_ns <= b { rows.entry(s.at_ns / gr).or_insert([0; 3])[k] = s.used_slots.max(rows.get(&(s.at_ns / gr)).map_or(0, |r: &[u32; 3]| r[k])); } } }
+        for (t, r) in rows { println!("     {} {r:?}", t * gr); }
+        cfg.samples_max = 0;
+    }
     cfg.order = Order::Least; let lo = replay(&demand, &cfg);
     cfg.order = Order::Most; let mo = replay(&demand, &cfg);
     for (i, p) in r.phases.iter().enumerate() {

@@ -116,6 +116,8 @@ pub enum EventKind {
         /// Towards the CPU, as opposed to the device.
         is_for_cpu: bool,
     },
+    /// A probe on the entry of the allocator: the search for slots begins.
+    SlotWanted,
     /// A return probe on the allocator: the slot's address, `None` when there was none.
     SlotReturned {
         /// The address.

@@ -10,7 +10,7 @@ use crate::demand::load::{
 };
 use crate::demand::pairing::{ListKey, Live, PageKey};
 use crate::demand::probes::Probes;
-use crate::demand::timing::{NEAR_NS, Window, spread};
+use crate::demand::timing::{NEAR_NS, STANDSTILL_NS, Standstills, Window, spread};
 use crate::swiotlb::DeviceLimits;
 
 /// A flow of control whose events follow one another: a task wherever it runs, or one interrupt
@@ -41,8 +41,11 @@ pub struct Ingest {
     devices: Vec<Device>,
     mappings: Vec<Mapping>,
     dma: Vec<Option<u64>>,
+    /// When each mapping's own event was written: no release comes before it.
+    mapped_ns: Vec<u64>,
     ops: Vec<Op>,
     windows: Vec<Window>,
+    standstills: Standstills,
     phases: Vec<Phase>,
     phase_is_open: bool,
     lists: u32,
@@ -62,8 +65,10 @@ impl Ingest {
             devices: Vec::new(),
             mappings: Vec::new(),
             dma: Vec::new(),
+            mapped_ns: Vec::new(),
             ops: Vec::new(),
             windows: Vec::new(),
+            standstills: Standstills::default(),
             phases: Vec::new(),
             phase_is_open: false,
             lists: 0,
@@ -77,13 +82,25 @@ impl Ingest {
     pub fn push(&mut self, event: &Event) {
         // Events share a microsecond but are in order, so each is a little later than the last.
         let at_ns = event.at_ns.max(self.last_ns + 1);
-        self.last_ns = at_ns;
+        let before_ns = std::mem::replace(&mut self.last_ns, at_ns);
         let thread = match (event.context, event.pid) {
             (Context::Task, 1..) => Thread::Task(event.pid),
             (context, _) => Thread::Cpu(event.cpu, context),
         };
         let mut state = self.threads.remove(&thread).unwrap_or_default();
-        self.close(&mut state, at_ns);
+        self.close_interrupts_above(event, at_ns);
+        if before_ns > 0 && at_ns - before_ns > STANDSTILL_NS && !state.pending.is_empty() {
+            // A thread in the midst of mapping does not sleep: nothing ran.
+            self.standstills.add(before_ns, at_ns);
+        }
+        if event.kind == EventKind::SlotWanted {
+            for op in &state.open_ops {
+                self.ops[*op].earliest_ns = at_ns;
+                self.ops[*op].likely_ns = at_ns + NEAR_NS;
+            }
+        } else if !self.continues_window(&mut state, event, at_ns) {
+            self.close(&mut state, at_ns);
+        }
         self.handle(&mut state, event, at_ns);
         state.last_event_ns = at_ns;
         self.threads.insert(thread, state);
@@ -142,7 +159,8 @@ impl Ingest {
                 match self.live.take_page(&key) {
                     Some(mapping) => {
                         self.mappings[mapping as usize].skips_sync = *skips_sync;
-                        let earliest = state.last_event_ns;
+                        let mapped_ns = self.mapped_ns[mapping as usize];
+                        let earliest = state.last_event_ns.max(mapped_ns);
                         let likely = at_ns.saturating_sub(NEAR_NS).max(earliest);
                         self.add_op(earliest, likely, at_ns, OpKind::Unmap(mapping));
                     }
@@ -175,7 +193,7 @@ impl Ingest {
             }
             EventKind::PhaseBegin { name } => self.begin_phase(name, at_ns),
             EventKind::PhaseEnd => self.end_phase(at_ns),
-            EventKind::Other => {}
+            EventKind::SlotWanted | EventKind::Other => {}
         }
     }
 
@@ -184,9 +202,51 @@ impl Ingest {
         for op in state.open_ops.drain(..) {
             self.ops[op].latest_ns = at_ns;
         }
-        if let Some(window) = state.window.take() {
+        if let Some(window) = state.window.take().filter(|window| window.count > 0) {
             self.windows.push(Window { end_ns: at_ns, ..window });
         }
+    }
+
+    /// Whatever a CPU does outside an interrupt shows that the interrupt is over.
+    fn close_interrupts_above(&mut self, event: &Event, at_ns: u64) {
+        for level in [Context::Softirq, Context::Hardirq] {
+            if level > event.context {
+                let thread = Thread::Cpu(event.cpu, level);
+                if let Some(mut state) = self.threads.remove(&thread) {
+                    self.close(&mut state, at_ns);
+                    self.threads.insert(thread, state);
+                }
+            }
+        }
+    }
+
+    /// A probed release inside a window tells when one of its operations happens.
+    fn continues_window(&mut self, state: &mut ThreadState, event: &Event, at_ns: u64) -> bool {
+        let (EventKind::SlotReleased { tlb, .. }, Some(window)) = (&event.kind, state.window.as_mut())
+        else {
+            return false;
+        };
+        let last = window.first_op + window.count;
+        let is_this = |op: &Op| matches!(op.kind, OpKind::Unmap(m) if self.dma[m as usize] == Some(*tlb));
+        let Some(found) = (window.first_op..last).find(|op| is_this(&self.ops[*op])) else {
+            return false;
+        };
+        for op in state.open_ops.drain(..) {
+            self.ops[op].latest_ns = at_ns;
+        }
+        self.ops[found] =
+            Op { earliest_ns: at_ns, likely_ns: at_ns + NEAR_NS, ..self.ops[found] };
+        state.open_ops.push(found);
+        // Those before it that the probe missed lie between its neighbours.
+        for op in window.first_op..found {
+            self.ops[op].earliest_ns = window.begin_ns;
+            self.ops[op].likely_ns = at_ns - 1;
+            self.ops[op].latest_ns = at_ns;
+        }
+        window.count = last - found - 1;
+        window.first_op = found + 1;
+        window.begin_ns = at_ns;
+        true
     }
 
     /// Joins a mapping event with the attempts of its thread, newest last; attempts before them
@@ -232,6 +292,7 @@ impl Ingest {
         claimed.reverse();
         for (index, mapping) in claimed.iter().enumerate() {
             let failed = entries.get(index).is_some_and(|entry| entry.dma == u64::MAX);
+            self.mapped_ns[*mapping as usize] = at_ns;
             let mapping = &mut self.mappings[*mapping as usize];
             mapping.direction = Some(direction);
             mapping.recorded = if failed { Recorded::Failed } else { Recorded::Served };
@@ -394,6 +455,7 @@ impl Ingest {
         self.probes.note_attempt(index, self.last_ns);
         self.mappings.push(mapping);
         self.dma.push(None);
+        self.mapped_ns.push(self.last_ns);
         index
     }
 
@@ -429,7 +491,9 @@ impl Ingest {
         if self.has_dma_events {
             self.unpaired.maps_open_at_end = self.live.count();
         }
-        spread(&mut self.ops, &self.windows, |m| copied_back(&self.mappings[m as usize]));
+        spread(&mut self.ops, &self.windows, &self.standstills, |m| {
+            copied_back(&self.mappings[m as usize])
+        });
         self.ops.sort_by_key(|op| op.likely_ns);
         let demand = Demand {
             devices: self.devices,
