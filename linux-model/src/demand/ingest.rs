@@ -10,7 +10,7 @@ use crate::demand::load::{
 };
 use crate::demand::pairing::{ListKey, Live, PageKey};
 use crate::demand::probes::Probes;
-use crate::demand::timing::{NEAR_NS, STANDSTILL_NS, Standstills, Window, spread};
+use crate::demand::timing::{Durations, NEAR_NS, STANDSTILL_NS, Standstills, Window, spread};
 use crate::swiotlb::DeviceLimits;
 
 /// A flow of control whose events follow one another: a task wherever it runs, or one interrupt
@@ -29,6 +29,10 @@ struct ThreadState {
     open_ops: Vec<usize>,
     /// Releases under way.
     window: Option<Window>,
+    /// Whether an interrupt came on top of this thread's open operations.
+    was_interrupted: bool,
+    /// When the last one was over, if its events tell.
+    interruption: Option<u64>,
     last_event_ns: u64,
 }
 
@@ -46,6 +50,7 @@ pub struct Ingest {
     ops: Vec<Op>,
     windows: Vec<Window>,
     standstills: Standstills,
+    durations: Durations,
     phases: Vec<Phase>,
     phase_is_open: bool,
     lists: u32,
@@ -69,6 +74,7 @@ impl Ingest {
             ops: Vec::new(),
             windows: Vec::new(),
             standstills: Standstills::default(),
+            durations: Durations::default(),
             phases: Vec::new(),
             phase_is_open: false,
             lists: 0,
@@ -89,11 +95,14 @@ impl Ingest {
         };
         let mut state = self.threads.remove(&thread).unwrap_or_default();
         self.close_interrupts_above(event, at_ns);
+        self.note_interrupt(event, at_ns);
         if before_ns > 0 && at_ns - before_ns > STANDSTILL_NS && !state.pending.is_empty() {
             // A thread in the midst of mapping does not sleep: nothing ran.
             self.standstills.add(before_ns, at_ns);
         }
         if event.kind == EventKind::SlotWanted {
+            state.was_interrupted = true;
+            state.interruption = None;
             for op in &state.open_ops {
                 self.ops[*op].earliest_ns = at_ns;
                 self.ops[*op].likely_ns = at_ns + NEAR_NS;
@@ -199,8 +208,24 @@ impl Ingest {
 
     /// Bounds what this thread had under way by its next event.
     fn close(&mut self, state: &mut ThreadState, at_ns: u64) {
+        let was_interrupted = std::mem::take(&mut state.was_interrupted);
+        let interruption = state.interruption.take();
         for op in state.open_ops.drain(..) {
             self.ops[op].latest_ns = at_ns;
+            if let OpKind::Map(mapping) = self.ops[op].kind {
+                let bytes = self.mappings[mapping as usize].bytes;
+                let op = &mut self.ops[op];
+                if !was_interrupted {
+                    self.durations.note(bytes, at_ns - op.earliest_ns);
+                } else if let (Some(over_ns), Some(usual_ns)) =
+                    (interruption, self.durations.usual_ns(bytes))
+                {
+                    // All of the copying came after the interrupt, so the search did, too.
+                    if at_ns - over_ns >= usual_ns {
+                        op.likely_ns = at_ns - usual_ns;
+                    }
+                }
+            }
         }
         if let Some(window) = state.window.take().filter(|window| window.count > 0) {
             self.windows.push(Window { end_ns: at_ns, ..window });
@@ -216,6 +241,26 @@ impl Ingest {
                     self.close(&mut state, at_ns);
                     self.threads.insert(thread, state);
                 }
+            }
+        }
+    }
+
+    /// Interrupts carry the number of the task that they interrupted.
+    fn note_interrupt(&mut self, event: &Event, at_ns: u64) {
+        if event.context == Context::Task {
+            return;
+        }
+        let thread = match event.pid {
+            0 => Thread::Cpu(event.cpu, Context::Task),
+            pid => Thread::Task(pid),
+        };
+        if let Some(state) = self.threads.get_mut(&thread) {
+            if !state.open_ops.is_empty() {
+                // Other events come before the work that they tell of, so it is not over.
+                let is_over = matches!(event.kind, EventKind::UnmapPage { .. });
+                let is_probed = state.was_interrupted && state.interruption.is_none();
+                state.interruption = if is_over && !is_probed { Some(at_ns) } else { None };
+                state.was_interrupted = true;
             }
         }
     }
@@ -389,12 +434,14 @@ impl Ingest {
             entry.bytes
         };
         self.dma[mapping as usize] = tlb;
+        self.mapped_ns[mapping as usize] = self.last_ns;
         let Some(tlb) = tlb else { return };
         for stale in self.probes.occupy(tlb, slots_bytes, mapping) {
             self.unpaired.releases_inferred += 1;
             self.probes.note_lost(stale, self.ops.len());
             let before = self.attempt_ns(mapping);
-            self.add_op(self.attempt_ns(stale), before, before, OpKind::Unmap(stale));
+            let earliest = self.mapped_ns[stale as usize];
+            self.add_op(earliest, before, before, OpKind::Unmap(stale));
         }
     }
 
@@ -515,7 +562,7 @@ impl Ingest {
             self.ops[op].likely_ns = likely;
         }
         for mapping in self.probes.take_open() {
-            let begun = self.attempt_ns(mapping);
+            let begun = self.mapped_ns[mapping as usize];
             if begun + 100 * usual_ns < end_ns {
                 self.unpaired.releases_inferred += 1;
                 self.add_op(begun, begun + usual_ns, end_ns, OpKind::Unmap(mapping));

@@ -1,5 +1,7 @@
 //! When operations happened, given when events about them were written.
 
+use std::collections::BTreeMap;
+
 use crate::demand::load::{Op, OpKind};
 
 /// From an attempt's event to its slot search, and from a release to its event.
@@ -65,6 +67,29 @@ impl Standstills {
             .map(|(from, to)| to.min(&to_ns) - from.max(&from_ns))
             .sum();
         to_ns - from_ns - still
+    }
+}
+
+/// What an undisturbed mapping of each size takes, from its attempt to its thread's next event.
+#[derive(Debug, Default)]
+pub(super) struct Durations(BTreeMap<u64, Vec<u64>>);
+
+impl Durations {
+    const SAMPLES_MAX: usize = 101;
+    const SAMPLES_MIN: usize = 5;
+
+    pub fn note(&mut self, bytes: u64, ns: u64) {
+        let samples = self.0.entry(bytes).or_default();
+        if samples.len() < Self::SAMPLES_MAX {
+            let place = samples.partition_point(|sample| *sample < ns);
+            samples.insert(place, ns);
+        }
+    }
+
+    /// The median; `None` before a few are known.
+    pub fn usual_ns(&self, bytes: u64) -> Option<u64> {
+        let samples = self.0.get(&bytes)?;
+        (samples.len() >= Self::SAMPLES_MIN).then(|| samples[samples.len() / 2])
     }
 }
 

@@ -194,6 +194,10 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
 
     fn map(&mut self, at_ns: u64, index: u32) {
         let mapping = &self.demand.mappings[index as usize];
+        if matches!(self.states[index as usize], State::Ended) {
+            // In an extreme order the release came first: it was never there.
+            return;
+        }
         if mapping.bytes == 0 || !self.bounces(mapping) || !self.list_goes_on(mapping) {
             return;
         }
