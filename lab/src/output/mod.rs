@@ -6,7 +6,7 @@ mod text;
 
 pub use closing::{Closing, Confidence};
 pub use envelope::envelope;
-pub use text::Look;
+pub use text::{Look, Tone};
 
 /// The form an answer takes.
 #[derive(Clone, Copy, Debug)]

@@ -82,6 +82,24 @@ impl Look {
         }
         text
     }
+
+    /// A list item: a mark, then the text wrapped under itself.
+    pub fn item(self, indent: usize, mark: &str, value: &str) -> String {
+        let before = indent + mark.chars().count() + 1;
+        let mut text = String::new();
+        for (number, line) in wrapped(value, self.width.saturating_sub(before))
+            .iter()
+            .enumerate()
+        {
+            let shown = if number == 0 {
+                format!("{}{mark} ", " ".repeat(indent))
+            } else {
+                " ".repeat(before)
+            };
+            let _ = writeln!(text, "{shown}{line}");
+        }
+        text
+    }
 }
 
 /// Breaks at blanks; a word longer than the width is broken inside. Always at

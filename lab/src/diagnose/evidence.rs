@@ -1,0 +1,152 @@
+//! Everything recognised in an input, in order.
+
+use std::collections::VecDeque;
+use std::io::BufRead;
+
+use dmakit_trace::log::{self, Line, Prefix, Reader};
+
+use super::event::Event;
+use super::recognise::Table;
+
+/// A wrapped message is put together from at most so many lines.
+const JOINED_LINES: usize = 3;
+
+/// More recognised lines than this are counted only, so that a log of any
+/// length is read in bounded memory.
+const SEEN_MAX: usize = 50_000;
+
+/// One recognised line.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub line: u64,
+    pub text: String,
+    pub device: Option<String>,
+    pub event: Event,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    pub seen: Vec<Seen>,
+    pub lines: u64,
+    pub bytes: u64,
+    /// Recognised, but past the number kept.
+    pub surplus: u64,
+}
+
+impl Evidence {
+    /// Reads a whole log.
+    ///
+    /// # Errors
+    /// What [`Reader`] refuses.
+    pub fn read<R: BufRead>(input: R) -> Result<Self, log::Error> {
+        let table = Table::new();
+        let mut evidence = Self::default();
+        let mut reader = Reader::new(input);
+        let mut window: VecDeque<Line> = VecDeque::with_capacity(JOINED_LINES);
+        loop {
+            while window.len() < JOINED_LINES {
+                match reader.next() {
+                    Some(line) => window.push_back(line?),
+                    None => break,
+                }
+            }
+            let Some(first) = window.front() else { break };
+            evidence.lines = first.number;
+            evidence.examine(&table, &window);
+            window.pop_front();
+        }
+        evidence.bytes = reader.bytes();
+        Ok(evidence)
+    }
+
+    fn examine(&mut self, table: &Table, window: &VecDeque<Line>) {
+        let Some(first) = window.front() else { return };
+        let interesting = table.may_match(&first.text)
+            || window.get(1).is_some_and(|next| {
+                // The words a recogniser looks for may be broken in two.
+                table.may_match(&format!(
+                    "{} {}",
+                    last_words(&first.text),
+                    first_words(&next.text)
+                ))
+            });
+        if !interesting {
+            return;
+        }
+        let (prefix, message) = log::split(&first.text);
+        let joined = joined(&prefix, message, window);
+        let Some((event, device)) = table.recognise(&joined, message.len()) else {
+            return;
+        };
+        if self.seen.len() >= SEEN_MAX {
+            self.surplus += 1;
+            return;
+        }
+        self.seen.push(Seen {
+            line: first.number,
+            text: message.to_owned(),
+            device,
+            event,
+        });
+    }
+
+    /// All events of one kind, as `pick` sees them.
+    pub fn all<'a, T>(&'a self, pick: impl Fn(&'a Event) -> Option<T> + 'a) -> Vec<(&'a Seen, T)> {
+        self.seen
+            .iter()
+            .filter_map(|seen| pick(&seen.event).map(|value| (seen, value)))
+            .collect()
+    }
+
+    /// The first event of one kind.
+    pub fn first<'a, T>(
+        &'a self,
+        pick: impl Fn(&'a Event) -> Option<T> + 'a,
+    ) -> Option<(&'a Seen, T)> {
+        self.seen
+            .iter()
+            .find_map(|seen| pick(&seen.event).map(|value| (seen, value)))
+    }
+
+    /// The events after the one at `seen`, up to `lines` lines later.
+    pub fn after<'a>(&'a self, seen: &Seen, lines: u64) -> impl Iterator<Item = &'a Seen> {
+        let from = seen.line;
+        self.seen
+            .iter()
+            .filter(move |s| s.line > from && s.line <= from.saturating_add(lines))
+    }
+}
+
+/// The message and the lines that may continue it: those without a prefix of
+/// their own.
+fn joined(prefix: &Prefix, message: &str, window: &VecDeque<Line>) -> String {
+    let mut text = message.to_owned();
+    for next in window.iter().skip(1) {
+        let (own, rest) = log::split(&next.text);
+        if own.is_present || rest.is_empty() {
+            break;
+        }
+        // Indented and aligned dumps are lines of their own.
+        if prefix.is_present && rest.starts_with("------") {
+            break;
+        }
+        text.push(' ');
+        text.push_str(rest);
+    }
+    text
+}
+
+fn last_words(text: &str) -> &str {
+    let from = text.len().saturating_sub(60);
+    let from = (from..text.len()).find(|at| text.is_char_boundary(*at));
+    from.and_then(|at| text.get(at..)).unwrap_or_default()
+}
+
+fn first_words(text: &str) -> &str {
+    let (_, rest) = log::split(text);
+    let to = (0..=rest.len().min(60))
+        .rev()
+        .find(|at| rest.is_char_boundary(*at));
+    to.and_then(|at| rest.get(..at)).unwrap_or_default()
+}

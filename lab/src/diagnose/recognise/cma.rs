@@ -1,0 +1,175 @@
+//! Contiguous areas: reservation, allocation, ranges found busy.
+
+use regex_lite::Captures;
+
+use super::{Recogniser, bytes, decimal, errno, hex, text};
+use crate::diagnose::event::{CmaGeneration, CmaSum, Event};
+
+pub const RECOGNISERS: &[Recogniser] = &[
+    Recogniser {
+        needle: "alloc failed, req-size",
+        pattern: r"(?P<function>_*cma_\w+)(?:\(\))?: (?:(?P<area>[^:]{1,64}): )?alloc failed, req-size: ?(?P<pages>\d+) pages?, ret: ?-(?P<errno>\d+)",
+        read: failed,
+    },
+    Recogniser {
+        needle: "cma_alloc_finish:",
+        pattern: r"(?P<function>cma_alloc_finish): name=(?P<area>\S+) .*count=(?P<pages>\d+) align=\d+ errorno=-(?P<errno>\d+)",
+        read: failed,
+    },
+    Recogniser {
+        needle: "free of",
+        pattern: r"(?P<list>.*)=> ?(?P<free>\d+) free of (?P<total>\d+) total pages",
+        read: runs,
+    },
+    Recogniser {
+        needle: "number of available pages",
+        pattern: r"number of available pages:(?P<list>.*)",
+        read: runs,
+    },
+    Recogniser {
+        needle: "range ",
+        pattern: r"(?P<list>range \d+: ?\d+@\d+.*)",
+        read: runs,
+    },
+    Recogniser {
+        needle: "is busy, retrying",
+        pattern: r"cma_\w+\(\): memory range at .* is busy, retrying",
+        read: |_| Some(Event::CmaRetry),
+    },
+    Recogniser {
+        needle: "cma_alloc_busy_retry:",
+        pattern: r"cma_alloc_busy_retry: name=",
+        read: |_| Some(Event::CmaRetry),
+    },
+    Recogniser {
+        needle: "PFNs busy",
+        pattern: r"alloc_contig\w*: \[(?:0x)?(?P<start>[0-9a-f]+), ?(?:0x)?(?P<end>[0-9a-f]+)\) PFNs busy",
+        read: busy,
+    },
+    Recogniser {
+        needle: "test_pages_isolated(",
+        pattern: r"alloc_contig\w*:? test_pages_isolated\((?:0x)?(?P<start>[0-9a-f]+), ?(?:0x)?(?P<end>[0-9a-f]+)\) failed",
+        read: busy,
+    },
+    Recogniser {
+        needle: "for global area",
+        pattern: r"reserving (?P<mib>\d+) MiB for global area",
+        read: |found| {
+            Some(Event::CmaReserving {
+                bytes: bytes(decimal(found, "mib")?, "M")?,
+            })
+        },
+    },
+    Recogniser {
+        needle: "ailed to reserve",
+        pattern: r"cma: +(?:\w+: )?[Ff]ailed to reserve (?P<mib>\d+) MiB(?: on node (?P<node>-?\d+))?",
+        read: |found| {
+            Some(Event::CmaReserveFailed {
+                bytes: bytes(decimal(found, "mib")?, "M"),
+                node: text(found, "node").and_then(|n| n.parse().ok()),
+            })
+        },
+    },
+    Recogniser {
+        needle: "failed to",
+        pattern: r"(?:[Rr]eserved mem(?:ory)?|OF: reserved mem): failed to (?:allocate|reserve) memory for node '(?P<dev>[^']*(?:cma|pool)[^']*)'(?:.* size (?P<mib>\d+) MiB)?",
+        read: |found| {
+            Some(Event::CmaReserveFailed {
+                bytes: decimal(found, "mib").and_then(|n| bytes(n, "M")),
+                node: None,
+            })
+        },
+    },
+    Recogniser {
+        needle: "CMA",
+        pattern: r"Reserved memory: (?:unable to setup CMA region|incorrect alignment of CMA region)",
+        read: |_| {
+            Some(Event::CmaReserveFailed {
+                bytes: None,
+                node: None,
+            })
+        },
+    },
+    Recogniser {
+        needle: "hugetlb_cma: reservation failed",
+        pattern: r"hugetlb_cma: reservation failed: err -?\d+, node (?P<node>\d+)",
+        read: |found| {
+            Some(Event::CmaReserveFailed {
+                bytes: None,
+                node: text(found, "node").and_then(|n| n.parse().ok()),
+            })
+        },
+    },
+    Recogniser {
+        needle: "could not be activated",
+        pattern: r"CMA area (?P<dev>\S+) could not be activated",
+        read: |_| Some(Event::CmaActivationFailed),
+    },
+    Recogniser {
+        needle: "Cma",
+        pattern: r"^\s*Cma(?P<what>Total|Free):\s+(?P<kib>\d+) kB",
+        read: |found| {
+            let bytes = bytes(decimal(found, "kib")?, "K")?;
+            Some(if text(found, "what")? == "Total" {
+                Event::CmaTotal { bytes }
+            } else {
+                Event::CmaFree { bytes }
+            })
+        },
+    },
+    Recogniser {
+        needle: "compatible matching fail",
+        pattern: r"node \S*cma\S* compatible matching fail",
+        read: |_| {
+            Some(Event::Notice {
+                why: "the device tree's CMA node was passed over because the command line sizes the area",
+            })
+        },
+    },
+    Recogniser {
+        needle: "cmdline CMA params",
+        pattern: r"bypass \S*cma\S* node, using cmdline CMA params instead",
+        read: |_| {
+            Some(Event::Notice {
+                why: "the device tree's CMA node was passed over because the command line sizes the area",
+            })
+        },
+    },
+];
+
+fn failed(found: &Captures<'_>) -> Option<Event> {
+    let generation = match text(found, "function")? {
+        "cma_alloc" | "cma_alloc_finish" => CmaGeneration::Old,
+        "__cma_alloc" => CmaGeneration::Between,
+        _ => CmaGeneration::New,
+    };
+    Some(Event::CmaFailed {
+        generation,
+        area: text(found, "area").map(|a| a.trim().to_owned()),
+        pages: decimal(found, "pages")?,
+        errno: errno(found, "errno")?,
+    })
+}
+
+fn busy(found: &Captures<'_>) -> Option<Event> {
+    let (start, end) = (hex(found, "start")?, hex(found, "end")?);
+    (start < end).then_some(Event::PfnsBusy { start, end })
+}
+
+/// `3@125+20@172=> 23 free of 512 total pages`, whole or in parts.
+fn runs(found: &Captures<'_>) -> Option<Event> {
+    let list = text(found, "list")?;
+    let sum = decimal(found, "free").zip(decimal(found, "total"));
+    let runs: Vec<(u64, u64)> = list
+        .split(|c: char| !(c.is_ascii_digit() || c == '@'))
+        .filter_map(|item| {
+            let (pages, at) = item.split_once('@')?;
+            Some((pages.parse().ok()?, at.parse().ok()?))
+        })
+        .collect();
+    Some(Event::CmaRuns {
+        runs,
+        by_range: list.contains("range "),
+        sum: sum.map(|(free, total)| CmaSum { free, total }),
+    })
+}

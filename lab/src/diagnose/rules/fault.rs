@@ -1,0 +1,350 @@
+//! What IOMMU fault reports prove.
+
+use crate::diagnose::cause::{Cause, Certainty};
+use crate::diagnose::event::Event;
+use crate::diagnose::evidence::{Evidence, Seen};
+use crate::diagnose::finding::Finding;
+
+/// SMMUv2 fault status: no translation, no permission, more than one fault.
+const FSR_TRANSLATION: u32 = 1 << 1;
+const FSR_PERMISSION: u32 = 1 << 3;
+const FSR_MULTIPLE: u32 = 1 << 31;
+const FSYNR_WRITE: u32 = 1 << 4;
+
+/// AMD event flags.
+const AMD_INTERRUPT: u32 = 0x08;
+const AMD_PRESENT: u32 = 0x10;
+const AMD_WRITE: u32 = 0x20;
+const AMD_DENIED: u32 = 0x40;
+const AMD_RESERVED: u32 = 0x80;
+
+/// SMMUv2 context faults.
+pub fn smmu(evidence: &Evidence) -> Vec<Finding> {
+    let faults = evidence.all(|event| match event {
+        Event::ContextFault {
+            status,
+            address,
+            syndrome,
+        } => Some((*status, *address, *syndrome)),
+        _ => None,
+    });
+    faults
+        .into_iter()
+        .map(|(seen, (status, address, syndrome))| {
+            let access = access(syndrome & FSYNR_WRITE != 0);
+            let mut sum = format!(
+                "fsr {status:#x}: bit 1 (translation) {}, bit 3 (permission) {}; fsynr bit 4: {access} at {address:#x}",
+                set(status & FSR_TRANSLATION),
+                set(status & FSR_PERMISSION)
+            );
+            if status & FSR_MULTIPLE != 0 {
+                sum.push_str("; bit 31: more faults followed that are not described");
+            }
+            match (status & FSR_TRANSLATION != 0, status & FSR_PERMISSION != 0) {
+                (true, false) => unmapped(seen, sum, Certainty::Certain),
+                (false, true) => permission(seen, sum, Certainty::Certain),
+                (true, true) => unmapped(seen, sum, Certainty::Likely),
+                (false, false) => other(seen, sum),
+            }
+        })
+        .collect()
+}
+
+/// SMMUv3 events, with the raw words that follow.
+pub fn smmuv3(evidence: &Evidence) -> Vec<Finding> {
+    let events = evidence.all(|event| match event {
+        Event::SmmuEvent { id } => Some(*id),
+        _ => None,
+    });
+    let mut findings: Vec<Finding> = events
+        .iter()
+        .map(|(seen, id)| {
+            let words = words_after(evidence, seen);
+            by_event(seen, *id, &smmuv3_sum(*id, &words))
+        })
+        .collect();
+    if events.is_empty() {
+        let decoded = evidence.all(|event| match event {
+            Event::SmmuDecoded { name, address } => Some((name, *address)),
+            _ => None,
+        });
+        findings.extend(decoded.into_iter().map(|(seen, (name, address))| {
+            let id = match name.as_str() {
+                "F_TRANSLATION" => 0x10,
+                "F_PERMISSION" => 0x13,
+                _ => 0,
+            };
+            by_event(
+                seen,
+                id,
+                &format!("decoded by the kernel: {name} at {address:#x}"),
+            )
+        }));
+    }
+    findings
+}
+
+fn by_event(seen: &Seen, id: u8, sum: &str) -> Finding {
+    match id {
+        0x10 => unmapped(seen, sum.to_owned(), Certainty::Certain),
+        0x13 => permission(seen, sum.to_owned(), Certainty::Certain),
+        _ => other(seen, sum.to_owned()),
+    }
+}
+
+fn words_after(evidence: &Evidence, seen: &Seen) -> Vec<u64> {
+    evidence
+        .after(seen, 8)
+        .take_while(|s| !matches!(s.event, Event::SmmuEvent { .. }))
+        .filter_map(|s| match s.event {
+            Event::SmmuWord { value } => Some(value),
+            _ => None,
+        })
+        .take(4)
+        .collect()
+}
+
+fn smmuv3_sum(id: u8, words: &[u64]) -> String {
+    let mut sum = format!("event {id:#04x} = {}", event_name(id));
+    let [first, second, address, ..] = words else {
+        return sum;
+    };
+    // The first word repeats the event number in its low byte; if it does
+    // not, the words are not this event's.
+    if *first & 0xff != u64::from(id) {
+        return sum;
+    }
+    let access = access(second >> 35 & 1 == 0);
+    sum.push_str(&format!(
+        "; stream {:#x}, bit 35 of word 1: {access}; address {address:#x}",
+        first >> 32
+    ));
+    sum
+}
+
+fn event_name(id: u8) -> &'static str {
+    match id {
+        0x02 => "C_BAD_STREAMID (stream not in the table)",
+        0x03 => "F_STE_FETCH (stream table entry not readable)",
+        0x04 => "C_BAD_STE (stream table entry not valid)",
+        0x06 => "F_STREAM_DISABLED",
+        0x08 => "C_BAD_SUBSTREAMID",
+        0x09 => "F_CD_FETCH (context descriptor not readable)",
+        0x0a => "C_BAD_CD (context descriptor not valid)",
+        0x0b => "F_WALK_EABT (table walk refused by memory)",
+        0x10 => "F_TRANSLATION (no translation)",
+        0x11 => "F_ADDR_SIZE (address too wide)",
+        0x12 => "F_ACCESS (access flag)",
+        0x13 => "F_PERMISSION (no permission)",
+        _ => "not a translation or permission fault",
+    }
+}
+
+/// AMD page faults.
+pub fn amd(evidence: &Evidence) -> Vec<Finding> {
+    let faults = evidence.all(|event| match event {
+        Event::AmdFault { flags, address } => Some((*flags, *address)),
+        _ => None,
+    });
+    faults
+        .into_iter()
+        .map(|(seen, (flags, address))| amd_fault(seen, flags, address))
+        .collect()
+}
+
+fn amd_fault(seen: &Seen, flags: u32, address: u64) -> Finding {
+    let access = access(flags & AMD_WRITE != 0);
+    let is_present = flags & AMD_PRESENT != 0;
+    let sum = format!(
+        "flags {flags:#06x}: 0x10 (present) {}, 0x20 (write) {}, 0x40 (no permission) {}: {access} at {address:#x}",
+        set(flags & AMD_PRESENT),
+        set(flags & AMD_WRITE),
+        set(flags & AMD_DENIED)
+    );
+    if flags & AMD_INTERRUPT != 0 {
+        return other(
+            seen,
+            format!("{sum}; 0x08: an interrupt request, not a memory access"),
+        );
+    }
+    if flags & AMD_RESERVED != 0 {
+        return other(seen, format!("{sum}; 0x80: reserved bits in a table entry"));
+    }
+    match (is_present, flags & AMD_DENIED != 0) {
+        (true, true) => permission(seen, sum, Certainty::Certain),
+        (false, false) => unmapped(seen, sum, Certainty::Certain),
+        (false, true) => unmapped(seen, sum, Certainty::Likely),
+        (true, false) => permission(seen, sum, Certainty::Likely),
+    }
+}
+
+/// VT-d faults and entries found set.
+pub fn vtd(evidence: &Evidence) -> Vec<Finding> {
+    let faults = evidence.all(|event| match event {
+        Event::VtdFault {
+            is_write,
+            address,
+            reason,
+            text,
+        } => Some((*is_write, *address, *reason, text.as_str())),
+        _ => None,
+    });
+    let mut findings: Vec<Finding> = faults
+        .into_iter()
+        .flat_map(|(seen, (is_write, address, reason, text))| {
+            // Old kernels print the reason on a line of its own.
+            let later = evidence.after(seen, 2).find_map(|s| match &s.event {
+                Event::VtdReason { reason, text } => Some((*reason, text.as_str())),
+                _ => None,
+            });
+            let (reason, text) = match reason {
+                Some(reason) => (Some(reason), text),
+                None => (later.map(|(r, _)| r), later.map_or("", |(_, t)| t)),
+            };
+            vtd_fault(seen, is_write, address, reason, text)
+        })
+        .collect();
+    let doubles = evidence.all(|event| match event {
+        Event::PteAlreadySet { page, old, new } => Some((*page, *old, *new)),
+        _ => None,
+    });
+    findings.extend(
+        doubles
+            .into_iter()
+            .flat_map(|(seen, (page, old, new))| already_set(seen, page, old, new)),
+    );
+    findings
+}
+
+fn vtd_fault(
+    seen: &Seen,
+    is_write: bool,
+    address: u64,
+    reason: Option<u32>,
+    text: &str,
+) -> Vec<Finding> {
+    let access = access(is_write);
+    let Some(reason) = reason else {
+        let sum = format!("{access} at {address:#x}; the reason is not in the log");
+        return vec![
+            unmapped(seen, sum.clone(), Certainty::Possible),
+            permission(seen, sum, Certainty::Possible),
+        ];
+    };
+    let said = if text.is_empty() {
+        String::new()
+    } else {
+        format!(" ({text})")
+    };
+    let sum = format!("{access} at {address:#x}, reason {reason:#04x}{said}");
+    if matches!(reason, 5 | 6) {
+        let sum = format!(
+            "{sum}: that permission bit is clear; an entry that is empty and one that only lacks the permission give the same reason"
+        );
+        return vec![
+            unmapped(seen, sum.clone(), Certainty::Likely),
+            permission(seen, sum, Certainty::Possible),
+        ];
+    }
+    let lower = text.to_ascii_lowercase();
+    if lower.contains("first-level") && lower.contains("present bit") {
+        return vec![unmapped(seen, sum, Certainty::Certain)];
+    }
+    if lower.contains("permission") || lower.contains("privilege") {
+        return vec![
+            permission(seen, sum.clone(), Certainty::Likely),
+            unmapped(seen, sum, Certainty::Possible),
+        ];
+    }
+    if lower.contains("present bit") {
+        let sum = format!("{sum}: the device has no domain at all");
+        return vec![unmapped(seen, sum, Certainty::Likely)];
+    }
+    vec![other(
+        seen,
+        format!("{sum}: neither a missing page nor a missing permission"),
+    )]
+}
+
+fn already_set(seen: &Seen, page: u64, old: u64, new: u64) -> Vec<Finding> {
+    let target = old >> 12;
+    if target == page {
+        let sum = format!(
+            "page {page:#x} already maps to {old:#x}: to itself, as a region that the firmware reserves for a device (RMRR); \
+             the new entry {new:#x} would replace it"
+        );
+        let mut findings = vec![
+            Finding::new(seen, Cause::Other, Certainty::Likely, sum)
+                .fixed_by(["the region must be kept out of the IOVA space of every device in the group (fixed in newer kernels)"])
+                .not_helped_by(["changing the driver"]),
+        ];
+        if old == new {
+            findings.extend(double_map(seen, page, old, new));
+        }
+        return findings;
+    }
+    double_map(seen, page, old, new).into_iter().collect()
+}
+
+fn double_map(seen: &Seen, page: u64, old: u64, new: u64) -> Option<Finding> {
+    let what = if old >> 12 == new >> 12 {
+        "the same memory is mapped twice"
+    } else {
+        "it still maps other memory"
+    };
+    Some(
+        Finding::new(
+            seen,
+            Cause::DriverBugDoubleUnmapOrLeak,
+            Certainty::Possible,
+            format!("page {page:#x} maps to {old:#x}, wanted {new:#x}: {what}; an unmap was missed, or the address was handed out twice"),
+        )
+        .fixed_by(["CONFIG_DMA_API_DEBUG names the driver whose mapping was left"])
+        .not_helped_by(["any sizing of memory"]),
+    )
+}
+
+/// Reports of other kinds.
+pub fn rest(evidence: &Evidence) -> Vec<Finding> {
+    let events = evidence.all(|event| match event {
+        Event::IommuEventOther { name } => Some(name),
+        _ => None,
+    });
+    events
+        .into_iter()
+        .map(|(seen, name)| {
+            other(
+                seen,
+                format!("{name}: neither a missing page nor a missing permission"),
+            )
+        })
+        .collect()
+}
+
+fn unmapped(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
+    Finding::new(seen, Cause::IommuFaultUnmapped, certainty, sum)
+        .fixed_by([
+            "find who unmapped or never mapped that address: a driver that stops the device too late, or maps with another device",
+            "an address below 4 GiB near its top is often an old mapping; one near 0 a descriptor that was never filled",
+        ])
+        .not_helped_by(["permissions or directions", "larger tables, iommu=pt: they hide it and let the device write anywhere"])
+}
+
+fn permission(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
+    Finding::new(seen, Cause::IommuFaultPermission, certainty, sum)
+        .fixed_by(["the mapping's direction must allow what the device does: a write needs FROM_DEVICE or BIDIRECTIONAL"])
+        .not_helped_by(["mapping it again the same way", "more address space"])
+}
+
+fn other(seen: &Seen, sum: String) -> Finding {
+    Finding::new(seen, Cause::Other, Certainty::Likely, sum)
+        .fixed_by(["see the IOMMU's manual for this event"])
+}
+
+fn access(is_write: bool) -> &'static str {
+    if is_write { "a write" } else { "a read" }
+}
+
+fn set(bits: u32) -> &'static str {
+    if bits == 0 { "clear" } else { "set" }
+}

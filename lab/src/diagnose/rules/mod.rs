@@ -1,0 +1,129 @@
+//! From evidence to findings. Each rule looks at all the evidence and speaks
+//! for one kind of failure; a claim is `certain` only where the numbers or the
+//! words of the input leave nothing else.
+
+mod address;
+mod area;
+mod area_boot;
+mod bounce;
+mod bounce_advice;
+mod driver;
+mod fault;
+mod options;
+mod pins;
+mod space;
+#[cfg(test)]
+mod tests;
+mod traced;
+
+use super::cause::Cause;
+use super::event::Event;
+use super::evidence::{Evidence, Seen};
+use super::finding::{Finding, rank};
+
+/// Bytes of a bounce slot.
+const SLOT: u64 = 2048;
+/// Slots of a segment, which no mapping crosses (`IO_TLB_SEGSIZE`).
+const SEGMENT_SLOTS: u64 = 128;
+/// Largest bounce mapping.
+const SEGMENT_BYTES: u64 = SLOT * SEGMENT_SLOTS;
+/// Largest block of the page allocator with 4 KiB pages (order 10).
+const BLOCK_BYTES: u64 = 4 << 20;
+const BLOCK_PAGES: u64 = BLOCK_BYTES / 4096;
+
+/// One view of the evidence.
+type Rule = fn(&Evidence) -> Vec<Finding>;
+
+const RULES: &[Rule] = &[
+    bounce::full,
+    address::overflow,
+    address::refused,
+    address::not_linear,
+    area::failed,
+    area::busy,
+    area::coherent,
+    area_boot::reserve,
+    fault::smmu,
+    fault::smmuv3,
+    fault::amd,
+    fault::vtd,
+    fault::rest,
+    pins::memlock,
+    pins::vfio,
+    pins::atomic,
+    space::iova,
+    space::its,
+    driver::debug,
+    options::refused,
+    options::slots_with_unit,
+    traced::failed_maps,
+    traced::counters,
+];
+
+/// All findings, best first; and notices, which only look like failures. A
+/// notice is an answer where nothing failed, else it stands apart.
+pub fn conclude(evidence: &Evidence) -> (Vec<Finding>, Vec<Finding>) {
+    let mut findings: Vec<Finding> = RULES.iter().flat_map(|rule| rule(evidence)).collect();
+    let mut notices = merged(options::notices(evidence));
+    findings = merged(findings);
+    rank(&mut findings);
+    if findings.is_empty() {
+        std::mem::swap(&mut findings, &mut notices);
+    }
+    (findings, notices)
+}
+
+/// Findings that say the same of the same device become one with a count.
+fn merged(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut kept: Vec<Finding> = Vec::new();
+    for finding in findings {
+        let same = kept.iter_mut().find(|k| {
+            k.cause == finding.cause
+                && k.certainty == finding.certainty
+                && k.device == finding.device
+                && k.fix == finding.fix
+        });
+        match same {
+            Some(same) => same.count += finding.count,
+            None => kept.push(finding),
+        }
+    }
+    kept
+}
+
+/// Whether a driver or the page allocator reports a refused allocation within
+/// `lines` lines after, or a few before.
+fn allocation_failed_near(evidence: &Evidence, seen: &Seen, lines: u64) -> bool {
+    evidence.seen.iter().any(|s| {
+        matches!(
+            s.event,
+            Event::AllocationFailed { .. } | Event::CoherentFailed { .. }
+        ) && s.line.saturating_add(3) >= seen.line
+            && s.line <= seen.line.saturating_add(lines)
+    })
+}
+
+/// `512 KiB`, `1 GiB`, or bytes where no unit divides.
+fn human(bytes: u64) -> String {
+    for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+        if bytes >= 1 << shift && bytes % (1 << shift) == 0 {
+            return format!("{} {unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// Tenths of a per cent without floating point.
+fn per_cent(part: u64, whole: u64) -> String {
+    let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}
+
+/// Whether the failure is one of memory that a boot option sizes.
+#[allow(dead_code, reason = "used by the closing lines")]
+pub fn is_sizing(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::PoolTooSmall | Cause::CmaTooSmall | Cause::CmaAbsent | Cause::AtomicPoolExhausted
+    )
+}
