@@ -36,6 +36,7 @@ mod name;
 mod options;
 pub mod pairing;
 mod reader;
+pub mod sidecar;
 mod text;
 
 pub use body::{
@@ -50,3 +51,4 @@ pub use name::Name;
 pub use options::{Format, Options};
 pub use pairing::{Mapping, Mappings, Op, OpKind, Ops, Pairer};
 pub use reader::Trace;
+pub use sidecar::{Sidecar, SidecarError};
