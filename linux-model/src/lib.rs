@@ -17,7 +17,7 @@ mod swiotlb;
 pub use agreement::{Agreement, compare};
 pub use demand::{
     Context, Demand, Device, Event, EventKind, Ingest, Known, Mapping, Op, OpKind, Phase, Recorded,
-    RecordedAddresses, SgEntry, Unpaired,
+    RecordedAddresses, SgEntry, TraceIngest, Unpaired,
 };
 pub use engine::Engine;
 pub use replay::{
