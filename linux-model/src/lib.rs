@@ -14,7 +14,9 @@ mod engine;
 mod replay;
 mod swiotlb;
 
-pub use agreement::{Agreement, compare};
+pub use agreement::{
+    Agreement, Beginning, Miss, agree, driver_min_align_mask, learn_beginning, learn_min_align_masks,
+};
 pub use demand::{
     Context, Demand, Device, Event, EventKind, Ingest, Known, Mapping, Op, OpKind, Phase, Recorded,
     RecordedAddresses, SgEntry, TraceIngest, Unpaired,
@@ -24,6 +26,6 @@ pub use replay::{
     Bounce, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample, replay,
 };
 pub use swiotlb::{
-    Counters, DEFAULT_SLOTS, DeviceLimits, Growth, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX,
+    Counters, DEFAULT_SLOTS, DeviceLimits, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX,
     MapFailure, PoolId, Request, SEGMENT_SLOTS, SLOT_BYTES, Slots, Swiotlb, SwiotlbConfig,
 };

@@ -12,5 +12,6 @@ pub use event::{Context, Event, EventKind, SgEntry};
 pub use ingest::Ingest;
 pub use trace::TraceIngest;
 pub use load::{
-    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses, Unpaired,
+    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses,
+    Switch, Unpaired,
 };

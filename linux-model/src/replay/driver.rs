@@ -2,7 +2,7 @@
 
 use crate::demand::{Demand, Mapping, Op, OpKind, Recorded};
 use crate::replay::report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
-use crate::swiotlb::{MapFailure, Request, Slots, Swiotlb, SwiotlbConfig};
+use crate::swiotlb::{MapFailure, PoolId, Request, Slots, Swiotlb, SwiotlbConfig};
 
 /// Which mappings go through the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +27,7 @@ pub enum Order {
 }
 
 /// How to replay.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplayConfig {
     /// The pool.
     pub swiotlb: SwiotlbConfig,
@@ -37,6 +37,8 @@ pub struct ReplayConfig {
     pub order: Order,
     /// Samples of use over time, at most; 0 for none.
     pub samples_max: usize,
+    /// Where each area begins its first search; areas not named begin at 0.
+    pub cursors: Vec<u32>,
     /// Whether to tell where each mapping went.
     pub keeps_places: bool,
 }
@@ -49,6 +51,7 @@ impl ReplayConfig {
             bounce: Bounce::AsRecorded,
             order: Order::Likely,
             samples_max: 0,
+            cursors: Vec::new(),
             keeps_places: false,
         }
     }
@@ -61,7 +64,8 @@ enum State {
     Ended,
 }
 
-struct Driver<'a> {
+/// The replay, one operation at a time.
+pub(crate) struct Driver<'a> {
     demand: &'a Demand,
     config: &'a ReplayConfig,
     memory: Swiotlb,
@@ -106,7 +110,7 @@ fn moment(op: &Op, order: Order) -> u64 {
 }
 
 impl<'a> Driver<'a> {
-    fn new(demand: &'a Demand, config: &'a ReplayConfig) -> Self {
+    pub fn new(demand: &'a Demand, config: &'a ReplayConfig) -> Self {
         let lists = demand.mappings.iter().filter_map(|m| m.list).max().map_or(0, |n| n + 1);
         let phase = |phase: &crate::demand::Phase| PhaseReport {
             name: phase.name.clone(),
@@ -117,10 +121,12 @@ impl<'a> Driver<'a> {
             failed_silent: 0,
         };
         let placed = if config.keeps_places { demand.mappings.len() } else { 0 };
+        let mut memory = Swiotlb::new(config.swiotlb);
+        memory.set_cursors(&config.cursors);
         Self {
             demand,
             config,
-            memory: Swiotlb::new(config.swiotlb),
+            memory,
             states: vec![State::Idle; demand.mappings.len()],
             given_up: vec![false; lists as usize],
             held_by: vec![Vec::new(); lists as usize],
@@ -147,7 +153,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn step(&mut self, at_ns: u64, op: &Op) {
+    pub fn step(&mut self, at_ns: u64, op: &Op) {
         match op.kind {
             OpKind::Map(index) => self.map(at_ns, index),
             OpKind::Unmap(index) => self.unmap(index),
@@ -195,17 +201,24 @@ impl<'a> Driver<'a> {
         if let Some(phase) = self.open_phase {
             self.report.phases[phase].mappings += 1;
         }
-        let request = Request {
-            cpu: mapping.cpu,
-            original: mapping.original,
-            bytes: mapping.bytes,
-            alloc_align_mask: 0,
-        };
+        let request = request(mapping);
         let limits = self.demand.devices[mapping.device as usize].limits;
-        match self.memory.map(at_ns, &limits, &request) {
+        let result = self.memory.map(at_ns, &limits, &request);
+        if let Some(cpu) = self.memory.take_growth_request() {
+            let start_ns = self.next_switch_ns(cpu, at_ns);
+            self.memory.start_growth_at(start_ns);
+        }
+        match result {
             Ok(slots) => self.served(index, mapping, slots),
             Err(failure) => self.refused(index, mapping, failure),
         }
+    }
+
+    /// When a work item queued on a CPU can run: as soon as the CPU turns to another task.
+    fn next_switch_ns(&self, cpu: u32, at_ns: u64) -> u64 {
+        let Some(switches) = self.demand.switches.get(cpu as usize) else { return at_ns };
+        let next = switches.partition_point(|switch| switch.to_ns <= at_ns);
+        switches.get(next).map_or(u64::MAX, |switch| switch.from_ns.max(at_ns))
     }
 
     /// Entries after the failing one of a scatterlist are not tried. Where the recording gave a
@@ -311,6 +324,79 @@ impl<'a> Driver<'a> {
         self.report.slots_probed = counters.probed;
         self.report.samples = self.sampler.finish();
         self.report
+    }
+}
+
+fn request(mapping: &Mapping) -> Request {
+    Request {
+        cpu: mapping.cpu,
+        original: mapping.original,
+        bytes: mapping.bytes,
+        alloc_align_mask: 0,
+    }
+}
+
+/// What the referee needs to try orders.
+impl Driver<'_> {
+    /// Whether mapping this would reach the pool now.
+    pub fn will_ask(&self, index: u32) -> bool {
+        let mapping = &self.demand.mappings[index as usize];
+        let goes_on = mapping.recorded == Recorded::FailedSilently
+            || mapping.list.is_none_or(|list| !self.given_up[list as usize]);
+        mapping.bytes > 0 && self.bounces(mapping) && goes_on
+    }
+
+    /// Lets pools appear that are due.
+    pub fn catch_up(&mut self, now_ns: u64) {
+        self.memory.run_worker(now_ns);
+    }
+
+    /// Where it would be put now.
+    pub fn peek(&self, index: u32) -> Option<(PoolId, u64)> {
+        let mapping = &self.demand.mappings[index as usize];
+        self.memory.peek(&self.demand.devices[mapping.device as usize].limits, &request(mapping))
+    }
+
+    /// The slots that a mapping holds.
+    pub fn held(&self, index: u32) -> Option<Slots> {
+        match self.states.get(index as usize) {
+            Some(State::Held(slots)) if !slots.is_transient => Some(*slots),
+            _ => None,
+        }
+    }
+
+    /// The slots that a mapping held before its release.
+    pub fn last_slots(&self, index: u32) -> Option<Slots> {
+        match (self.states.get(index as usize), self.report.placed.get(index as usize)) {
+            (Some(State::Ended), Some(Placed::At(slots))) if !slots.is_transient => Some(*slots),
+            _ => None,
+        }
+    }
+
+    /// Takes a release back; does nothing if the slots have another owner.
+    pub fn unrelease(&mut self, index: u32) {
+        if let Some(slots) = self.last_slots(index) {
+            if self.memory.retake(&slots) {
+                self.states[index as usize] = State::Held(slots);
+                let device = self.demand.mappings[index as usize].device;
+                self.report.devices[device as usize].used += slots.count;
+            }
+        }
+    }
+
+    /// Releases what [`Driver::unrelease`] took back.
+    pub fn release_again(&mut self, index: u32) {
+        self.release(index);
+    }
+
+    /// Where a mapping was put.
+    pub fn placed(&self, index: u32) -> Placed {
+        self.report.placed[index as usize]
+    }
+
+    /// The pools.
+    pub fn memory_mut(&mut self) -> &mut Swiotlb {
+        &mut self.memory
     }
 }
 

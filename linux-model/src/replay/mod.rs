@@ -3,5 +3,6 @@
 mod driver;
 mod report;
 
+pub(crate) use driver::Driver;
 pub use driver::{Bounce, Order, ReplayConfig, replay};
 pub use report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
