@@ -14,17 +14,18 @@ mod engine;
 mod replay;
 mod swiotlb;
 
-pub use agreement::{Agreement, compare};
+pub use agreement::{
+    Agreement, Beginning, Miss, agree, driver_min_align_mask, learn_beginning, learn_min_align_masks,
+};
 pub use demand::{
     Context, Demand, Device, Event, EventKind, Ingest, Known, Mapping, Op, OpKind, Phase, Recorded,
-    RecordedAddresses, SgEntry, Unpaired,
+    RecordedAddresses, SgEntry, TraceIngest, Unpaired,
 };
 pub use engine::Engine;
 pub use replay::{
-    Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample, replay,
-    replay_on,
+    Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample, replay, replay_on,
 };
 pub use swiotlb::{
-    Counters, DEFAULT_SLOTS, DeviceLimits, Growth, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX,
+    Counters, DEFAULT_SLOTS, DeviceLimits, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX,
     MapFailure, PoolId, Request, SEGMENT_SLOTS, SLOT_BYTES, Slots, Swiotlb, SwiotlbConfig,
 };

@@ -6,7 +6,8 @@ use dmakit_addr::Direction;
 
 use crate::demand::event::{Context, Event, EventKind, SgEntry};
 use crate::demand::load::{
-    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses, Unpaired,
+    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses,
+    Switch, Unpaired,
 };
 use crate::demand::pairing::{ListKey, Live, PageKey};
 use crate::demand::probes::Probes;
@@ -52,6 +53,9 @@ pub struct Ingest {
     standstills: Standstills,
     durations: Durations,
     phases: Vec<Phase>,
+    switches: Vec<Vec<Switch>>,
+    /// Task and time of each CPU's last event.
+    running: Vec<Option<(u32, u64)>>,
     phase_is_open: bool,
     lists: u32,
     has_dma_events: bool,
@@ -76,6 +80,8 @@ impl Ingest {
             standstills: Standstills::default(),
             durations: Durations::default(),
             phases: Vec::new(),
+            switches: Vec::new(),
+            running: Vec::new(),
             phase_is_open: false,
             lists: 0,
             has_dma_events: false,
@@ -95,6 +101,7 @@ impl Ingest {
         };
         let mut state = self.threads.remove(&thread).unwrap_or_default();
         self.close_interrupts_above(event, at_ns);
+        self.note_switch(event, at_ns);
         self.note_interrupt(event, at_ns);
         if before_ns > 0 && at_ns - before_ns > STANDSTILL_NS && !state.pending.is_empty() {
             // A thread in the midst of mapping does not sleep: nothing ran.
@@ -229,6 +236,20 @@ impl Ingest {
         }
         if let Some(window) = state.window.take().filter(|window| window.count > 0) {
             self.windows.push(Window { end_ns: at_ns, ..window });
+        }
+    }
+
+    fn note_switch(&mut self, event: &Event, at_ns: u64) {
+        let cpu = event.cpu as usize;
+        if cpu >= self.running.len() {
+            self.running.resize(cpu + 1, None);
+            self.switches.resize(cpu + 1, Vec::new());
+        }
+        match self.running[cpu].replace((event.pid, at_ns)) {
+            Some((pid, from_ns)) if pid != event.pid => {
+                self.switches[cpu].push(Switch { cpu: event.cpu, from_ns, to_ns: at_ns });
+            }
+            _ => {}
         }
     }
 
@@ -547,6 +568,7 @@ impl Ingest {
             mappings: self.mappings,
             ops: self.ops,
             phases: self.phases,
+            switches: self.switches,
             known,
             unpaired: self.unpaired,
         };

@@ -109,6 +109,17 @@ pub struct Device {
     pub limits: DeviceLimits,
 }
 
+/// A CPU turned to another task, or to none, between two events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Switch {
+    /// The CPU.
+    pub cpu: u32,
+    /// The last event before.
+    pub from_ns: u64,
+    /// The first event after.
+    pub to_ns: u64,
+}
+
 /// Events that found no partner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Unpaired {
@@ -133,6 +144,8 @@ pub struct Demand {
     pub ops: Vec<Op>,
     /// The phases in order.
     pub phases: Vec<Phase>,
+    /// When CPUs turned to another task, per CPU in order: a work item queued on a CPU runs then.
+    pub switches: Vec<Vec<Switch>>,
     /// What the recording shows.
     pub known: Known,
     /// What did not fit together.

@@ -6,9 +6,12 @@ mod load;
 mod pairing;
 mod probes;
 mod timing;
+mod trace;
 
 pub use event::{Context, Event, EventKind, SgEntry};
 pub use ingest::Ingest;
+pub use trace::TraceIngest;
 pub use load::{
-    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses, Unpaired,
+    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses,
+    Switch, Unpaired,
 };

@@ -3,7 +3,7 @@
 use crate::demand::{Demand, Mapping, Op, OpKind, Recorded};
 use crate::replay::report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
 use crate::replay::memory::BounceMemory;
-use crate::swiotlb::{MapFailure, Request, Slots, Swiotlb, SwiotlbConfig};
+use crate::swiotlb::{MapFailure, PoolId, Request, Slots, Swiotlb, SwiotlbConfig};
 
 /// Which mappings go through the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ pub enum Order {
 }
 
 /// How to replay.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplayConfig {
     /// The pool.
     pub swiotlb: SwiotlbConfig,
@@ -38,6 +38,8 @@ pub struct ReplayConfig {
     pub order: Order,
     /// Samples of use over time, at most; 0 for none.
     pub samples_max: usize,
+    /// Where each area begins its first search; areas not named begin at 0.
+    pub cursors: Vec<u32>,
     /// Whether to tell where each mapping went.
     pub keeps_places: bool,
 }
@@ -50,6 +52,7 @@ impl ReplayConfig {
             bounce: Bounce::AsRecorded,
             order: Order::Likely,
             samples_max: 0,
+            cursors: Vec::new(),
             keeps_places: false,
         }
     }
@@ -62,10 +65,11 @@ enum State {
     Ended,
 }
 
-struct Driver<'a, M> {
+/// The replay, one operation at a time.
+pub(crate) struct Driver<'a, M = Swiotlb> {
     demand: &'a Demand,
     config: &'a ReplayConfig,
-    memory: &'a mut M,
+    memory: M,
     states: Vec<State>,
     /// Per scatterlist whether it has been given up.
     given_up: Vec<bool>,
@@ -81,17 +85,21 @@ struct Driver<'a, M> {
 /// O(operations) searches, each at worst the kernel's own; `Order::Least` and `Order::Most` sort
 /// the operations first.
 pub fn replay(demand: &Demand, config: &ReplayConfig) -> ReplayReport {
-    replay_on(&mut Swiotlb::new(config.swiotlb), demand, config)
+    run(Driver::on_model(demand, config))
 }
 
-/// Runs the demand through any bounce memory, by the same rules; of `config.swiotlb` only the
-/// engine is used, as the report's name.
+/// Runs the demand through any bounce memory, by the same rules. The pool of `config` is not
+/// looked at.
 pub fn replay_on<M: BounceMemory>(
-    memory: &mut M,
+    memory: M,
     demand: &Demand,
     config: &ReplayConfig,
 ) -> ReplayReport {
-    let mut driver = Driver::new(memory, demand, config);
+    run(Driver::new(memory, demand, config))
+}
+
+fn run<M: BounceMemory>(mut driver: Driver<'_, M>) -> ReplayReport {
+    let (demand, config) = (driver.demand, driver.config);
     match config.order {
         Order::Likely => demand.ops.iter().for_each(|op| driver.step(op.likely_ns, op)),
         order => {
@@ -116,8 +124,17 @@ fn moment(op: &Op, order: Order) -> u64 {
     }
 }
 
+impl<'a> Driver<'a> {
+    /// On the pool that the configuration describes.
+    pub fn on_model(demand: &'a Demand, config: &'a ReplayConfig) -> Self {
+        let mut memory = Swiotlb::new(config.swiotlb);
+        memory.set_cursors(&config.cursors);
+        Self::new(memory, demand, config)
+    }
+}
+
 impl<'a, M: BounceMemory> Driver<'a, M> {
-    fn new(memory: &'a mut M, demand: &'a Demand, config: &'a ReplayConfig) -> Self {
+    pub fn new(memory: M, demand: &'a Demand, config: &'a ReplayConfig) -> Self {
         let lists = demand.mappings.iter().filter_map(|m| m.list).max().map_or(0, |n| n + 1);
         let phase = |phase: &crate::demand::Phase| PhaseReport {
             name: phase.name.clone(),
@@ -158,11 +175,12 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
         }
     }
 
-    fn step(&mut self, at_ns: u64, op: &Op) {
+    pub fn step(&mut self, at_ns: u64, op: &Op) {
+        self.memory.advance(at_ns);
         match op.kind {
             OpKind::Map(index) => self.map(at_ns, index),
-            OpKind::Unmap(index) => self.unmap(at_ns, index),
-            OpKind::GiveUp(list) => self.give_up(at_ns, list),
+            OpKind::Unmap(index) => self.unmap(index),
+            OpKind::GiveUp(list) => self.give_up(list),
             OpKind::Sync(bytes) => self.report.bytes_copied += bytes,
             OpKind::PhaseBegin(index) => {
                 self.memory.reset_high_water();
@@ -206,17 +224,24 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
         if let Some(phase) = self.open_phase {
             self.report.phases[phase].mappings += 1;
         }
-        let request = Request {
-            cpu: mapping.cpu,
-            original: mapping.original,
-            bytes: mapping.bytes,
-            alloc_align_mask: 0,
-        };
+        let request = request(mapping);
         let limits = self.demand.devices[mapping.device as usize].limits;
-        match self.memory.map(at_ns, &limits, &request) {
-            Ok(slots) => self.served(at_ns, index, mapping, slots),
-            Err(failure) => self.refused(at_ns, index, mapping, failure),
+        let result = self.memory.map(at_ns, &limits, &request);
+        if let Some(cpu) = self.memory.take_growth_request() {
+            let start_ns = self.next_switch_ns(cpu, at_ns);
+            self.memory.start_growth_at(start_ns);
         }
+        match result {
+            Ok(slots) => self.served(index, mapping, slots),
+            Err(failure) => self.refused(index, mapping, failure),
+        }
+    }
+
+    /// When a work item queued on a CPU can run: as soon as the CPU turns to another task.
+    fn next_switch_ns(&self, cpu: u32, at_ns: u64) -> u64 {
+        let Some(switches) = self.demand.switches.get(cpu as usize) else { return at_ns };
+        let next = switches.partition_point(|switch| switch.to_ns <= at_ns);
+        switches.get(next).map_or(u64::MAX, |switch| switch.from_ns.max(at_ns))
     }
 
     /// Entries after the failing one of a scatterlist are not tried. Where the recording gave a
@@ -229,7 +254,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
         !self.given_up[list as usize]
     }
 
-    fn served(&mut self, at_ns: u64, index: u32, mapping: &Mapping, slots: Slots) {
+    fn served(&mut self, index: u32, mapping: &Mapping, slots: Slots) {
         self.report.bytes_copied += mapping.bytes;
         if self.config.keeps_places {
             self.report.placed[index as usize] = Placed::At(slots);
@@ -248,14 +273,14 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
         match (mapping.recorded, mapping.list) {
             (Recorded::Failed, _) | (Recorded::FailedSilently, None) => {
                 self.report.served_beyond_recording += 1;
-                self.release(at_ns, index);
+                self.release(index);
             }
             (_, Some(list)) => self.held_by[list as usize].push(index),
             _ => {}
         }
     }
 
-    fn refused(&mut self, at_ns: u64, index: u32, mapping: &Mapping, failure: MapFailure) {
+    fn refused(&mut self, index: u32, mapping: &Mapping, failure: MapFailure) {
         if self.config.keeps_places {
             self.report.placed[index as usize] = Placed::Refused;
         }
@@ -274,40 +299,40 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
             phase.into_iter().for_each(|phase| phase.failed += 1);
         }
         if let Some(list) = mapping.list {
-            self.undo(at_ns, list);
+            self.undo(list);
         }
     }
 
-    fn unmap(&mut self, at_ns: u64, index: u32) {
+    fn unmap(&mut self, index: u32) {
         let mapping = &self.demand.mappings[index as usize];
         if matches!(self.states[index as usize], State::Held(_)) {
             if mapping.direction.is_some_and(|d| d.device_writes()) && !mapping.skips_sync {
                 self.report.bytes_copied += mapping.bytes;
             }
-            self.release(at_ns, index);
+            self.release(index);
         }
         self.states[index as usize] = State::Ended;
     }
 
     /// The recording's end of a scatterlist that failed. Served here, it is work that the
     /// recording does not go on with.
-    fn give_up(&mut self, at_ns: u64, list: u32) {
+    fn give_up(&mut self, list: u32) {
         if !self.given_up[list as usize] {
             self.report.served_beyond_recording += 1;
         }
-        self.undo(at_ns, list);
+        self.undo(list);
     }
 
-    fn undo(&mut self, at_ns: u64, list: u32) {
+    fn undo(&mut self, list: u32) {
         self.given_up[list as usize] = true;
         for index in std::mem::take(&mut self.held_by[list as usize]) {
-            self.release(at_ns, index);
+            self.release(index);
         }
     }
 
-    fn release(&mut self, at_ns: u64, index: u32) {
+    fn release(&mut self, index: u32) {
         if let State::Held(slots) = self.states[index as usize] {
-            self.memory.unmap(at_ns, &slots);
+            self.memory.unmap(&slots);
             let device = self.demand.mappings[index as usize].device;
             self.report.devices[device as usize].used -= slots.count;
             self.states[index as usize] = State::Ended;
@@ -315,13 +340,86 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
     }
 
     fn finish(mut self) -> ReplayReport {
-        let counters = self.memory.counters();
+        let counters = *self.memory.counters();
         self.report.pool_slots_peak = counters.pool_slots_peak;
         self.report.grown_pools = counters.grown_pools;
         self.report.transient_pools = counters.transient_pools;
         self.report.slots_probed = counters.probed;
         self.report.samples = self.sampler.finish();
         self.report
+    }
+}
+
+fn request(mapping: &Mapping) -> Request {
+    Request {
+        cpu: mapping.cpu,
+        original: mapping.original,
+        bytes: mapping.bytes,
+        alloc_align_mask: 0,
+    }
+}
+
+/// What the referee needs to try orders.
+impl Driver<'_> {
+    /// Whether mapping this would reach the pool now.
+    pub fn will_ask(&self, index: u32) -> bool {
+        let mapping = &self.demand.mappings[index as usize];
+        let goes_on = mapping.recorded == Recorded::FailedSilently
+            || mapping.list.is_none_or(|list| !self.given_up[list as usize]);
+        mapping.bytes > 0 && self.bounces(mapping) && goes_on
+    }
+
+    /// Lets pools appear that are due.
+    pub fn catch_up(&mut self, now_ns: u64) {
+        self.memory.run_worker(now_ns);
+    }
+
+    /// Where it would be put now.
+    pub fn peek(&self, index: u32) -> Option<(PoolId, u64)> {
+        let mapping = &self.demand.mappings[index as usize];
+        self.memory.peek(&self.demand.devices[mapping.device as usize].limits, &request(mapping))
+    }
+
+    /// The slots that a mapping holds.
+    pub fn held(&self, index: u32) -> Option<Slots> {
+        match self.states.get(index as usize) {
+            Some(State::Held(slots)) if !slots.is_transient => Some(*slots),
+            _ => None,
+        }
+    }
+
+    /// The slots that a mapping held before its release.
+    pub fn last_slots(&self, index: u32) -> Option<Slots> {
+        match (self.states.get(index as usize), self.report.placed.get(index as usize)) {
+            (Some(State::Ended), Some(Placed::At(slots))) if !slots.is_transient => Some(*slots),
+            _ => None,
+        }
+    }
+
+    /// Takes a release back; does nothing if the slots have another owner.
+    pub fn unrelease(&mut self, index: u32) {
+        if let Some(slots) = self.last_slots(index) {
+            if self.memory.retake(&slots) {
+                self.states[index as usize] = State::Held(slots);
+                let device = self.demand.mappings[index as usize].device;
+                self.report.devices[device as usize].used += slots.count;
+            }
+        }
+    }
+
+    /// Releases what [`Driver::unrelease`] took back.
+    pub fn release_again(&mut self, index: u32) {
+        self.release(index);
+    }
+
+    /// Where a mapping was put.
+    pub fn placed(&self, index: u32) -> Placed {
+        self.report.placed[index as usize]
+    }
+
+    /// The pools.
+    pub fn memory_mut(&mut self) -> &mut Swiotlb {
+        &mut self.memory
     }
 }
 

@@ -4,6 +4,9 @@ use crate::swiotlb::{Counters, DeviceLimits, MapFailure, Request, Slots, Swiotlb
 
 /// Bounce memory with slots to hand out: the model, or whatever is to be compared with it.
 pub trait BounceMemory {
+    /// Time has come to `now_ns`.
+    fn advance(&mut self, _now_ns: u64) {}
+
     /// Maps at time `now_ns`.
     ///
     /// # Errors
@@ -16,13 +19,21 @@ pub trait BounceMemory {
     ) -> Result<Slots, MapFailure>;
 
     /// Unmaps what [`BounceMemory::map`] returned, once.
-    fn unmap(&mut self, now_ns: u64, slots: &Slots);
+    fn unmap(&mut self, slots: &Slots);
 
     /// Begins the high water anew, at 0.
     fn reset_high_water(&mut self);
 
     /// The counters now.
-    fn counters(&self) -> Counters;
+    fn counters(&self) -> &Counters;
+
+    /// The CPU on which the mapping before this call asked for growth, if it did.
+    fn take_growth_request(&mut self) -> Option<u32> {
+        None
+    }
+
+    /// When that growth can begin.
+    fn start_growth_at(&mut self, _start_ns: u64) {}
 }
 
 impl BounceMemory for Swiotlb {
@@ -35,7 +46,7 @@ impl BounceMemory for Swiotlb {
         Self::map(self, now_ns, device, request)
     }
 
-    fn unmap(&mut self, _now_ns: u64, slots: &Slots) {
+    fn unmap(&mut self, slots: &Slots) {
         Self::unmap(self, slots);
     }
 
@@ -43,7 +54,15 @@ impl BounceMemory for Swiotlb {
         Self::reset_high_water(self);
     }
 
-    fn counters(&self) -> Counters {
-        *Self::counters(self)
+    fn counters(&self) -> &Counters {
+        Self::counters(self)
+    }
+
+    fn take_growth_request(&mut self) -> Option<u32> {
+        Self::take_growth_request(self)
+    }
+
+    fn start_growth_at(&mut self, start_ns: u64) {
+        Self::start_growth_at(self, start_ns);
     }
 }

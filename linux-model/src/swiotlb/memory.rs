@@ -11,25 +11,6 @@ use crate::swiotlb::{HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX, SEGMENT_SLOTS, S
 /// The largest block of the page allocator in slots: 4 MiB with 4 KiB pages.
 const BLOCK_PAGES_MAX: u64 = 1024;
 
-/// When a requested pool becomes usable.
-///
-/// The kernel's worker runs when its CPU next schedules; no tracepoint shows the moment, so it
-/// is an assumption here and results that depend on it are marked so.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Growth {
-    /// From the request to the worker's start. A request in that time is merged.
-    pub start_ns: u64,
-    /// From the worker's start to the pool's publication. A request in that time queues another
-    /// run, so the pool grows twice.
-    pub run_ns: u64,
-}
-
-impl Default for Growth {
-    fn default() -> Self {
-        Self { start_ns: 100_000, run_ns: 200_000 }
-    }
-}
-
 /// What the boot pool looks like, after all rounding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SwiotlbConfig {
@@ -44,8 +25,8 @@ pub struct SwiotlbConfig {
     /// DMA address of the boot pool. Only bits at and above the page size are free, so it
     /// matters for masks above a page and for segment boundaries alone.
     pub start: u64,
-    /// Growth of [`Engine::Linux6_12Dynamic`].
-    pub growth: Growth,
+    /// How long the worker of [`Engine::Linux6_12Dynamic`] takes to make a pool.
+    pub growth_run_ns: u64,
 }
 
 /// Which pool: 0 is the boot pool, others count up in order of creation.
@@ -147,6 +128,7 @@ pub struct Swiotlb {
     pools: Vec<(PoolId, Pool)>,
     transient: BTreeMap<PoolId, u32>,
     worker: Worker,
+    growth_wanted_by: Option<u32>,
     next_pool: u32,
     counters: Counters,
 }
@@ -160,6 +142,7 @@ impl Swiotlb {
             pools: vec![(PoolId(0), pool)],
             transient: BTreeMap::new(),
             worker: Worker::Idle,
+            growth_wanted_by: None,
             next_pool: 1,
             counters: Counters {
                 pool_slots: config.slots,
@@ -185,8 +168,14 @@ impl Swiotlb {
             // 6.1 searches in vain where 6.12 refuses at once; the answer is the same.
             return Err(MapFailure::TooLong { bytes: u64::from(need.slots) * SLOT_BYTES });
         }
-        if let Some((pool, first)) = self.search(request, &need) {
-            return Ok(self.handed_out(pool, first, &need, false));
+        let mut probed = 0;
+        let found = self.search(request, &need, &mut probed);
+        self.counters.probed += probed;
+        if let Some((index, first)) = found {
+            let (id, pool) = &mut self.pools[index];
+            let id = *id;
+            pool.take(first, need.slots);
+            return Ok(self.handed_out(id, first, &need, false));
         }
         if !self.config.engine.grows() {
             return Err(MapFailure::Full {
@@ -195,7 +184,7 @@ impl Swiotlb {
                 used: self.counters.used,
             });
         }
-        self.request_growth(now_ns);
+        self.growth_wanted_by = Some(request.cpu);
         // Exactly as many slots as wanted, from whole pages: only its slot 0 can have the run.
         if !need.accepts(0, request.original) {
             return Err(MapFailure::TransientMisaligned { wanted: need.slots });
@@ -220,6 +209,56 @@ impl Swiotlb {
         }
     }
 
+    /// The CPU on which the last miss asked for another pool; asking again clears it.
+    ///
+    /// The kernel's worker is bound to that CPU and runs when the CPU next schedules, which only
+    /// the caller can know: it says so with [`Swiotlb::start_growth_at`].
+    pub fn take_growth_request(&mut self) -> Option<u32> {
+        self.growth_wanted_by.take()
+    }
+
+    /// Lets the worker start at that time, unless it is waiting to start already. Asked while it
+    /// runs, it runs once more.
+    pub fn start_growth_at(&mut self, at_ns: u64) {
+        self.worker = match self.worker {
+            Worker::Idle => Worker::Queued(at_ns),
+            Worker::Queued(at) => Worker::Queued(at),
+            Worker::Running(done, _) => Worker::Running(done, true),
+        };
+    }
+
+    /// Where a mapping would begin now; `None` if it would be refused or get a pool of its own.
+    /// Changes nothing, so a pool that is about to be added does not count.
+    pub fn peek(&self, device: &DeviceLimits, request: &Request) -> Option<(PoolId, u64)> {
+        let need = Need::new(self.config.engine, self.config.page_bytes, device, request);
+        if need.slots > SEGMENT_SLOTS {
+            return None;
+        }
+        let (index, first) = self.search(request, &need, &mut 0)?;
+        Some((self.pools[index].0, offset_of(first, &need)))
+    }
+
+    /// Undoes [`Swiotlb::unmap`], if the slots are still free; cursors stay where they are.
+    pub fn retake(&mut self, slots: &Slots) -> bool {
+        let pool = self.pools.iter_mut().find(|(id, _)| *id == slots.pool);
+        match pool {
+            Some((_, pool)) if pool.is_free(slots.first, slots.count) => {
+                pool.retake(slots.first, slots.count);
+                self.counters.used += slots.count;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Where each area of the boot pool begins its first search, as after earlier use.
+    pub fn set_cursors(&mut self, cursors: &[u32]) {
+        let (_, pool) = &mut self.pools[0];
+        for (area, cursor) in (0..pool.areas()).zip(cursors) {
+            pool.set_cursor(area, *cursor);
+        }
+    }
+
     /// What writing 0 to `io_tlb_used_hiwater` does: the counter moves again only at the next
     /// mapping, so until then it can be below `used`.
     pub fn reset_high_water(&mut self) {
@@ -238,16 +277,15 @@ impl Swiotlb {
 
     /// The area of this CPU first, then the others in turn; within one round all pools, newest
     /// first.
-    fn search(&mut self, request: &Request, need: &Need) -> Option<(PoolId, u32)> {
-        let Self { pools, counters, config, .. } = self;
-        for round in 0..config.areas {
-            for (id, pool) in pools.iter_mut().rev() {
+    fn search(&self, request: &Request, need: &Need, probed: &mut u64) -> Option<(usize, u32)> {
+        for round in 0..self.config.areas {
+            for (index, (_, pool)) in self.pools.iter().enumerate().rev() {
                 if round >= pool.areas() {
                     continue;
                 }
                 let area = request.cpu.wrapping_add(round) & (pool.areas() - 1);
-                if let Some(first) = pool.take(area, need, request.original, &mut counters.probed) {
-                    return Some((*id, first));
+                if let Some(first) = pool.find(area, need, request.original, probed) {
+                    return Some((index, first));
                 }
             }
         }
@@ -257,28 +295,21 @@ impl Swiotlb {
     fn handed_out(&mut self, pool: PoolId, first: u32, need: &Need, is_transient: bool) -> Slots {
         self.counters.used += need.slots;
         self.counters.high_water = self.counters.high_water.max(self.counters.used);
-        let offset_bytes = u64::from(first + need.pad_slots) * SLOT_BYTES + need.offset_bytes;
+        let offset_bytes = offset_of(first, need);
         Slots { pool, first, count: need.slots, offset_bytes, is_transient }
     }
 
-    fn request_growth(&mut self, now_ns: u64) {
-        self.worker = match self.worker {
-            Worker::Idle => Worker::Queued(now_ns.saturating_add(self.config.growth.start_ns)),
-            Worker::Queued(at) => Worker::Queued(at),
-            Worker::Running(done, _) => Worker::Running(done, true),
-        };
-    }
-
-    fn run_worker(&mut self, now_ns: u64) {
+    /// Does what the worker has done by then.
+    pub(crate) fn run_worker(&mut self, now_ns: u64) {
         loop {
             self.worker = match self.worker {
                 Worker::Queued(at) if at <= now_ns => {
-                    Worker::Running(at.saturating_add(self.config.growth.run_ns), false)
+                    Worker::Running(at.saturating_add(self.config.growth_run_ns), false)
                 }
                 Worker::Running(done, again) if done <= now_ns => {
                     self.add_pool();
                     if again {
-                        Worker::Queued(done.saturating_add(self.config.growth.start_ns))
+                        Worker::Running(done.saturating_add(self.config.growth_run_ns), false)
                     } else {
                         Worker::Idle
                     }
@@ -311,6 +342,10 @@ impl Swiotlb {
         self.next_pool += 1;
         id
     }
+}
+
+fn offset_of(first: u32, need: &Need) -> u64 {
+    u64::from(first + need.pad_slots) * SLOT_BYTES + need.offset_bytes
 }
 
 /// As many areas as wanted, but none below one segment.

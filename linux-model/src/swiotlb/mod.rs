@@ -6,7 +6,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use memory::{Counters, Growth, MapFailure, PoolId, Slots, SwiotlbConfig, Swiotlb};
+pub use memory::{Counters, MapFailure, PoolId, Slots, SwiotlbConfig, Swiotlb};
 pub use rules::{DeviceLimits, Request};
 
 /// Bytes of one slot.

@@ -43,10 +43,10 @@ impl Pool {
         self.areas.len() as u32
     }
 
-    /// Looks for a run in one area and takes it. Adds each slot looked at to `probed`.
+    /// Looks for a run in one area. Adds each slot looked at to `probed`.
     ///
     /// O(slots of the area) at worst, as the kernel's own search.
-    pub fn take(&mut self, area: u32, need: &Need, original: u64, probed: &mut u64) -> Option<u32> {
+    pub fn find(&self, area: u32, need: &Need, original: u64, probed: &mut u64) -> Option<u32> {
         let state = self.areas[area as usize];
         if need.slots > self.area_slots - state.used {
             return None;
@@ -63,10 +63,6 @@ impl Pool {
             let dma = self.start + u64::from(slot) * SLOT_BYTES;
             let step = if need.accepts(dma, original) {
                 if self.runs_at(slot) >= need.slots && !crosses(dma, need) {
-                    self.occupy(slot, need.slots);
-                    let end = u64::from(index) + u64::from(need.slots);
-                    self.areas[area as usize] =
-                        Area { used: state.used + need.slots, cursor: self.wrapped(end) };
                     return Some(slot);
                 }
                 need.stride
@@ -77,6 +73,31 @@ impl Pool {
             passed = passed.saturating_add(step);
         }
         None
+    }
+
+    /// Takes the run that [`Pool::find`] found; the next search begins behind it.
+    pub fn take(&mut self, first: u32, slots: u32) {
+        self.retake(first, slots);
+        let area = first / self.area_slots;
+        let end = u64::from(first - area * self.area_slots) + u64::from(slots);
+        self.areas[area as usize].cursor = self.wrapped(end);
+    }
+
+    /// Undoes [`Pool::give_back`]; cursors stay.
+    pub fn retake(&mut self, first: u32, slots: u32) {
+        self.runs[first as usize..(first + slots) as usize].fill(0);
+        self.renumber_before(first, 0);
+        self.areas[(first / self.area_slots) as usize].used += slots;
+    }
+
+    /// Whether all of a run is free.
+    pub fn is_free(&self, first: u32, slots: u32) -> bool {
+        self.runs_at(first) >= slots
+    }
+
+    /// Where the next search of an area begins, relative to it.
+    pub fn set_cursor(&mut self, area: u32, cursor: u32) {
+        self.areas[area as usize].cursor = self.wrapped(u64::from(cursor));
     }
 
     /// Gives back what [`Pool::take`] returned for the same number of slots.
@@ -93,11 +114,6 @@ impl Pool {
         }
         self.renumber_before(first, run);
         self.areas[(first / self.area_slots) as usize].used -= slots;
-    }
-
-    fn occupy(&mut self, first: u32, slots: u32) {
-        self.runs[first as usize..(first + slots) as usize].fill(0);
-        self.renumber_before(first, 0);
     }
 
     /// Counts the free slots before `first` up again, to the segment's start or a taken slot.
