@@ -32,6 +32,7 @@ mod error;
 mod event;
 mod fidelity;
 mod input;
+pub mod log;
 mod name;
 mod options;
 pub mod pairing;

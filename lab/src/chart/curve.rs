@@ -28,7 +28,11 @@ const BOTTOM: f64 = 46.0;
 
 /// Draws the curves on a logarithmic axis of sizes.
 pub fn curve(curves: &[Curve<'_>]) -> Markup {
-    let sizes = || curves.iter().flat_map(|c| c.points.iter().map(|p| p.slots.max(1)));
+    let sizes = || {
+        curves
+            .iter()
+            .flat_map(|c| c.points.iter().map(|p| p.slots.max(1)))
+    };
     let (Some(least), Some(most)) = (sizes().min(), sizes().max()) else {
         return html! {};
     };
@@ -102,7 +106,11 @@ fn path_of(points: &[CurvePoint], at: impl Fn(u64) -> f64, y: Scale) -> String {
         .enumerate()
         .map(|(number, point)| {
             let command = if number == 0 { "M" } else { "L" };
-            format!("{command} {} {}", px(at(point.slots)), px(y.px(share(point))))
+            format!(
+                "{command} {} {}",
+                px(at(point.slots)),
+                px(y.px(share(point)))
+            )
         })
         .collect::<Vec<_>>()
         .join(" ")

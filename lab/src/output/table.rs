@@ -1,7 +1,5 @@
 //! Tables that the terminal and the page show alike.
 
-use comfy_table::{Attribute, CellAlignment, Color, ContentArrangement, presets};
-
 use super::text::{Look, Tone};
 
 /// Text with a tone.
@@ -87,53 +85,52 @@ impl Table {
     /// Lines for people, two columns in. A table wider than the look is not
     /// folded: a broken number is worse than a long line.
     pub fn render(&self, look: Look) -> String {
-        let mut table = comfy_table::Table::new();
-        table
-            .load_preset(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled);
-        if look.is_coloured() {
-            table.enforce_styling();
-        } else {
-            table.force_no_tty();
-        }
-        table.set_header(self.heads.iter().map(|head| {
-            let cell = comfy_table::Cell::new(head);
-            if look.is_coloured() {
-                cell.add_attribute(Attribute::Dim)
-            } else {
-                cell
-            }
-        }));
-        for row in &self.rows {
-            table.add_row(row.iter().map(|cell| shown(cell, look)));
-        }
-        for (index, column) in table.column_iter_mut().enumerate() {
-            column.set_padding((if index == 0 { 2 } else { 0 }, 2));
-            if index > 0 {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        let mut text: String = table
-            .lines()
-            .map(|line| line.trim_end().to_owned() + "\n")
+        let heads: Vec<Cell> = self
+            .heads
+            .iter()
+            .map(|head| Cell::toned(*head, Tone::Dim))
             .collect();
-        text.shrink_to_fit();
+        let widths: Vec<usize> = (0..heads.len())
+            .map(|column| {
+                std::iter::once(&heads)
+                    .chain(&self.rows)
+                    .filter_map(|row| row.get(column))
+                    .map(|cell| cell.text.chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
+        let mut text = line(&heads, &widths, look);
+        for row in &self.rows {
+            text.push_str(&line(row, &widths, look));
+        }
         text
     }
 }
 
-fn shown(cell: &Cell, look: Look) -> comfy_table::Cell {
-    let made = comfy_table::Cell::new(&cell.text);
-    match cell.tone {
-        Some(tone) if look.is_coloured() => match tone {
-            Tone::Strong => made.add_attribute(Attribute::Bold),
-            Tone::Good => made.fg(Color::Green),
-            Tone::Warning => made.fg(Color::Yellow),
-            Tone::Bad => made.fg(Color::Red).add_attribute(Attribute::Bold),
-            Tone::Dim => made.add_attribute(Attribute::Dim),
-        },
-        _ => made,
+/// The first cell stands left, the others right. Padding is outside the tone, so that escapes do
+/// not count as width.
+fn line(cells: &[Cell], widths: &[usize], look: Look) -> String {
+    let mut text = String::from("  ");
+    for (index, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let gap = " ".repeat(width.saturating_sub(cell.text.chars().count()));
+        let shown = match cell.tone {
+            Some(tone) => look.paint(tone, &cell.text),
+            None => cell.text.clone(),
+        };
+        if index == 0 {
+            text.push_str(&shown);
+            if cells.len() > 1 {
+                text.push_str(&gap);
+            }
+        } else {
+            text.push_str("  ");
+            text.push_str(&gap);
+            text.push_str(&shown);
+        }
     }
+    text.push('\n');
+    text
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! One self-contained page: no script, no font, nothing fetched.
 
+use std::path::Path;
+
+use anyhow::Context as _;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::output::Closing;
@@ -46,6 +49,11 @@ pub fn page(title: &str, body: &Markup, closing: &Closing) -> Vec<u8> {
         }
     };
     markup.into_string().into_bytes()
+}
+
+/// Writes the page.
+pub fn write(path: &Path, page: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(path, page).with_context(|| format!("{}: cannot write", path.display()))
 }
 
 /// The one sentence that answers.
