@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod dat;
 mod error;
 mod event;
 mod fidelity;
@@ -37,6 +38,7 @@ mod name;
 mod options;
 pub mod pairing;
 mod reader;
+mod record;
 pub mod sidecar;
 mod text;
 

@@ -5,12 +5,16 @@ mod detect;
 mod fields;
 mod other;
 mod prefix;
+mod raw_fields;
 
 use std::io::BufRead;
 
-pub(crate) use body::Vocabulary;
-pub(crate) use detect::detect;
-pub(crate) use fields::{decimal, hex};
+pub(crate) use body::{Vocabulary, mapped};
+pub(crate) use detect::{DAT_MAGIC, detect};
+pub(crate) use fields::{Expected, decimal};
+pub(crate) use other::marker;
+
+use fields::hex;
 
 use crate::error::Malformed;
 use crate::input::{Lines, Next};
@@ -153,7 +157,7 @@ fn event(
 fn previous(position: Position) -> Position {
     match position {
         Position::Line(line) => Position::Line(line.saturating_sub(1)),
-        Position::Offset(_) => position,
+        Position::Offset(_) | Position::Page { .. } => position,
     }
 }
 
