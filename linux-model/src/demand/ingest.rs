@@ -397,12 +397,15 @@ impl Ingest {
             mapping.list = Some(list);
             mapping.recorded = Recorded::FailedSilently;
         }
-        // The last attempt's window is when it failed; undoing the others follows at once.
+        // Nothing follows the attempt that failed, so the time after it tells nothing about it;
+        // undoing the others follows at once.
         let last = mappings[mappings.len() - 1];
-        let op = self.ops.iter().rev().find(|op| op.kind == OpKind::Map(last)).copied();
+        let op = self.ops.iter_mut().rev().find(|op| op.kind == OpKind::Map(last));
         if let Some(op) = op {
-            let likely = (op.likely_ns + NEAR_NS).min(op.latest_ns);
-            self.add_op(op.likely_ns, likely, op.latest_ns, OpKind::GiveUp(list));
+            op.likely_ns = op.earliest_ns + NEAR_NS;
+            let (failed_ns, latest_ns) = (op.likely_ns, op.latest_ns);
+            let likely_ns = (failed_ns + NEAR_NS).min(latest_ns);
+            self.add_op(failed_ns, likely_ns, latest_ns, OpKind::GiveUp(list));
         }
     }
 
