@@ -13,6 +13,10 @@ pub enum Event {
     CoherentFailed {
         size: u64,
     },
+    /// A coherent buffer was given out.
+    CoherentServed {
+        size: u64,
+    },
     /// An address is beyond a mask.
     Overflow {
         stage: Stage,
@@ -72,7 +76,11 @@ pub enum Event {
         node: Option<i64>,
     },
     CmaActivationFailed,
-    /// `cma-reserved` of the boot line or `CmaTotal`.
+    /// One area reserved at boot.
+    CmaReserved {
+        bytes: u64,
+    },
+    /// All areas: `cma-reserved` of the boot line or `CmaTotal`.
     CmaTotal {
         bytes: u64,
     },
@@ -87,18 +95,28 @@ pub enum Event {
         limit: u64,
         task: Option<String>,
     },
+    /// A library warns of a low limit.
+    MemlockWarned {
+        limit: u64,
+    },
     VfioMapFailed {
         errno: u32,
     },
     VfioFatal,
     GuestRunning,
     ContextFault {
-        status: u32,
-        address: u64,
-        syndrome: u32,
+        status: Option<u32>,
+        address: Option<u64>,
+        syndrome: Option<u32>,
     },
-    /// `fsr` repeated in words; carries nothing new.
-    FaultDetail,
+    /// The status on a line of its own.
+    FaultStatus {
+        status: u32,
+    },
+    /// A page fault without a decoded reason.
+    PageFault {
+        address: u64,
+    },
     SmmuEvent {
         id: u8,
     },
@@ -118,7 +136,7 @@ pub enum Event {
     },
     VtdFault {
         is_write: bool,
-        address: u64,
+        address: Option<u64>,
         reason: Option<u32>,
         text: String,
     },

@@ -8,7 +8,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
         // total and used are printed since 4.18 or so.
         needle: "buffer is full",
         pattern: r"(?x)(?:(?P<dev>[\w.,+@/-]+\ [\w.,:+@/-]+):\ +)?swiotlb\ buffer\ is\ full
-            (?:\ \(sz:\ (?P<size>\d+)\ bytes\))?
+            \ ?\(sz:\ ?(?P<size>\d+)\ ?bytes\)
             (?:,\ total\ (?P<total>\d+)(?:\ \(slots\))?,\ used\ (?P<used>\d+)(?:\ \(slots\))?)?",
         read: |found| {
             let pool = decimal(found, "total").zip(decimal(found, "used"));
@@ -30,7 +30,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "coherent allocation failed",
-        pattern: r"coherent allocation failed for device (?P<dev>\S+) size[= ](?P<size>\d+)",
+        pattern: r"(?:(?P<driver>[\w.,+@/-]+ [\w.,:+@/-]+): +)?(?:swiotlb: )?coherent allocation failed(?: for device (?P<dev>\S+?))?[, ]+size ?[= ] ?(?P<size>\d+)",
         read: |found| {
             Some(Event::CoherentFailed {
                 size: decimal(found, "size")?,
@@ -211,6 +211,16 @@ pub const RECOGNISERS: &[Recogniser] = &[
         pattern: r"swiotlb_bounced: dev_name: (?P<dev>\S+) dma_mask=[0-9a-f]+ dev_addr=[0-9a-f]+ size=(?P<size>\d+)",
         read: |found| {
             Some(Event::TracedBounce {
+                size: decimal(found, "size")?,
+            })
+        },
+    },
+    Recogniser {
+        // The u-dma-buf module reports what it was given.
+        needle: "buffer size",
+        pattern: r"buffer size +[=:] +(?P<size>\d+)",
+        read: |found| {
+            Some(Event::CoherentServed {
                 size: decimal(found, "size")?,
             })
         },

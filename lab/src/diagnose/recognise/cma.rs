@@ -62,7 +62,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "ailed to reserve",
-        pattern: r"cma: +(?:\w+: )?[Ff]ailed to reserve (?P<mib>\d+) MiB(?: on node (?P<node>-?\d+))?",
+        pattern: r"(?i)cma: +(?:\w+: )?failed to reserve (?P<mib>\d+) ?MiB(?: on node (?P<node>-?\d+))?",
         read: |found| {
             Some(Event::CmaReserveFailed {
                 bytes: bytes(decimal(found, "mib")?, "M"),
@@ -104,6 +104,15 @@ pub const RECOGNISERS: &[Recogniser] = &[
         needle: "could not be activated",
         pattern: r"CMA area (?P<dev>\S+) could not be activated",
         read: |_| Some(Event::CmaActivationFailed),
+    },
+    Recogniser {
+        needle: "cma: Reserved",
+        pattern: r"cma: Reserved (?P<mib>\d+) ?MiB",
+        read: |found| {
+            Some(Event::CmaReserved {
+                bytes: bytes(decimal(found, "mib")?, "M")?,
+            })
+        },
     },
     Recogniser {
         needle: "Cma",

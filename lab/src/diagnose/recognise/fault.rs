@@ -8,19 +8,17 @@ use crate::diagnose::event::Event;
 pub const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
         needle: "context fault",
-        pattern: r"(?:(?P<dev>\S+ \S+): +)?Unhandled context fault: +fsr=(?P<fsr>0x[0-9a-f]+), +iova=(?P<iova>0x[0-9a-f]+), +fsynr=(?P<fsynr>0x[0-9a-f]+)",
-        read: |found| {
-            Some(Event::ContextFault {
-                status: u32::try_from(hex(found, "fsr")?).ok()?,
-                address: hex(found, "iova")?,
-                syndrome: u32::try_from(hex(found, "fsynr")?).ok()?,
-            })
-        },
+        pattern: r"(?:(?P<dev>\S+ \S+): +)?Unhandled (?:arm-smmu )?context fault\b(?P<rest>.*)",
+        read: context_fault,
     },
     Recogniser {
         needle: "FSR ",
-        pattern: r"FSR +=",
-        read: |_| Some(Event::FaultDetail),
+        pattern: r"FSR +[=:] +(?:0x)?(?P<fsr>[0-9a-f]{1,8}) \[",
+        read: |found| {
+            Some(Event::FaultStatus {
+                status: u32::try_from(hex(found, "fsr")?).ok()?,
+            })
+        },
     },
     Recogniser {
         needle: "global fault",
@@ -79,7 +77,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "fault addr",
-        pattern: r"(?x)\[(?P<kind>DMA\ Read|DMA\ Write)[^\]]*\]\ Request\ device\ \[(?P<dev>[^\]]+)\]\ (?:PASID\ \S+\ )?fault\ addr\ (?P<addr>(?:0x)?[0-9a-f]+)
+        pattern: r"(?x)\[(?P<kind>DMA\ Read|DMA\ Write)[^\]]*\]\ Request\ device\ \[(?P<dev>[^\]]+)\]\ (?:PASID\ \S+\ )?fault\ addr\ (?:0x)?(?P<addr>[0-9a-fxX*]+)
             (?:\ ?\[[^\]]*\])??(?:\ \[fault\ reason\ (?P<reason>(?:0x)?[0-9a-fA-F]+)\]\ (?P<text>[^\[]*))?",
         read: vtd_fault,
     },
@@ -102,6 +100,17 @@ pub const RECOGNISERS: &[Recogniser] = &[
                 old: hex(found, "old")?,
                 new: hex(found, "new")?,
             })
+        },
+    },
+    Recogniser {
+        needle: "ault",
+        pattern: r"(?:(?P<dev>\S+ \S+): +)?(?:Page fault at (?P<rockchip>0x[0-9a-f]+) of type|\w* ?(?:\(\w+\) )?PAGE FAULT (?:occurred )?at (?P<exynos>0x[0-9a-f]+)|page fault from EP \d+ at (?P<virtio>0x[0-9a-f]+)|fault type=0x[0-9a-f]+ iova=(?P<mediatek>0x[0-9a-f]+)|translation fault: .* at (?P<dart>0x[0-9a-f]+)|iommu fault: da:(?P<omap>0x[0-9a-f]+))",
+        read: |found| {
+            let address = (1..found.len())
+                .filter_map(|at| found.get(at))
+                .filter_map(|m| m.as_str().strip_prefix("0x"))
+                .find_map(|digits| u64::from_str_radix(digits, 16).ok());
+            Some(Event::PageFault { address: address? })
         },
     },
     Recogniser {
@@ -148,8 +157,29 @@ fn vtd_reason(found: &Captures<'_>) -> Option<u32> {
 fn vtd_fault(found: &Captures<'_>) -> Option<Event> {
     Some(Event::VtdFault {
         is_write: text(found, "kind")?.ends_with("Write"),
-        address: hex(found, "addr")?,
+        // Some reports mask it.
+        address: hex(found, "addr"),
         reason: vtd_reason(found),
         text: text(found, "text").unwrap_or_default().trim().to_owned(),
+    })
+}
+
+/// The fields stand in different orders; the oldest kernels print no `fsr`.
+fn context_fault(found: &Captures<'_>) -> Option<Event> {
+    let rest = text(found, "rest")?;
+    let value = |names: &[&str]| {
+        names.iter().find_map(|name| {
+            let after = rest.split(name).nth(1)?.trim_start_matches("0x");
+            let end = after
+                .find(|c: char| !c.is_ascii_hexdigit())
+                .unwrap_or(after.len());
+            u64::from_str_radix(after.get(..end)?, 16).ok()
+        })
+    };
+    let narrow = |wide: u64| u32::try_from(wide).ok();
+    Some(Event::ContextFault {
+        status: value(&["fsr="]).and_then(narrow),
+        address: value(&["iova=", "FAR="]),
+        syndrome: value(&["fsynr=", "fsynr0="]).and_then(narrow),
     })
 }

@@ -16,6 +16,44 @@ pub const RECOGNISERS: &[Recogniser] = &[
         },
     },
     Recogniser {
+        needle: "RLIMIT_MEMLOCK",
+        pattern: r"RLIMIT_MEMLOCK \S+ \d+/(?P<limit>\d+) ?- ?exceeded",
+        read: |found| {
+            Some(Event::Memlock {
+                limit: decimal(found, "limit")?,
+                task: None,
+            })
+        },
+    },
+    Recogniser {
+        needle: "RLIMIT_MEMLOCK",
+        pattern: r"RLIMIT_MEMLOCK is (?P<limit>\d+) bytes",
+        read: |found| {
+            Some(Event::MemlockWarned {
+                limit: decimal(found, "limit")?,
+            })
+        },
+    },
+    Recogniser {
+        needle: "lock limit of",
+        pattern: r"(?P<asked>\d+) locked pages exceed the lock limit of (?P<limit>\d+)",
+        read: |found| {
+            Some(Event::Memlock {
+                limit: decimal(found, "limit")?.checked_mul(4096)?,
+                task: None,
+            })
+        },
+    },
+    Recogniser {
+        needle: "running out of DMA mappings",
+        pattern: r"possibly running out of DMA mappings",
+        read: |_| {
+            Some(Event::Notice {
+                why: "QEMU's estimate of the worst case at start, not a failed mapping",
+            })
+        },
+    },
+    Recogniser {
         needle: "No space left on device",
         pattern: r"(?:VFIO_MAP_DMA|vfio_(?:container_)?dma_map|VFIO_IOMMU_MAP_DMA|[Vv]fio[Dd]ma[Mm]ap|[Vv]fio.{0,60}[Mm]ap|DMA map(?:ping)?).{0,160}No space left on device",
         read: |_| Some(Event::VfioMapFailed { errno: 28 }),
@@ -26,8 +64,8 @@ pub const RECOGNISERS: &[Recogniser] = &[
         read: |_| Some(Event::VfioMapFailed { errno: 12 }),
     },
     Recogniser {
-        needle: "DMA mapping, error",
-        pattern: r"Cannot set up DMA mapping, error (?P<errno>\d+)",
+        needle: "mapping, error",
+        pattern: r"[Cc]annot set ?up DMA (?:re)?mapping, error (?P<errno>\d+)",
         read: |found| {
             Some(Event::VfioMapFailed {
                 errno: errno(found, "errno")?,
@@ -63,6 +101,13 @@ pub const RECOGNISERS: &[Recogniser] = &[
         },
     },
     Recogniser {
+        // The wording since 6.12 or so, which tells an empty pool from a
+        // missing one.
+        needle: "DMA pool exhausted for",
+        pattern: r"DMA pool exhausted for (?P<dev>.+)",
+        read: |_| Some(Event::AtomicPool { bytes: None }),
+    },
+    Recogniser {
         needle: "suitable pool for",
         pattern: r"Failed to get suitable pool for (?P<dev>.+)",
         read: |_| Some(Event::AtomicPoolMissing),
@@ -96,8 +141,8 @@ pub const RECOGNISERS: &[Recogniser] = &[
         },
     },
     Recogniser {
-        needle: "error -12",
-        pattern: r"(?:fail\w*|error).{0,40}error -12\b",
+        needle: "-12",
+        pattern: r"(?:error|failed|setup|returned|probe|ret)[^,]{0,40}[ :(=]-12\b",
         read: |_| Some(Event::AllocationFailed { size: None }),
     },
     Recogniser {

@@ -41,6 +41,17 @@ pub const RECOGNISERS: &[Recogniser] = &[
         },
     },
     Recogniser {
+        needle: "out of mapping resources",
+        pattern: r"out of mapping resources",
+        read: |_| {
+            Some(Event::IovaFailed {
+                size: None,
+                pages: None,
+                what: IovaWindow::Generic,
+            })
+        },
+    },
+    Recogniser {
         needle: "iova for",
         pattern: r"Allocating (?P<pages>\d+)-page iova for (?P<dev>\S+) failed",
         read: |found| {
@@ -65,11 +76,6 @@ pub const RECOGNISERS: &[Recogniser] = &[
             |(?i:fail\w*|unable|cannot|can't|could\ not|couldn't)\ (?:to\ )?(?:alloc\w*|get|reserve|find)\ [^,;]{0,40}iova
             |(?i:out\ of|no\ (?:more|free))\ iova)(?:.*?\ size[=:\ ]+(?P<size>(?:0x)?[0-9a-f]+))?",
         read: iova_words,
-    },
-    Recogniser {
-        needle: "Using 6",
-        pattern: r"(?:(?P<dev>\S+ \S+): +)?Using \d\d-bit DMA addresses",
-        read: |_| Some(Event::Iova64Bit),
     },
     Recogniser {
         needle: "-bit DMA addresses",

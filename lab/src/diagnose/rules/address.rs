@@ -247,6 +247,24 @@ pub fn refused(evidence: &Evidence) -> Vec<Finding> {
         .collect()
 }
 
+/// A pool that could not be made at boot.
+pub fn no_pool_at_boot(evidence: &Evidence) -> Vec<Finding> {
+    let failures = evidence.all(|event| matches!(event, Event::PoolAbsent).then_some(()));
+    failures
+        .into_iter()
+        .map(|(seen, ())| {
+            Finding::new(
+                seen,
+                Cause::Other,
+                Certainty::Likely,
+                "no bounce pool could be made at boot: no contiguous low memory of that size was free".to_owned(),
+            )
+            .fixed_by(["a smaller swiotlb=SLOTS, or less low memory reserved by others (crash kernel, firmware)"])
+            .not_helped_by(["a larger swiotlb="])
+        })
+        .collect()
+}
+
 /// Memory that may not be mapped at all.
 pub fn not_linear(evidence: &Evidence) -> Vec<Finding> {
     let refusals = evidence.all(|event| matches!(event, Event::NotLinearMemory).then_some(()));

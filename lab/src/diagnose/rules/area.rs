@@ -167,12 +167,52 @@ fn judge(evidence: &Evidence, claim: &Claim<'_>) -> Vec<Finding> {
         _ if ![ENOMEM, EBUSY].contains(&claim.errno) => vec![unknown_errno(claim)],
         Some(sum) if claim.pages > sum.free => short(claim, sum),
         Some(_) if claim.has_all_runs() => by_runs(claim),
+        None if is_above_all_areas(evidence, claim.pages) => vec![too_small(
+            claim,
+            format!(
+                "{}; all areas together are smaller than that",
+                claim.numbers()
+            ),
+            Certainty::Certain,
+        )],
         _ => by_errno(claim),
     };
-    if claim.pages <= BLOCK_PAGES && !allocation_failed_near(evidence, claim.seen, 8) {
-        findings.push(fallback(claim.seen, claim.pages));
+    let may_fall_back = claim.pages <= BLOCK_PAGES && claim.errno != EINTR;
+    if may_fall_back && !allocation_failed_near(evidence, claim.seen, 8) {
+        let note = fallback(claim.seen, claim.pages);
+        match findings.first_mut() {
+            // The cause stands; that nothing may have come of it is a remark.
+            Some(first) if first.certainty == Certainty::Certain => {
+                first.arithmetic.push_str("; ");
+                first.arithmetic.push_str(&note.arithmetic);
+            }
+            _ => findings.push(note),
+        }
     }
     findings
+}
+
+/// Whether the log says how much is reserved, and it is less.
+fn is_above_all_areas(evidence: &Evidence, pages: u64) -> bool {
+    all_areas(evidence).is_some_and(|bytes| pages.saturating_mul(4096) > bytes)
+}
+
+/// Bytes of all contiguous areas, where the log has them.
+fn all_areas(evidence: &Evidence) -> Option<u64> {
+    let total = evidence.first(|event| match event {
+        Event::CmaTotal { bytes } => Some(*bytes),
+        _ => None,
+    });
+    let reserved = evidence.all(|event| match event {
+        Event::CmaReserved { bytes } => Some(*bytes),
+        _ => None,
+    });
+    let sum = reserved
+        .iter()
+        .fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+    total
+        .map(|(_, bytes)| bytes)
+        .or((!reserved.is_empty()).then_some(sum))
 }
 
 fn short(claim: &Claim<'_>, sum: CmaSum) -> Vec<Finding> {
@@ -397,6 +437,8 @@ fn busy_ranges(evidence: &Evidence, pages: u64, same: &[(&Seen, (u64, u64))]) ->
             same.len()
         ));
     }
+    // Windows that overlap are successive tries of one request.
+    let is_one_request = step.is_some_and(|step| step < pages);
     let failed = same
         .iter()
         .any(|(s, _)| allocation_failed_near(evidence, s, 10));
@@ -413,13 +455,13 @@ fn busy_ranges(evidence: &Evidence, pages: u64, same: &[(&Seen, (u64, u64))]) ->
         );
         findings.push(busy_at(seen, sum, Certainty::Possible));
     } else {
-        let certainty = if failed {
+        let certainty = if failed || is_one_request {
             Certainty::Certain
         } else {
             Certainty::Likely
         };
         findings.push(busy_at(seen, sum, certainty));
-        if !failed {
+        if certainty != Certainty::Certain && pages <= BLOCK_PAGES {
             findings.push(fallback(seen, pages));
         }
     }
@@ -438,17 +480,50 @@ pub fn coherent(evidence: &Evidence) -> Vec<Finding> {
     if !claims(evidence).is_empty() {
         return Vec::new();
     }
-    let area = evidence.first(|event| match event {
-        Event::CmaTotal { bytes } => Some(*bytes),
+    let area = all_areas(evidence);
+    let served = evidence.all(|event| match event {
+        Event::CoherentServed { size } => Some(*size),
         _ => None,
     });
+    let largest = served.iter().map(|(_, size)| *size).max().unwrap_or(0);
     failures
         .into_iter()
-        .flat_map(|(seen, size)| fell_through(seen, size, area.map(|(_, bytes)| bytes)))
+        .flat_map(|(seen, size)| match huge_page(evidence, seen, size) {
+            Some(finding) => vec![finding],
+            None => fell_through(seen, size, area, largest),
+        })
         .collect()
 }
 
-fn fell_through(seen: &Seen, size: u64, area: Option<u64>) -> Vec<Finding> {
+/// Graphics drivers ask for one huge page first and fall back to small ones;
+/// until 4.18 the bounce pool complained all the same.
+fn huge_page(evidence: &Evidence, seen: &Seen, size: u64) -> Option<Finding> {
+    const DRIVERS: [&str; 5] = ["amdgpu", "radeon", "nouveau", "ttm", "vmwgfx"];
+    let refused = |s: &Seen| matches!(s.event, Event::AllocationFailed { .. });
+    if size != 2 << 20 || evidence.seen.iter().any(refused) {
+        return None;
+    }
+    let device = seen.device.as_deref()?;
+    let driver = evidence.seen.iter().find_map(|s| {
+        let (driver, address) = s.device.as_deref()?.split_once(' ')?;
+        (device.ends_with(address) && DRIVERS.contains(&driver)).then_some(driver)
+    })?;
+    Some(
+        Finding::new(
+            seen,
+            Cause::Harmless,
+            Certainty::Certain,
+            format!(
+                "{size} B is one huge page, above the 262144 B that the bounce pool serves, so this last fallback can never succeed; \
+                 {driver} then takes 4 KiB pages, and no failure follows"
+            ),
+        )
+        .fixed_by(["nothing to fix; kernels from 4.18 on no longer print it"]),
+    )
+}
+
+/// `served` is the largest coherent buffer that was given out before.
+fn fell_through(seen: &Seen, size: u64, area: Option<u64>, served: u64) -> Vec<Finding> {
     let sum = if size > BLOCK_BYTES {
         format!(
             "{size} B: tried in a contiguous area first, then the page allocator ({size} > {BLOCK_BYTES} B with 4 KiB pages), \
@@ -484,6 +559,10 @@ fn fell_through(seen: &Seen, size: u64, area: Option<u64>) -> Vec<Finding> {
         Some(bytes) => vec![small(
             Certainty::Likely,
             format!("{sum}; the areas hold {bytes} B in all"),
+        )],
+        None if served > BLOCK_BYTES => vec![small(
+            Certainty::Likely,
+            format!("{sum}; {served} B were given out before, so an area exists"),
         )],
         None => vec![
             absent(Certainty::Likely, sum.clone()),

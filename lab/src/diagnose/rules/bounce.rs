@@ -33,7 +33,7 @@ pub fn full(evidence: &Evidence) -> Vec<Finding> {
         })
         .into_iter()
         .map(|(seen, (size, pool))| Full { seen, size, pool })
-        .filter(|f| !is_coherent_fallback(evidence, f))
+        .filter(|f| !is_coherent_fallback(evidence, f) && !is_echo(evidence, f))
         .collect();
     let mut devices: Vec<Option<&str>> = all.iter().map(|f| f.seen.device.as_deref()).collect();
     devices.sort_unstable();
@@ -46,7 +46,10 @@ pub fn full(evidence: &Evidence) -> Vec<Finding> {
             .filter(|f| f.seen.device.as_deref() == device)
             .partition(|f| f.size > SEGMENT_BYTES);
         findings.extend(over_cap(&over));
-        findings.extend(within_cap(&within));
+        let has_pool = within.iter().any(|f| f.pool.is_none_or(|p| p.total > 0));
+        if has_pool || !has_overflow(evidence, device) {
+            findings.extend(within_cap(&within));
+        }
     }
     findings
 }
@@ -58,6 +61,26 @@ fn is_coherent_fallback(evidence: &Evidence, full: &Full<'_>) -> bool {
         matches!(s.event, Event::CoherentFailed { size } if size == full.size)
             && s.line.abs_diff(full.seen.line) <= 4
     })
+}
+
+/// Old kernels say it twice: the pool, then `Out of SW-IOMMU space`.
+fn is_echo(evidence: &Evidence, full: &Full<'_>) -> bool {
+    const FIRST: &str = "buffer is full";
+    !full.seen.text.contains(FIRST)
+        && evidence.seen.iter().any(|s| {
+            matches!(s.event, Event::PoolFull { size, .. } if size == full.size)
+                && s.line < full.seen.line
+                && full.seen.line - s.line <= 2
+                && s.text.contains(FIRST)
+        })
+}
+
+/// Whether an overflow line says more about a device without a pool.
+fn has_overflow(evidence: &Evidence, device: Option<&str>) -> bool {
+    evidence
+        .seen
+        .iter()
+        .any(|s| matches!(s.event, Event::Overflow { .. }) && s.device.as_deref() == device)
 }
 
 fn over_cap(over: &[Full<'_>]) -> Vec<Finding> {

@@ -28,26 +28,77 @@ pub fn smmu(evidence: &Evidence) -> Vec<Finding> {
         } => Some((*status, *address, *syndrome)),
         _ => None,
     });
+    let mut findings: Vec<Finding> = faults
+        .iter()
+        .copied()
+        .flat_map(|(seen, (status, address, syndrome))| {
+            // Some kernels print the status on the next lines.
+            let later = evidence.after(seen, 6).find_map(|s| match s.event {
+                Event::FaultStatus { status } => Some(status),
+                _ => None,
+            });
+            let access = syndrome.map_or("an access", |s| access(s & FSYNR_WRITE != 0));
+            let place = place(address);
+            let Some(status) = status.or(later) else {
+                let sum = format!("{access}{place}; the fault status is not in the log");
+                return vec![
+                    unmapped(seen, sum.clone(), Certainty::Likely),
+                    permission(seen, sum, Certainty::Possible),
+                ];
+            };
+            vec![context_fault(seen, status, &format!("{access}{place}"))]
+        })
+        .collect();
+    if faults.is_empty() {
+        let alone = evidence.all(|event| match event {
+            Event::FaultStatus { status } => Some(*status),
+            _ => None,
+        });
+        let judged = alone
+            .into_iter()
+            .map(|(seen, status)| context_fault(seen, status, "an access"));
+        findings.extend(judged);
+    }
+    findings.extend(page_faults(evidence));
+    findings
+}
+
+fn context_fault(seen: &Seen, status: u32, access: &str) -> Finding {
+    let mut sum = format!(
+        "fsr {status:#x}: bit 1 (translation) {}, bit 3 (permission) {}; {access}",
+        set(status & FSR_TRANSLATION),
+        set(status & FSR_PERMISSION)
+    );
+    if status & FSR_MULTIPLE != 0 {
+        sum.push_str("; bit 31: more faults followed that are not described");
+    }
+    match (status & FSR_TRANSLATION != 0, status & FSR_PERMISSION != 0) {
+        (true, false) => unmapped(seen, sum, Certainty::Certain),
+        (false, true) => permission(seen, sum, Certainty::Certain),
+        (true, true) => unmapped(seen, sum, Certainty::Likely),
+        (false, false) => other(seen, sum),
+    }
+}
+
+/// Drivers that say no more than where it happened.
+fn page_faults(evidence: &Evidence) -> Vec<Finding> {
+    let faults = evidence.all(|event| match event {
+        Event::PageFault { address } => Some(*address),
+        _ => None,
+    });
     faults
         .into_iter()
-        .map(|(seen, (status, address, syndrome))| {
-            let access = access(syndrome & FSYNR_WRITE != 0);
-            let mut sum = format!(
-                "fsr {status:#x}: bit 1 (translation) {}, bit 3 (permission) {}; fsynr bit 4: {access} at {address:#x}",
-                set(status & FSR_TRANSLATION),
-                set(status & FSR_PERMISSION)
+        .map(|(seen, address)| {
+            let sum = format!(
+                "a page fault at {address:#x}; the driver prints no reason that tells a missing page from a missing permission"
             );
-            if status & FSR_MULTIPLE != 0 {
-                sum.push_str("; bit 31: more faults followed that are not described");
-            }
-            match (status & FSR_TRANSLATION != 0, status & FSR_PERMISSION != 0) {
-                (true, false) => unmapped(seen, sum, Certainty::Certain),
-                (false, true) => permission(seen, sum, Certainty::Certain),
-                (true, true) => unmapped(seen, sum, Certainty::Likely),
-                (false, false) => other(seen, sum),
-            }
+            unmapped(seen, sum, Certainty::Likely)
         })
         .collect()
+}
+
+fn place(address: Option<u64>) -> String {
+    address.map(|a| format!(" at {a:#x}")).unwrap_or_default()
 }
 
 /// SMMUv3 events, with the raw words that follow.
@@ -219,13 +270,13 @@ pub fn vtd(evidence: &Evidence) -> Vec<Finding> {
 fn vtd_fault(
     seen: &Seen,
     is_write: bool,
-    address: u64,
+    address: Option<u64>,
     reason: Option<u32>,
     text: &str,
 ) -> Vec<Finding> {
-    let access = access(is_write);
+    let access = format!("{}{}", access(is_write), place(address));
     let Some(reason) = reason else {
-        let sum = format!("{access} at {address:#x}; the reason is not in the log");
+        let sum = format!("{access}; the reason is not in the log");
         return vec![
             unmapped(seen, sum.clone(), Certainty::Possible),
             permission(seen, sum, Certainty::Possible),
@@ -236,7 +287,13 @@ fn vtd_fault(
     } else {
         format!(" ({text})")
     };
-    let sum = format!("{access} at {address:#x}, reason {reason:#04x}{said}");
+    let sum = format!("{access}, reason {reason:#04x}{said}");
+    if matches!(reason, 5 | 6) && address == Some(0) {
+        let sum = format!(
+            "{sum}: the kernel never hands out address 0, so nothing was mapped there, unless the firmware reserves it for the device"
+        );
+        return vec![unmapped(seen, sum, Certainty::Likely)];
+    }
     if matches!(reason, 5 | 6) {
         let sum = format!(
             "{sum}: that permission bit is clear; an entry that is empty and one that only lacks the permission give the same reason"

@@ -16,7 +16,6 @@ mod space;
 mod tests;
 mod traced;
 
-use super::cause::Cause;
 use super::event::Event;
 use super::evidence::{Evidence, Seen};
 use super::finding::{Finding, rank};
@@ -38,6 +37,7 @@ const RULES: &[Rule] = &[
     bounce::full,
     address::overflow,
     address::refused,
+    address::no_pool_at_boot,
     address::not_linear,
     area::failed,
     area::busy,
@@ -117,13 +117,4 @@ fn human(bytes: u64) -> String {
 fn per_cent(part: u64, whole: u64) -> String {
     let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
     format!("{}.{} %", tenths / 10, tenths % 10)
-}
-
-/// Whether the failure is one of memory that a boot option sizes.
-#[allow(dead_code, reason = "used by the closing lines")]
-pub fn is_sizing(cause: Cause) -> bool {
-    matches!(
-        cause,
-        Cause::PoolTooSmall | Cause::CmaTooSmall | Cause::CmaAbsent | Cause::AtomicPoolExhausted
-    )
 }

@@ -9,8 +9,9 @@ use crate::diagnose::finding::Finding;
 
 /// `dma_entry_limit` unless set.
 const ENTRIES: u64 = 65_535;
-/// No process locks more than this.
-const UNLIMITED: u64 = 1 << 46;
+/// A limit above this was raised on purpose: that the check fired is certain,
+/// that the limit is too low for the need is not.
+const RAISED: u64 = 1 << 30;
 
 /// `RLIMIT_MEMLOCK (N) exceeded`.
 pub fn memlock(evidence: &Evidence) -> Vec<Finding> {
@@ -22,23 +23,20 @@ pub fn memlock(evidence: &Evidence) -> Vec<Finding> {
         .into_iter()
         .map(|(seen, (limit, task))| {
             let who = task.map(|t| format!(" for {t}")).unwrap_or_default();
-            if limit >= UNLIMITED {
-                return Finding::new(
-                    seen,
-                    Cause::Other,
-                    Certainty::Likely,
-                    format!("limit {limit} B{who} is unlimited: it cannot have been exceeded"),
+            let mut sum = format!(
+                "stated by the line: locked memory would pass {limit} B = {} pages of 4 KiB{who}; an assigned device pins the guest's whole RAM",
+                limit / 4096
+            );
+            let certainty = if limit > RAISED {
+                sum.push_str(
+                    "; the check fired, but so large a limit was raised on purpose: memory may be counted twice (several devices), \
+                     or the count be wrong in this kernel",
                 );
-            }
-            Finding::new(
-                seen,
-                Cause::MemlockLimit,
-                Certainty::Certain,
-                format!(
-                    "stated by the line: locked memory would pass {limit} B = {} pages of 4 KiB{who}; an assigned device pins the guest's whole RAM",
-                    limit / 4096
-                ),
-            )
+                Certainty::Likely
+            } else {
+                Certainty::Certain
+            };
+            Finding::new(seen, Cause::MemlockLimit, certainty, sum)
             .fixed_by([
                 "raise the limit of the process above guest RAM: LimitMEMLOCK=, hard_limit in libvirt, ulimit -l, or CAP_IPC_LOCK",
             ])
@@ -46,6 +44,26 @@ pub fn memlock(evidence: &Evidence) -> Vec<Finding> {
                 "huge pages alone: fewer mappings, the same bytes locked",
                 "the limit of another login: a service keeps its own",
             ])
+        })
+        .chain(warned(evidence))
+        .collect()
+}
+
+fn warned(evidence: &Evidence) -> Vec<Finding> {
+    let warnings = evidence.all(|event| match event {
+        Event::MemlockWarned { limit } => Some(*limit),
+        _ => None,
+    });
+    warnings
+        .into_iter()
+        .map(|(seen, limit)| {
+            Finding::new(
+                seen,
+                Cause::MemlockLimit,
+                Certainty::Likely,
+                format!("{limit} B = {} pages of 4 KiB may be locked; the line warns, no refusal is in it", limit / 4096),
+            )
+            .fixed_by(["raise the limit: ulimit -l, LimitMEMLOCK=, /etc/security/limits.conf"])
         })
         .collect()
 }
@@ -94,7 +112,13 @@ pub fn vfio(evidence: &Evidence) -> Vec<Finding> {
                     )
                     .fixed_by(["raise LimitMEMLOCK above guest RAM"]),
                 ],
-                _ => Vec::new(),
+                12 => Vec::new(),
+                _ => vec![Finding::new(
+                    seen,
+                    Cause::Other,
+                    Certainty::Likely,
+                    format!("error {errno} from VFIO_MAP_DMA: neither the entry limit (28) nor locked memory (12); an address beyond the IOMMU's width, or a range mapped already"),
+                )],
             }
         })
         .collect()
