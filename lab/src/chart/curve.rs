@@ -22,7 +22,7 @@ pub struct Curve<'a> {
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 18.0;
+const RIGHT: f64 = 34.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 46.0;
 

@@ -99,7 +99,7 @@ fn shaded(bands: &[Band<'_>], x: Scale) -> Markup {
 
 fn grid(x: Scale, y: Scale, begin_s: f64, end_s: f64, top: f64) -> Markup {
     html! {
-        @for tick in ticks(0.0, top, 5) {
+        @for tick in ticks(0.0, top, 4) {
             line class="grid" x1=(px(LEFT)) x2=(px(WIDTH - RIGHT)) y1=(px(y.px(tick))) y2=(px(y.px(tick))) {}
             text class="tick end" x=(px(LEFT - 7.0)) y=(px(y.px(tick) + 4.0)) { (label(tick)) }
         }

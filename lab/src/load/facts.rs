@@ -58,7 +58,11 @@ impl TraceFacts {
             events: fidelity.events,
             lost: fidelity.lost(),
             truncated: fidelity.truncated_lists,
-            unmatched: unpaired.unmaps + unpaired.attempts,
+            unmatched: match demand.known {
+                // Without mapping events no attempt has a partner to be matched with.
+                Known::Attempts => unpaired.unmaps,
+                _ => unpaired.unmaps + unpaired.attempts,
+            },
             open_at_end: unpaired.maps_open_at_end,
             releases_inferred: unpaired.releases_inferred,
             malformed: fidelity.malformed,

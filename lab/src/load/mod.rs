@@ -14,7 +14,7 @@ use crate::engine::{Engine, Setup};
 use crate::input::Source;
 
 pub use context::ContextShare;
-pub use facts::{KernelFacts, KernelPhase, TraceFacts};
+pub use facts::{KernelFacts, TraceFacts};
 
 /// A trace, read.
 pub struct Load {
@@ -91,7 +91,7 @@ impl Load {
     /// Whether the trace shows when mappings end. Without that, nothing can be said about
     /// occupancy.
     pub fn shows_lifetimes(&self) -> bool {
-        self.demand.known != Known::Attempts
+        self.demand.known != Known::Attempts || self.demand.mappings.is_empty()
     }
 
     /// Whether anything was bounced while the trace was taken.

@@ -129,6 +129,7 @@ fn line(cells: &[Cell], widths: &[usize], look: Look) -> String {
             text.push_str(&shown);
         }
     }
+    let mut text = text.trim_end().to_owned();
     text.push('\n');
     text
 }

@@ -215,7 +215,7 @@ fn devices(report: &ReplayReport) -> Markup {
             mark: None,
         })
         .collect();
-    if rows.is_empty() {
+    if rows.len() < 2 {
         return html! {};
     }
     let heading = format!("Peak by device ({})", first.engine);

@@ -241,14 +241,15 @@ fn occupancy(load: &Load, report: &model::ReplayReport) -> Occupancy {
     );
     for bucket in 0..span_ns.div_ceil(step_ns) {
         let until = load.begin_ns + (bucket + 1) * step_ns;
-        let mut most = None;
+        let (mut most, mut pool_most) = (None, None);
         while let Some(sample) = samples.next_if(|sample| sample.at_ns < until) {
             held = u64::from(sample.used_at_end);
             there = u64::from(sample.pool_slots);
+            pool_most = pool_most.max(Some(there));
             most = most.max(Some(u64::from(sample.used_slots)));
         }
         used.push(most.unwrap_or(held));
-        pool.push(there);
+        pool.push(pool_most.unwrap_or(there));
     }
     Occupancy {
         begin_s: 0.0,

@@ -69,7 +69,7 @@ impl Plan {
         }
         let report = self.report(&loads, &progress)?;
         drop(progress);
-        let closing = self.closing(&loads, &report);
+        let closing = self.closing(&report);
         if let Some(path) = &self.args.html {
             crate::page::write(path, &page::render(&report, &closing))?;
         }
@@ -168,7 +168,7 @@ impl Plan {
         }
     }
 
-    fn closing(&self, loads: &[Load], report: &SizeReport) -> Closing {
+    fn closing(&self, report: &SizeReport) -> Closing {
         let names: Vec<String> = self.sources.iter().map(Source::argument).collect();
         let max = if self.max_typed == 1 << 30 {
             String::new()
@@ -185,13 +185,6 @@ impl Plan {
                 self.args.reproduce()
             ),
         }
-        .with_loads(loads)
-    }
-}
-
-impl Closing {
-    fn with_loads(self, _loads: &[Load]) -> Self {
-        self
     }
 }
 
@@ -340,10 +333,9 @@ fn not_shown(loads: &[Load], first: &EngineAnswer, windows: &[Window]) -> Vec<St
         .count();
     if most > 0 {
         lines.push(format!(
-            "the peak is reached (to nine tenths) in {reached} of {WINDOWS} equal parts of the \
-             trace; that a part of this length exceeds it with a chance below {:.0} % is more \
-             than {WINDOWS} parts can show: too short to claim this",
-            300.0 / WINDOWS as f64
+            "of {WINDOWS} equal parts of the trace {reached} come within a tenth of the peak; \
+             {WINDOWS} parts say nothing about what happens more rarely than once in {WINDOWS}: \
+             too short to claim this size for a rarer peak"
         ));
     }
     let failed: u64 = loads

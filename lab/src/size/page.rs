@@ -9,6 +9,9 @@ use crate::output::Closing;
 use crate::page::{self, Tile, Verdict};
 use crate::quantity::{bytes, grouped, percent};
 
+/// How far above the answer the curve is drawn: nothing happens there.
+const SEEN_ABOVE: u64 = 4;
+
 /// Lays the page out.
 pub fn render(report: &SizeReport, closing: &Closing) -> Vec<u8> {
     let names = names(report);
@@ -112,7 +115,16 @@ fn failure_curve(report: &SizeReport) -> Markup {
                 failed: entry.failed,
                 mappings: entry.mappings,
             };
-            answer.curve.iter().map(point).collect()
+            let seen = answer
+                .answer
+                .as_ref()
+                .map_or(u64::MAX, |s| s.slots * SEEN_ABOVE);
+            answer
+                .curve
+                .iter()
+                .filter(|entry| entry.slots <= seen)
+                .map(point)
+                .collect()
         })
         .collect();
     let curves: Vec<Curve<'_>> = std::iter::once(&report.first)

@@ -178,7 +178,7 @@ const HEADROOM_PERCENT: u64 = 25;
 impl Margin {
     /// The answer itself if its rounding leaves enough room, else the next setting that does.
     pub fn new(found: &Found) -> Option<Self> {
-        let answer = found.answer()?;
+        let answer = found.answer().filter(|answer| answer.mappings > 0)?;
         let headroom = |slots: u64| {
             let high = answer.high_water_slots.max(1);
             slots.saturating_sub(high) * 100 / high

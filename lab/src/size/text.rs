@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use super::report::{EngineAnswer, SizeReport};
-use crate::chart;
 use crate::output::{Cell, Closing, Look, Table, Tone};
 use crate::quantity::{bytes, grouped, percent, slots};
 use crate::replay::about;
@@ -70,7 +69,6 @@ fn one(answer: &EngineAnswer, look: Look) -> String {
         );
         text.push_str(&look.field("below", 7, Tone::Dim, &line));
     }
-    text.push_str(&curve(answer, look));
     for note in &answer.notes {
         text.push_str(&look.field("note", 7, Tone::Dim, note));
     }
@@ -120,22 +118,6 @@ fn proof(answer: &EngineAnswer, look: Look) -> String {
     look.field("proof", 7, Tone::Dim, &format!("{at}; {below}"))
 }
 
-/// One line of blocks: how the failures fall with the size.
-fn curve(answer: &EngineAnswer, look: Look) -> String {
-    let failed: Vec<u64> = answer.curve.iter().map(|entry| entry.failed).collect();
-    let (Some(first), Some(last)) = (answer.curve.first(), answer.curve.last()) else {
-        return String::new();
-    };
-    let shape = chart::blocks(&failed, 40, 1).concat();
-    let line = format!(
-        "{} |{}| {} slots",
-        grouped(first.slots),
-        shape,
-        grouped(last.slots)
-    );
-    look.field("failed", 7, Tone::Dim, &line)
-}
-
 /// The tables, the same here and on the page.
 pub fn tables(report: &SizeReport) -> Vec<(&'static str, Table)> {
     vec![
@@ -145,39 +127,57 @@ pub fn tables(report: &SizeReport) -> Vec<(&'static str, Table)> {
     ]
 }
 
-/// Sizes from two below the answer to one above it, and the ends.
+/// Sizes up to one above the answer.
 fn sizes(report: &SizeReport) -> Table {
-    let mut table = Table::new(&["engine", "slots", "bytes", "failed", "share"]);
+    let mut table = Table::new(&["engine", "slots", "bytes", "failed", "share", ""]);
     for answer in std::iter::once(&report.first).chain(&report.answers) {
         let at = answer.answer.as_ref().map(|setting| setting.slots);
         let index = answer
             .curve
             .iter()
             .position(|entry| Some(entry.slots) == at);
-        let index = index.unwrap_or(answer.curve.len().saturating_sub(1));
-        for (number, entry) in answer.curve.iter().enumerate() {
-            if number + 3 < index || number > index + 1 {
-                continue;
-            }
-            let mark = if Some(entry.slots) == at {
-                Some(Tone::Good)
-            } else {
-                None
-            };
-            let shown = grouped(entry.slots);
+        let shown = index.map_or(answer.curve.len(), |index| index + 2);
+        let most = answer
+            .curve
+            .iter()
+            .map(|entry| entry.failed)
+            .max()
+            .unwrap_or(0);
+        for entry in answer
+            .curve
+            .iter()
+            .take(shown)
+            .rev()
+            .take(SIZES_SHOWN)
+            .rev()
+        {
+            let slots = grouped(entry.slots);
             table.row(vec![
                 answer.engine.into(),
-                mark.map_or_else(
-                    || Cell::from(shown.clone()),
-                    |tone| Cell::toned(&*shown, tone),
-                ),
+                if Some(entry.slots) == at {
+                    Cell::toned(slots, Tone::Good)
+                } else {
+                    slots.into()
+                },
                 bytes(entry.bytes).into(),
                 Cell::bad_unless_zero(entry.failed),
                 percent(entry.failed, entry.mappings).into(),
+                bar(entry.failed, most).into(),
             ]);
         }
     }
     table
+}
+
+/// Sizes per engine that the table shows.
+const SIZES_SHOWN: usize = 8;
+const BAR: u64 = 20;
+
+/// A bar that is never empty unless the value is 0, padded to stand left.
+fn bar(value: u64, most: u64) -> String {
+    let filled = (value * BAR).div_ceil(most.max(1)) as usize;
+    let gap = BAR as usize - filled;
+    format!("{}{}", "\u{2588}".repeat(filled), " ".repeat(gap))
 }
 
 fn devices(report: &SizeReport) -> Table {
