@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod agreement;
+mod boot;
 mod demand;
 mod engine;
 mod replay;
@@ -17,9 +18,13 @@ mod swiotlb;
 pub use agreement::{
     Agreement, Beginning, Miss, agree, driver_min_align_mask, learn_beginning, learn_min_align_masks,
 };
+pub use boot::{
+    Architecture, CommandLine, CommandLineError, DMA_PARAMETERS, ForceWord, Machine, Parameter, Reason,
+    Setup, SwiotlbParams, SwiotlbParamsError, Unbounced, nearest_parameter, setup,
+};
 pub use demand::{
     Context, Demand, Device, Event, EventKind, Ingest, Known, Mapping, Op, OpKind, Phase, Recorded,
-    RecordedAddresses, SgEntry, TraceIngest, Unpaired,
+    RecordedAddresses, SgEntry, Switch, TraceIngest, Unpaired,
 };
 pub use engine::Engine;
 pub use replay::{

@@ -29,6 +29,11 @@ pub struct SwiotlbConfig {
     pub growth_run_ns: u64,
 }
 
+impl SwiotlbConfig {
+    /// A guess: allocating and clearing a few MiB.
+    pub const GROWTH_RUN_NS: u64 = 200_000;
+}
+
 /// Which pool: 0 is the boot pool, others count up in order of creation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PoolId(pub u32);

@@ -6,6 +6,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use memory::{areas_for, halved};
 pub use memory::{Counters, MapFailure, PoolId, Slots, SwiotlbConfig, Swiotlb};
 pub use rules::{DeviceLimits, Request};
 
