@@ -1,5 +1,6 @@
 //! What a load can be run on.
 
+mod no_pool;
 mod run;
 mod setup;
 

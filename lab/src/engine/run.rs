@@ -1,8 +1,9 @@
 //! One engine under one load.
 
 use dmakit_linux_model as model;
-use model::{Agreement, Bounce, Known, Order, ReplayConfig, ReplayReport};
+use model::{Agreement, Bounce, Known, Order, ReplayConfig, ReplayReport, SwiotlbConfig};
 
+use super::no_pool::NoPool;
 use super::{Engine, Setup};
 use crate::load::Load;
 use crate::output::Confidence;
@@ -49,12 +50,12 @@ pub fn run(load: &Load, setup: &Setup) -> Run {
 
 /// Slots chosen against slots recorded; they can agree only where the setup is the recorded one.
 fn agreement(load: &Load, setup: &Setup) -> Option<Agreement> {
-    let comparable = matches!(setup.engine, Engine::Linux(_)) && load.is_recorded_setup(setup);
-    if !comparable || !load.shows_lifetimes() {
+    if !setup.is_recorded || !load.shows_lifetimes() {
         return None;
     }
-    let beginning = model::learn_beginning(&load.demand, &load.recorded, &setup.config, None)?;
-    let config = config(setup, Order::Likely, false);
+    let pool = setup.config()?;
+    let beginning = model::learn_beginning(&load.demand, &load.recorded, &pool, None)?;
+    let config = config(setup, pool, Order::Likely, false);
     Some(model::agree(
         &load.demand,
         &load.recorded,
@@ -75,15 +76,19 @@ pub fn failures(load: &Load, setup: &Setup) -> Failures {
 }
 
 fn replay(load: &Load, setup: &Setup, order: Order, samples: bool) -> ReplayReport {
-    model::replay(&load.demand, &config(setup, order, samples))
+    let Some(pool) = setup.config() else {
+        let config = config(setup, NoPool::CONFIG, order, samples);
+        return model::replay_on(NoPool::default(), &load.demand, &config);
+    };
+    model::replay(&load.demand, &config(setup, pool, order, samples))
 }
 
-fn config(setup: &Setup, order: Order, samples: bool) -> ReplayConfig {
+fn config(setup: &Setup, pool: SwiotlbConfig, order: Order, samples: bool) -> ReplayConfig {
     ReplayConfig {
         bounce: setup.bounce,
         order,
         samples_max: if samples { BUCKETS } else { 0 },
-        ..ReplayConfig::new(setup.config)
+        ..ReplayConfig::new(pool)
     }
 }
 
@@ -121,9 +126,7 @@ fn confidence(load: &Load, setup: &Setup, report: &ReplayReport) -> Confidence {
         return Confidence::Extrapolated;
     }
     match setup.engine {
-        Engine::Linux(_)
-            if load.is_recorded_setup(setup) && load.demand.known == Known::Lifetimes =>
-        {
+        Engine::Linux(_) if setup.is_recorded && load.demand.known == Known::Lifetimes => {
             Confidence::Validated
         }
         _ => Confidence::Modelled,
@@ -161,7 +164,8 @@ fn notes(load: &Load, setup: &Setup, report: &ReplayReport) -> Vec<String> {
     }
     if report.mappings == 0 {
         notes.push(
-            "the devices reached all their buffers and bouncing was not forced; add \
+            "the devices reached all their buffers, directly or through an IOMMU, and bouncing \
+             was not forced; add \
              --params swiotlb=force to see what forced bouncing would need"
                 .to_owned(),
         );

@@ -10,7 +10,7 @@ use dmakit_linux_model::{
 };
 use dmakit_trace::{Body, Options, Sidecar, Trace};
 
-use crate::engine::{Engine, Setup};
+use crate::engine::Engine;
 use crate::input::Source;
 
 pub use context::ContextShare;
@@ -113,11 +113,6 @@ impl Load {
     pub fn own_engine(&self) -> Engine {
         self.recorded_engine()
             .unwrap_or(Engine::Linux(Linux::Linux6_12))
-    }
-
-    /// Whether `setup` is what the trace was recorded on.
-    pub fn is_recorded_setup(&self, setup: &Setup) -> bool {
-        self.recorded_engine() == Some(setup.engine) && setup.is_recorded
     }
 
     /// The first half of the load, by operations, as a load of its own.

@@ -19,7 +19,7 @@ pub struct Tried {
 impl Tried {
     /// Slots after rounding.
     pub fn slots(&self) -> u64 {
-        u64::from(self.setup.config.slots)
+        self.setup.slots()
     }
 }
 
@@ -67,8 +67,8 @@ pub fn search(
     mut tell: impl FnMut(u64),
 ) -> Found {
     let mut tried: BTreeMap<u64, Tried> = BTreeMap::new();
-    for setup in Setup::sizes(setups, slots_max) {
-        let slots = u64::from(setup.config.slots);
+    for setup in setups[0].sizes(slots_max) {
+        let slots = setup.slots();
         tell(slots);
         tried.insert(slots, try_one(loads, setups, &setup));
     }
@@ -88,7 +88,7 @@ pub fn search(
 pub fn try_one(loads: &[Load], setups: &[Setup], setup: &Setup) -> Tried {
     let mut sum = Failures::default();
     for (load, own) in loads.iter().zip(setups) {
-        let counts = engine::failures(load, &own.with_slots(u64::from(setup.config.slots)));
+        let counts = engine::failures(load, &own.with_slots(setup.slots()));
         sum.mappings += counts.mappings;
         sum.failed += counts.failed;
         sum.high_water_slots = sum.high_water_slots.max(counts.high_water_slots);
