@@ -161,6 +161,13 @@ fn notes(load: &Load, setup: &Setup, report: &ReplayReport) -> Vec<String> {
              the same streaming mappings"
                 .to_owned(),
         );
+        if load.split > 0 {
+            notes.push(format!(
+                "{} mappings longer than a pool of Linux serves are split, as drivers do that ask \
+                 for the limit",
+                load.split
+            ));
+        }
     }
     if report.mappings == 0 {
         notes.push(

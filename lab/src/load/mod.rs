@@ -2,6 +2,7 @@
 
 mod context;
 mod facts;
+mod split;
 
 use anyhow::Context as _;
 use dmakit_linux_model::{
@@ -26,6 +27,8 @@ pub struct Load {
     pub recorded: RecordedAddresses,
     /// From where mappings were asked for: those that were bounced, or all where none was.
     pub contexts: ContextShare,
+    /// Mappings that were not bounced and are split where they would be.
+    pub split: u64,
     pub sidecar: Option<Sidecar>,
     pub begin_ns: u64,
     pub end_ns: u64,
@@ -69,11 +72,15 @@ impl Load {
             end_ns = end_ns.max(event.time_ns);
             ingest.push(&event);
         }
-        let (mut demand, recorded) = ingest.finish();
+        let (mut demand, mut recorded) = ingest.finish();
         know_devices(&mut demand, &recorded, sidecar.as_ref());
         let begin_ns = begin_ns.min(end_ns);
+        let facts =
+            TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns);
+        let split = split::split_unbounced(&mut demand, &mut recorded);
         Ok(Self {
-            facts: TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns),
+            split,
+            facts,
             kernel: KernelFacts::new(&demand, sidecar.as_ref()),
             recorded,
             contexts: if bounced.mappings() > 0 {
@@ -125,6 +132,7 @@ impl Load {
             recorded: self.recorded.clone(),
             contexts: self.contexts,
             sidecar: self.sidecar.clone(),
+            split: self.split,
             begin_ns: self.begin_ns,
             end_ns: demand.ops.last().map_or(self.begin_ns, |op| op.likely_ns),
             demand,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dmakit_addr::{Attributes, Direction};
+use dmakit_addr::{Attributes, Direction, DmaAddr, PhysAddr};
 use dmakit_trace::{Body, Level, Marker, Name, Probe, SyncFor, Value};
 
 use crate::demand::event::{Context, Event, EventKind, SgEntry};
@@ -129,15 +129,27 @@ impl TraceIngest {
     }
 }
 
+/// Behind an IOMMU entries are merged into fewer segments and their own lengths are not shown:
+/// they are taken to be equal shares of the whole.
 fn entries(event: &dmakit_trace::MapSg) -> Vec<SgEntry> {
-    // Behind an IOMMU segments are merged, so only originals are told apart there.
-    let is_direct = event.dma.len() == event.phys.len();
-    let entry = |(index, phys): (usize, &dmakit_addr::PhysAddr)| SgEntry {
+    if event.dma.len() == event.phys.len() {
+        let entry = |((phys, dma), bytes): ((&PhysAddr, &DmaAddr), &u64)| SgEntry {
+            original: phys.raw(),
+            dma: dma.raw(),
+            bytes: *bytes,
+        };
+        return event.phys.iter().zip(&event.dma).zip(&event.sizes).map(entry).collect();
+    }
+    let count = event.phys.len().max(1) as u64;
+    let whole: u64 = event.sizes.iter().sum();
+    let start = event.dma.first().map_or(0, |dma| dma.raw());
+    let share = |index: u64| whole * index / count;
+    let entry = |(index, phys): (u64, &PhysAddr)| SgEntry {
         original: phys.raw(),
-        dma: if is_direct { event.dma[index].raw() } else { u64::MAX },
-        bytes: event.sizes.get(index).copied().filter(|_| is_direct).unwrap_or(0),
+        dma: start.wrapping_add(share(index)),
+        bytes: share(index + 1) - share(index),
     };
-    event.phys.iter().enumerate().map(entry).collect()
+    (0..).zip(&event.phys).map(entry).collect()
 }
 
 /// The kernel's numbers.
