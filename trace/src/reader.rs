@@ -20,6 +20,8 @@ pub struct Trace {
     compression: Compression,
     reader: Reader,
     failed: bool,
+    /// Whether the archive around a binary trace was cut.
+    cut: bool,
 }
 
 enum Reader {
@@ -58,6 +60,7 @@ impl Trace {
             compression,
             reader: Reader::Dat(Box::new(DatReader::new(image, options)?)),
             failed: false,
+            cut: false,
         })
     }
 
@@ -96,8 +99,10 @@ impl Trace {
                 });
             }
             Format::TraceDat => {
-                let image = Image::of_bytes(sniffed.into_bytes(options)?);
-                return Self::from_image(image, compression, options);
+                let (bytes, cut) = sniffed.into_bytes(options)?;
+                let mut trace = Self::from_image(Image::of_bytes(bytes), compression, options)?;
+                trace.cut = cut;
+                return Ok(trace);
             }
             _ => Reader::Text(Box::new(TextReader::new(sniffed, format, options))),
         };
@@ -106,6 +111,7 @@ impl Trace {
             compression,
             reader,
             failed: false,
+            cut: false,
         })
     }
 
@@ -126,10 +132,12 @@ impl Trace {
 
     /// What is known to be missing so far; complete once the iterator has ended.
     pub fn fidelity(&self) -> Fidelity {
-        match &self.reader {
+        let mut fidelity = match &self.reader {
             Reader::Text(reader) => reader.fidelity(),
             Reader::Dat(reader) => reader.fidelity(),
-        }
+        };
+        fidelity.cut |= self.cut;
+        fidelity
     }
 }
 
@@ -194,15 +202,16 @@ impl Sniffed {
 }
 
 impl Sniffed {
-    /// Everything, within the options' bound. A cut archive gives what it held, where tolerated.
-    fn into_bytes(self, options: Options) -> Result<Vec<u8>, TraceError> {
+    /// Everything, within the options' bound, and whether the archive was cut, where tolerated.
+    fn into_bytes(self, options: Options) -> Result<(Vec<u8>, bool), TraceError> {
         let limit_bytes = options.image_bytes_max;
         let mut bytes = Vec::new();
+        let mut cut = false;
         let read = self
             .take(limit_bytes.saturating_add(1))
             .read_to_end(&mut bytes);
         if let Err(error) = read {
-            let cut = error.kind() == io::ErrorKind::UnexpectedEof;
+            cut = error.kind() == io::ErrorKind::UnexpectedEof;
             if !(cut && options.tolerate_truncation) {
                 return Err(input_error(error, Position::Offset(bytes.len() as u64)));
             }
@@ -210,7 +219,7 @@ impl Sniffed {
         if bytes.len() as u64 > limit_bytes {
             return Err(TraceError::TooLarge { limit_bytes });
         }
-        Ok(bytes)
+        Ok((bytes, cut))
     }
 }
 
