@@ -117,7 +117,7 @@ pub enum Event {
     PageFault {
         address: u64,
     },
-    SmmuEvent {
+    SmmuFault {
         id: u8,
     },
     SmmuWord {

@@ -65,18 +65,21 @@ impl Evidence {
         let interesting = table.may_match(&first.text)
             || window.get(1).is_some_and(|next| {
                 // The words a recogniser looks for may be broken in two.
-                table.may_match(&format!(
-                    "{} {}",
-                    last_words(&first.text),
-                    first_words(&next.text)
-                ))
+                let (last, first) = (last_words(&first.text), first_words(&next.text));
+                match last.strip_suffix('=') {
+                    Some(last) => table.may_match(&format!("{last}{first}")),
+                    None => table.may_match(&format!("{last} {first}")),
+                }
             });
         if !interesting {
             return;
         }
         let (prefix, message) = log::split(&first.text);
         let joined = joined(&prefix, message, window);
-        let Some((event, device)) = table.recognise(&joined, message.len()) else {
+        // A mail may have encoded the line and broken it anywhere.
+        let text = decoded(message, window).unwrap_or(joined);
+        let found = table.recognise(&text, message.len());
+        let Some((event, device)) = found else {
             return;
         };
         if self.seen.len() >= SEEN_MAX {
@@ -135,6 +138,38 @@ fn joined(prefix: &Prefix, message: &str, window: &VecDeque<Line>) -> String {
         text.push_str(rest);
     }
     text
+}
+
+/// The message as it was before a mail program made it quoted-printable: `=`
+/// at a line's end continues it, `=3D` is `=`, `=20` and `=C2=A0` are blanks.
+/// None if it does not look so.
+fn decoded(message: &str, window: &VecDeque<Line>) -> Option<String> {
+    if !message.ends_with('=')
+        && !message.contains("=3D")
+        && !message.ends_with("=20")
+        && !message.contains("=C2=A0")
+    {
+        return None;
+    }
+    let mut text = String::new();
+    let mut rest = message;
+    let mut next = window.iter().skip(1);
+    loop {
+        let (piece, is_continued) = match rest.strip_suffix('=') {
+            Some(piece) => (piece, true),
+            None => (rest, rest.ends_with("=20")),
+        };
+        text.push_str(piece);
+        match next.next() {
+            Some(line) if is_continued => rest = &line.text,
+            _ => break,
+        }
+    }
+    let plain = text
+        .replace("=C2=A0", " ")
+        .replace("=20", " ")
+        .replace("=3D", "=");
+    Some(plain)
 }
 
 fn last_words(text: &str) -> &str {

@@ -11,8 +11,8 @@ use crate::output::{Closing, Confidence, Look, Tone};
 /// What is looked for, told where nothing was found.
 const LOOKED_FOR: &[&str] = &[
     "bounce pool: `swiotlb buffer is full`, `Out of SW-IOMMU space`, `coherent allocation failed`",
-    "addresses: `DMA addr … overflow`, `swiotlb addr … overflow`",
-    "contiguous areas: `cma_alloc … alloc failed`, `PFNs busy`, `Failed to reserve`",
+    "addresses: `DMA addr ... overflow`, `swiotlb addr ... overflow`",
+    "contiguous areas: `cma_alloc ... alloc failed`, `PFNs busy`, `Failed to reserve`",
     "IOMMU: SMMU context faults and events, AMD `IO_PAGE_FAULT`, DMAR faults, I/O address space used up",
     "pinning: `RLIMIT_MEMLOCK exceeded`, `VFIO_MAP_DMA failed`",
     "drivers: `DMA-API:` complaints, the atomic pool, ITS tables cut short",
@@ -117,9 +117,11 @@ impl Report {
                 text.push_str(&look.item(2, "-", kind));
             }
         }
+        let mut before: Option<&Finding> = None;
         for (number, finding) in self.findings.iter().enumerate() {
             text.push('\n');
-            text.push_str(&shown(finding, number + 1, look));
+            text.push_str(&shown(finding, before, number + 1, look));
+            before = Some(finding);
         }
         if !self.notices.is_empty() {
             text.push_str("\nNot failures:\n");
@@ -140,8 +142,9 @@ impl Report {
     }
 }
 
-fn shown(finding: &Finding, number: usize, look: Look) -> String {
-    const LABEL: usize = 10;
+/// One finding; what the one before it said already is not repeated.
+fn shown(finding: &Finding, before: Option<&Finding>, number: usize, look: Look) -> String {
+    const LABEL: usize = 8;
     let tone = match (finding.cause, finding.certainty) {
         (Cause::Harmless, _) => Tone::Good,
         (_, Certainty::Certain) => Tone::Bad,
@@ -153,27 +156,18 @@ fn shown(finding: &Finding, number: usize, look: Look) -> String {
         look.paint(tone, finding.cause.name()),
         look.paint(Tone::Strong, finding.certainty.word())
     );
-    let repeated = if finding.count > 1 {
-        format!("  (and {} more like it)", finding.count - 1)
-    } else {
-        String::new()
-    };
-    text.push_str(&look.field(
-        "line",
-        LABEL,
-        Tone::Dim,
-        &format!("{}: {}{repeated}", finding.line, finding.text),
-    ));
-    text.push_str(&look.field("because", LABEL, Tone::Dim, &finding.arithmetic));
-    text.push_str(&items("fix", &finding.fix, look));
-    text.push_str(&items("no help", &finding.not_helping, look));
+    if before.is_none_or(|b| b.line != finding.line) {
+        let repeated = match finding.count {
+            0 | 1 => String::new(),
+            more => format!("  (and {} more like it)", more - 1),
+        };
+        let line = format!("{}: {}{repeated}", finding.line, finding.text);
+        text.push_str(&look.field("line", LABEL, Tone::Dim, &line));
+    }
+    if before.is_none_or(|b| b.arithmetic != finding.arithmetic) {
+        text.push_str(&look.field("because", LABEL, Tone::Dim, &finding.arithmetic));
+    }
+    text.push_str(&look.items("fix", LABEL, Tone::Dim, &finding.fix));
+    text.push_str(&look.items("no help", LABEL, Tone::Dim, &finding.not_helping));
     text
-}
-
-fn items(label: &str, items: &[String], look: Look) -> String {
-    items
-        .iter()
-        .enumerate()
-        .map(|(at, item)| look.field(if at == 0 { label } else { "" }, 10, Tone::Dim, item))
-        .collect()
 }

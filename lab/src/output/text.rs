@@ -63,7 +63,7 @@ impl Look {
 
     /// `text` in the given tone.
     pub fn paint(self, tone: Tone, text: &str) -> String {
-        if !self.colour {
+        if !self.colour || text.is_empty() {
             return text.to_owned();
         }
         let style = match tone {
@@ -89,6 +89,23 @@ impl Look {
             let gap = " ".repeat(label_width.saturating_sub(shown.chars().count()));
             // Writing to a String cannot fail.
             let _ = writeln!(text, "  {}{gap}  {line}", self.paint(tone, shown));
+        }
+        text
+    }
+
+    /// A field with several values, each a list item.
+    pub fn items(self, label: &str, label_width: usize, tone: Tone, values: &[String]) -> String {
+        let indent = 2 + label_width + 2;
+        let mut text = String::new();
+        for (at, value) in values.iter().enumerate() {
+            let item = self.item(indent, "-", value);
+            if at == 0 {
+                let gap = " ".repeat(label_width.saturating_sub(label.chars().count()));
+                let _ = write!(text, "  {}{gap}  ", self.paint(tone, label));
+                text.push_str(item.trim_start());
+            } else {
+                text.push_str(&item);
+            }
         }
         text
     }

@@ -20,7 +20,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "SW-IOMMU space",
-        pattern: r"(?:(?P<driver>[\w.,+@/-]+ [\w.,:+@/-]+): +)?DMA: Out of SW-IOMMU space for (?P<size>\d+) bytes(?: at device (?P<dev>\S+))?",
+        pattern: r"(?:(?P<dev2>[\w.,+@/-]+ [\w.,:+@/-]+): +)?DMA: Out of SW-IOMMU space for (?P<size>\d+) bytes(?: at device (?P<dev>\S+))?",
         read: |found| {
             Some(Event::PoolFull {
                 size: decimal(found, "size")?,
@@ -30,7 +30,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "coherent allocation failed",
-        pattern: r"(?:(?P<driver>[\w.,+@/-]+ [\w.,:+@/-]+): +)?(?:swiotlb: )?coherent allocation failed(?: for device (?P<dev>\S+?))?[, ]+size ?[= ] ?(?P<size>\d+)",
+        pattern: r"(?:(?P<dev2>[\w.,+@/-]+ [\w.,:+@/-]+): +)?(?:swiotlb: )?coherent allocation failed(?: for device (?P<dev>\S+?))?[, ]+size ?[= ] ?(?P<size>\d+)",
         read: |found| {
             Some(Event::CoherentFailed {
                 size: decimal(found, "size")?,
@@ -55,7 +55,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
         // 4.x to 5.5: device mask, DMA mask, bus mask, bus limit.
         needle: "overflow",
-        pattern: r"(?x)(?:(?P<dev>[\w.,+@/-]+\ [\w.,:+@/-]+):\ +)?(?:(?P<function>\w+):\ +)?overflow\ (?P<addr>(?:0x)?[0-9a-fA-F]+)\+(?P<size>\d+)
+        pattern: r"(?x)(?:(?P<dev>[\w.,+@/-]+\ [\w.,+@/-]+(?::[\w.]+)*):\ *)?(?:(?P<function>\w+):\ *)?overflow\ (?P<addr>(?:0x)?[0-9a-fA-F]+)\+(?P<size>\d+)
             \ of\ (?:device|DMA)\ mask\ (?P<mask>(?:0x)?[0-9a-f]+)(?:,?\ bus\ (?:limit|mask)\ (?P<limit>(?:0x)?[0-9a-f]+))?",
         read: |found| {
             // The allocator without a pool says its own name.
@@ -68,6 +68,31 @@ pub const RECOGNISERS: &[Recogniser] = &[
                     Stage::Either
                 },
             )
+        },
+    },
+    Recogniser {
+        // The slot of a coherent buffer, up to 4.20.
+        needle: "hwdev DMA mask",
+        pattern: r"(?:(?P<dev>\S+ \S+): +)?hwdev DMA mask = (?P<mask>0x[0-9a-f]+), dev_addr = (?P<addr>0x[0-9a-f]+)",
+        read: |found| {
+            Some(Event::Overflow {
+                stage: Stage::Bounced,
+                address: hex(found, "addr")?,
+                size: 1,
+                mask: hex(found, "mask")?,
+                limit: 0,
+            })
+        },
+    },
+    Recogniser {
+        // There is no pool at all; the size is not said.
+        needle: "not allocate SWIOTLB buffer earlier",
+        pattern: r"(?:(?P<dev>\S+ \S+): +)?Can ?not allocate SWIOTLB buffer earlier",
+        read: |_| {
+            Some(Event::PoolFull {
+                size: 1,
+                pool: Some(PoolUse { total: 0, used: 0 }),
+            })
         },
     },
     Recogniser {
@@ -115,7 +140,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "io_tlb_",
-        pattern: r"io_tlb_(?P<name>nslabs|used_hiwater|used|transient_nslabs)\s*[:= ]\s*(?P<slots>\d+)\s*$",
+        pattern: r"io_tlb_(?P<name>nslabs|used_hiwater|used|transient_nslabs)\s*[:= ]\s*(?P<slots>\d+)(?:\s|$)",
         read: |found| {
             Some(Event::PoolCounter {
                 name: match text(found, "name")? {

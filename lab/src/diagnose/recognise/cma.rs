@@ -8,7 +8,7 @@ use crate::diagnose::event::{CmaGeneration, CmaSum, Event};
 pub const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
         needle: "alloc failed, req-size",
-        pattern: r"(?P<function>_*cma_\w+)(?:\(\))?: (?:(?P<area>[^:]{1,64}): )?alloc failed, req-size: ?(?P<pages>\d+) pages?, ret: ?-(?P<errno>\d+)",
+        pattern: r"(?:cma: +)?(?:(?P<function>_*cma_\w+)(?:\(\))?: )?(?:(?P<area>[\w,.@-]{1,64}): )?alloc failed, req-size: ?(?P<pages>\d+) pages?, ret: ?-(?P<errno>\d+)",
         read: failed,
     },
     Recogniser {
@@ -17,18 +17,19 @@ pub const RECOGNISERS: &[Recogniser] = &[
         read: failed,
     },
     Recogniser {
-        needle: "free of",
-        pattern: r"(?P<list>.*)=> ?(?P<free>\d+) free of (?P<total>\d+) total pages",
-        read: runs,
-    },
-    Recogniser {
         needle: "number of available pages",
-        pattern: r"number of available pages:(?P<list>.*)",
+        pattern: r"(?x)number\ of\ available\ pages:\ ?(?P<list>(?:range\ \d+:\ ?)?[\d@+]*)
+            (?:\ ?=>\ ?(?P<free>\d+)\ (?:free\ of|pages,\ total:)\ (?P<total>\d+))?",
         read: runs,
     },
     Recogniser {
         needle: "range ",
-        pattern: r"(?P<list>range \d+: ?\d+@\d+.*)",
+        pattern: r"(?P<list>range \d+: ?\d+@\d+[\d@+]*)(?: ?=> ?(?P<free>\d+) free of (?P<total>\d+))?",
+        read: runs,
+    },
+    Recogniser {
+        needle: "=>",
+        pattern: r"(?P<list>[\d@+]*)=> ?(?P<free>\d+) (?:free of|pages, total:) (?P<total>\d+) (?:total )?pages",
         read: runs,
     },
     Recogniser {
@@ -147,10 +148,10 @@ pub const RECOGNISERS: &[Recogniser] = &[
 ];
 
 fn failed(found: &Captures<'_>) -> Option<Event> {
-    let generation = match text(found, "function")? {
-        "cma_alloc" | "cma_alloc_finish" => CmaGeneration::Old,
-        "__cma_alloc" => CmaGeneration::Between,
-        _ => CmaGeneration::New,
+    let generation = match text(found, "function") {
+        Some("cma_alloc" | "cma_alloc_finish") => CmaGeneration::Old,
+        None | Some("__cma_alloc") => CmaGeneration::Between,
+        Some(_) => CmaGeneration::New,
     };
     Some(Event::CmaFailed {
         generation,
@@ -169,13 +170,20 @@ fn busy(found: &Captures<'_>) -> Option<Event> {
 fn runs(found: &Captures<'_>) -> Option<Event> {
     let list = text(found, "list")?;
     let sum = decimal(found, "free").zip(decimal(found, "total"));
-    let runs: Vec<(u64, u64)> = list
-        .split(|c: char| !(c.is_ascii_digit() || c == '@'))
-        .filter_map(|item| {
-            let (pages, at) = item.split_once('@')?;
-            Some((pages.parse().ok()?, at.parse().ok()?))
-        })
-        .collect();
+    let items = list.split(|c: char| !(c.is_ascii_digit() || c == '@'));
+    let runs: Vec<(u64, u64)> = if list.contains('@') {
+        items
+            .filter_map(|item| {
+                let (pages, at) = item.split_once('@')?;
+                Some((pages.parse().ok()?, at.parse().ok()?))
+            })
+            .collect()
+    } else {
+        // The first form of the list has no positions.
+        items
+            .filter_map(|item| Some((item.parse().ok()?, 0)))
+            .collect()
+    };
     Some(Event::CmaRuns {
         runs,
         by_range: list.contains("range "),

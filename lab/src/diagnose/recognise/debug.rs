@@ -6,17 +6,17 @@ use crate::diagnose::event::{DebugFault, Event};
 pub const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
         needle: "DMA",
-        pattern: r"(?:DMA-API: (?P<dev>\S+ \S+): )?device driver (?P<text>tries to free (?:an invalid )?DMA memory(?: address| it has not allocated)[^\n]*)",
+        pattern: r"(?:(?:(?P<dev2>\S+ \S+): )?DMA-API: (?:(?P<dev>\S+ \S+): )?)?device driver (?P<text>tries to free (?:an invalid )?DMA memory(?: address| it has not allocated)[^\n]*)",
         read: |found| debug(found, DebugFault::NotMapped),
     },
     Recogniser {
         needle: "device driver frees DMA",
-        pattern: r"(?:DMA-API: (?P<dev>\S+ \S+): )?device driver (?P<text>frees DMA (?:memory|sg list) with (?:different|wrong) [^\n]*)",
+        pattern: r"(?:(?:(?P<dev2>\S+ \S+): )?DMA-API: (?:(?P<dev>\S+ \S+): )?)?device driver (?P<text>frees DMA (?:memory|sg list) with (?:different|wrong) [^\n]*)",
         read: |found| debug(found, DebugFault::Mismatch),
     },
     Recogniser {
         needle: "pending DMA allocations",
-        pattern: r"(?:DMA-API: (?P<dev>\S+ \S+): )?device driver (?P<text>has pending DMA allocations[^\n]*)",
+        pattern: r"(?:(?:(?P<dev2>\S+ \S+): )?DMA-API: (?:(?P<dev>\S+ \S+): )?)?device driver (?P<text>has pending DMA allocations[^\n]*)",
         read: |found| debug(found, DebugFault::Pending),
     },
     Recogniser {
@@ -40,7 +40,7 @@ pub const RECOGNISERS: &[Recogniser] = &[
     },
     Recogniser {
         needle: "DMA-API: ",
-        pattern: r"DMA-API: (?:(?P<dev>\S+ \S+): )?(?P<text>(?:device driver|mapping sg|cacheline tracking|dma_)[^\n]*)",
+        pattern: r"(?:(?P<dev2>\S+ \S+): )?DMA-API: (?:(?P<dev>\S+ \S+): )?(?P<text>(?:device driver|mapping sg|cacheline tracking|dma_)[^\n]*)",
         read: |found| {
             Some(Event::DebugOther {
                 text: text(found, "text")?.trim().to_owned(),

@@ -34,20 +34,20 @@ pub const RECOGNISERS: &[Recogniser] = &[
         needle: "event 0x",
         pattern: r"(?:(?P<dev>\S+ \S+): +)?event (?P<id>0x[0-9a-f]{2}) received",
         read: |found| {
-            Some(Event::SmmuEvent {
+            Some(Event::SmmuFault {
                 id: u8::try_from(hex(found, "id")?).ok()?,
             })
         },
     },
     Recogniser {
         needle: "smmu",
-        pattern: r"smmu\S*: +0x(?P<high>[0-9a-f]{8}) ?(?P<low>[0-9a-f]{8})\s*$",
+        pattern: r"smmu\S*: +0x(?P<high>[0-9a-f]{8}) ?(?P<low>[0-9a-f]{8})(?:\s|$)",
         read: smmu_word,
     },
     Recogniser {
         // The continuation of a wrapped or bare dump.
         needle: "0x0",
-        pattern: r"^\s*0x(?P<high>0[0-9a-f]{7}) ?(?P<low>[0-9a-f]{8})\s*$",
+        pattern: r"^\s*0x(?P<high>0[0-9a-f]{7}) ?(?P<low>[0-9a-f]{8})(?:\s|$)",
         read: smmu_word,
     },
     Recogniser {

@@ -22,7 +22,8 @@ use super::event::Event;
 pub struct Recogniser {
     /// Occurs in every match, in this case.
     needle: &'static str,
-    /// May capture `dev`, the device's name as the kernel prints it.
+    /// May capture `dev`, the device's name as the kernel prints it, or `dev2`
+    /// where it can stand in another place.
     pattern: &'static str,
     /// Reads the captures; none if the numbers make no sense.
     read: fn(&Captures<'_>) -> Option<Event>,
@@ -64,17 +65,18 @@ impl Table {
     pub fn recognise(&self, joined: &str, own: usize) -> Option<(Event, Option<String>)> {
         self.rows.iter().find_map(|(row, compiled)| {
             let at = joined.find(row.needle)?;
-            if at >= own {
-                return None;
-            }
             let regex = compiled
                 .get_or_init(|| Regex::new(row.pattern).ok())
                 .as_ref()?;
+            if at >= own && regex.is_match(joined.get(own..)?) {
+                return None;
+            }
             let found = regex.captures(joined)?;
             if found.get(0)?.start() >= own {
                 return None;
             }
-            let device = found.name("dev").map(|m| m.as_str().trim().to_owned());
+            let device = found.name("dev").or_else(|| found.name("dev2"));
+            let device = device.map(|m| m.as_str().trim().to_owned());
             (row.read)(&found).map(|event| (event, device))
         })
     }

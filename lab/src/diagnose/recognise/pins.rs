@@ -64,6 +64,19 @@ pub const RECOGNISERS: &[Recogniser] = &[
         read: |_| Some(Event::VfioMapFailed { errno: 12 }),
     },
     Recogniser {
+        needle: "VFIO_MAP_DMA failed",
+        pattern: r"VFIO_MAP_DMA failed: (?P<what>Invalid argument|Bad address|File exists)",
+        read: |found| {
+            Some(Event::VfioMapFailed {
+                errno: match text(found, "what")? {
+                    "Invalid argument" => 22,
+                    "Bad address" => 14,
+                    _ => 17,
+                },
+            })
+        },
+    },
+    Recogniser {
         needle: "mapping, error",
         pattern: r"[Cc]annot set ?up DMA (?:re)?mapping, error (?P<errno>\d+)",
         read: |found| {

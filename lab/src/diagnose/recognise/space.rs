@@ -27,8 +27,8 @@ pub const RECOGNISERS: &[Recogniser] = &[
         },
     },
     Recogniser {
-        needle: "iommu_alloc failed",
-        pattern: r"(?:(?P<dev>\S+ \S+): +)?iommu_alloc failed, tbl \S+ vaddr \S+ npages (?P<pages>[0-9a-f]+)",
+        needle: "iommu_alloc",
+        pattern: r"(?:(?P<dev>\S+ \S+): +)?iommu_alloc(?:_sg)? failed, tbl \S+ vaddr \S+ npages (?P<pages>[0-9a-f]+)",
         read: |found| {
             // Decimal in kernels that name the device, hex before.
             let digits = text(found, "pages")?;

@@ -79,7 +79,7 @@ fn judge(evidence: &Evidence, seen: &Seen, over: Overflow) -> Vec<Finding> {
         over.address, over.size
     );
     if over.stage == Stage::Bounced {
-        return vec![slot_out_of_reach(seen, sum)];
+        return vec![slot_out_of_reach(seen, &sum)];
     }
     if let Some(why) = not_memory(evidence, over) {
         return no_memory_address(seen, &sum, &why);
@@ -123,7 +123,7 @@ fn beyond(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
         .not_helped_by(["a larger swiotlb= where no pool is active", "reinstalling the driver"])
 }
 
-fn slot_out_of_reach(seen: &Seen, sum: String) -> Finding {
+fn slot_out_of_reach(seen: &Seen, sum: &str) -> Finding {
     Finding::new(
         seen,
         Cause::AddressBeyondMaskNoBounce,
@@ -143,11 +143,14 @@ fn in_reach(seen: &Seen, over: Overflow, last: u64) -> Finding {
         Cause::Other,
         Certainty::Likely,
         format!(
-            "{:#x} + {} - 1 = {last:#x} <= {:#x}: the address is within reach, so the mask is not the reason; \
-             6.12 prints this also for a small unaligned buffer that must bounce while no pool is active",
+            "{:#x} + {} - 1 = {last:#x} <= {:#x}: the address is within reach, so the mask is not the reason{}",
             over.address,
             over.size,
-            over.reach()
+            over.reach(),
+            match over.stage {
+                Stage::Bounced => "",
+                _ => "; 6.12 prints this also for a small unaligned buffer that must bounce while no pool is active",
+            }
         ),
     )
     .fixed_by([

@@ -44,8 +44,8 @@ impl Claim<'_> {
 
     /// Pages to which the claim is aligned, if the cap is 2^`cap`.
     fn alignment(&self, cap: u32) -> u64 {
-        let order = self.pages.max(1).next_power_of_two().trailing_zeros();
-        1 << order.min(cap)
+        let whole = self.pages.max(1).checked_next_power_of_two();
+        1 << whole.map_or(cap, u64::trailing_zeros).min(cap)
     }
 
     /// Whether a run is so long that an aligned one lies in it wherever it
@@ -53,6 +53,18 @@ impl Claim<'_> {
     fn fits_anywhere(&self, cap: u32) -> bool {
         let slack = self.alignment(cap) - 1;
         self.longest() >= self.pages.saturating_add(slack)
+    }
+
+    /// Whether no run holds the claim at the default alignment. Areas begin on
+    /// a pageblock, so a bit is aligned as its page is.
+    fn has_no_aligned_run(&self) -> bool {
+        let align = self.alignment(ALIGN_ORDER);
+        let has_places = self.runs.iter().filter(|(_, at)| *at == 0).count() <= 1;
+        has_places
+            && !self.runs.iter().any(|(pages, at)| {
+                let skipped = (align - at % align) % align;
+                pages.saturating_sub(skipped) >= self.pages
+            })
     }
 
     /// -EBUSY of an old kernel is set only by a candidate that was free.
@@ -259,6 +271,16 @@ fn by_runs(claim: &Claim<'_>) -> Vec<Finding> {
             Certainty::Certain,
         )];
     }
+    if claim.errno == ENOMEM && claim.generation == CmaGeneration::Old && claim.has_no_aligned_run()
+    {
+        let text = format!(
+            "{numbers}: {longest} >= {}, but no run holds that from a multiple of {} pages on (the alignment of such a claim), \
+             and -12 says the same",
+            claim.pages,
+            claim.alignment(ALIGN_ORDER)
+        );
+        return vec![fragmented(claim, text, Certainty::Certain)];
+    }
     if claim.errno == EBUSY && claim.fits_anywhere(ALIGN_ORDER_MAX) {
         let text = format!(
             "{numbers}: {longest} >= {} + {} of the largest alignment: an aligned run was free, so it was refused as busy",
@@ -322,10 +344,7 @@ fn too_small(claim: &Claim<'_>, sum: String, certainty: Certainty) -> Finding {
     );
     Finding::new(claim.seen, Cause::CmaTooSmall, certainty, sum)
         .fixed_by([fix.as_str(), "smaller or fewer buffers"])
-        .not_helped_by([
-            "hunting pinned pages",
-            "compaction: free pages are missing, not their order",
-        ])
+        .not_helped_by(["hunting pinned pages", "compaction, if pages are missing"])
 }
 
 fn fragmented(claim: &Claim<'_>, sum: String, certainty: Certainty) -> Finding {
@@ -388,6 +407,23 @@ fn fallback(seen: &Seen, pages: u64) -> Finding {
             "{pages} pages <= {BLOCK_PAGES} ({} with 4 KiB pages): the page allocator may have served it instead; \
              no failed allocation stands beside this line",
             human(BLOCK_BYTES)
+        ),
+    )
+    .fixed_by(["nothing, unless a driver fails afterwards"])
+}
+
+/// Memory unplug and huge pages try ranges too, and go on without.
+fn other_caller(seen: &Seen, pages: u64) -> Finding {
+    if pages <= BLOCK_PAGES && !pages.is_power_of_two() {
+        return fallback(seen, pages);
+    }
+    Finding::new(
+        seen,
+        Cause::Harmless,
+        Certainty::Possible,
+        format!(
+            "{pages} pages: not every such range is a DMA allocation (memory unplug and huge pages try them too), \
+             and no failed allocation stands beside this line"
         ),
     )
     .fixed_by(["nothing, unless a driver fails afterwards"])
@@ -461,8 +497,8 @@ fn busy_ranges(evidence: &Evidence, pages: u64, same: &[(&Seen, (u64, u64))]) ->
             Certainty::Likely
         };
         findings.push(busy_at(seen, sum, certainty));
-        if certainty != Certainty::Certain && pages <= BLOCK_PAGES {
-            findings.push(fallback(seen, pages));
+        if certainty != Certainty::Certain {
+            findings.push(other_caller(seen, pages));
         }
     }
     findings
@@ -488,11 +524,19 @@ pub fn coherent(evidence: &Evidence) -> Vec<Finding> {
     let largest = served.iter().map(|(_, size)| *size).max().unwrap_or(0);
     failures
         .into_iter()
+        .filter(|(seen, _)| !had_a_slot(evidence, seen))
         .flat_map(|(seen, size)| match huge_page(evidence, seen, size) {
             Some(finding) => vec![finding],
             None => fell_through(seen, size, area, largest),
         })
         .collect()
+}
+
+/// Whether the line before says that a slot was found but not reachable.
+fn had_a_slot(evidence: &Evidence, seen: &Seen) -> bool {
+    evidence.seen.iter().any(|s| {
+        matches!(s.event, Event::Overflow { .. }) && s.line < seen.line && seen.line - s.line <= 2
+    })
 }
 
 /// Graphics drivers ask for one huge page first and fall back to small ones;

@@ -158,7 +158,7 @@ fn within_cap(within: &[Full<'_>]) -> Vec<Finding> {
             fragmented(seen, sum, Certainty::Possible),
         ]
     } else {
-        scattered(seen, sum, pool)
+        scattered(seen, &sum, pool)
     };
     findings.into_iter().map(|f| f.counted(count)).collect()
 }
@@ -193,7 +193,7 @@ fn full_pool(seen: &Seen, sum: String, grows: bool) -> Vec<Finding> {
     }
 }
 
-fn scattered(seen: &Seen, sum: String, pool: PoolUse) -> Vec<Finding> {
+fn scattered(seen: &Seen, sum: &str, pool: PoolUse) -> Vec<Finding> {
     let sum = format!(
         "{sum}: enough free slots by number, but the run must be contiguous, within one segment of {SEGMENT_SLOTS} and one area"
     );

@@ -104,7 +104,7 @@ fn place(address: Option<u64>) -> String {
 /// SMMUv3 events, with the raw words that follow.
 pub fn smmuv3(evidence: &Evidence) -> Vec<Finding> {
     let events = evidence.all(|event| match event {
-        Event::SmmuEvent { id } => Some(*id),
+        Event::SmmuFault { id } => Some(*id),
         _ => None,
     });
     let mut findings: Vec<Finding> = events
@@ -146,7 +146,7 @@ fn by_event(seen: &Seen, id: u8, sum: &str) -> Finding {
 fn words_after(evidence: &Evidence, seen: &Seen) -> Vec<u64> {
     evidence
         .after(seen, 8)
-        .take_while(|s| !matches!(s.event, Event::SmmuEvent { .. }))
+        .take_while(|s| !matches!(s.event, Event::SmmuFault { .. }))
         .filter_map(|s| match s.event {
             Event::SmmuWord { value } => Some(value),
             _ => None,
