@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::load_args::LoadArgs;
+use crate::quantity::parse_size;
+
 /// What was typed, or an early answer that clap itself gives.
 pub enum Typed {
     /// A command to plan and run.
@@ -20,6 +23,8 @@ pub enum Typed {
 Examples:
   dmesg | dmakit diagnose             why did a mapping or allocation fail?
   dmakit diagnose boot.log --json     the same for a program
+  dmakit replay io.trace              what did bounce buffers do under this load?
+  dmakit size swiotlb io.trace        how large must the pool be?
   dmakit completions bash             shell completions
 
 Exit status: 0 answered, 1 the property asked about does not hold,
@@ -50,6 +55,10 @@ pub enum Colour {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Diagnose(DiagnoseArgs),
+    Replay(ReplayArgs),
+    /// Find the smallest setting that serves a load
+    #[command(subcommand)]
+    Size(SizeCommand),
     /// Print shell completions
     Completions {
         /// The shell to print them for
@@ -60,6 +69,56 @@ pub enum Command {
         /// The command it is about; without one, the whole
         command: Option<String>,
     },
+}
+
+/// Say what a configuration does under a recorded load
+///
+/// Runs what a trace asked of bounce buffers through the model of a Linux
+/// version and through this project's own pool: occupancy over time, failures,
+/// high water, cost counts, per device and phase. Exits 1 if a mapping failed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmakit replay io.trace
+  dmakit replay io.txt.zst --engine linux-6.12 --params swiotlb=4096,2,force
+  dmakit replay io.trace --html io.html --json")]
+pub struct ReplayArgs {
+    /// Trace; `-` is standard input
+    #[arg(value_name = "TRACE")]
+    pub trace: PathBuf,
+
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// What to size.
+#[derive(Debug, Subcommand)]
+pub enum SizeCommand {
+    Swiotlb(SizeSwiotlbArgs),
+}
+
+/// Find the smallest bounce pool that serves
+///
+/// Proves the answer: no mapping fails at it, and one fails at the next
+/// smaller setting that the kernel would really make. Of several traces, the
+/// setting that serves them all. Exits 1 if no setting serves.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmakit size swiotlb io.trace
+  dmakit size swiotlb disk.trace net.trace --html size.html
+  dmakit size swiotlb io.trace --engine linux-6.12-dynamic --max 256M")]
+pub struct SizeSwiotlbArgs {
+    /// Traces; `-` is standard input
+    #[arg(value_name = "TRACE", required = true)]
+    pub traces: Vec<PathBuf>,
+
+    /// The largest pool to try, in bytes with K, M, G (binary) or KB, MB, GB
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub max: u64,
+
+    #[command(flatten)]
+    pub load: LoadArgs,
 }
 
 /// Say why a mapping or allocation failed
@@ -165,7 +224,10 @@ mod tests {
     #[test]
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
-        assert!(said.contains("diagnose, completions, man"), "{said}");
+        assert!(
+            said.contains("diagnose, replay, size, completions, man"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -39,6 +39,14 @@ impl Source {
         }
     }
 
+    /// The name as typed, for errors.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Stdin => self.name(),
+        }
+    }
+
     /// The word to type to name it again.
     pub fn argument(&self) -> String {
         match self {

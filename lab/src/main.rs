@@ -2,12 +2,21 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod chart;
 mod diagnose;
+mod engine;
 mod exit;
 mod input;
+mod load;
+mod load_args;
 mod output;
+mod page;
 mod plan;
+mod progress;
+mod quantity;
+mod replay;
 mod run;
+mod size;
 
 use std::process::ExitCode;
 

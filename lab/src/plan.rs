@@ -3,9 +3,10 @@
 
 use std::io::IsTerminal;
 
-use crate::args::{Args, Colour, Command, Format, Typed};
+use crate::args::{Args, Colour, Command, Format, SizeCommand, Typed};
 use crate::input::Source;
 use crate::output::{Look, Show};
+use crate::{replay, size};
 
 /// One thing to do, and how to show its answer.
 pub struct Plan {
@@ -19,6 +20,8 @@ pub enum Action {
         source: Source,
         format: Option<Format>,
     },
+    Replay(Box<replay::Plan>),
+    SizeSwiotlb(Box<size::Plan>),
     Completions(clap_complete::Shell),
     Man(Option<String>),
     Print(String),
@@ -49,6 +52,10 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
                 source,
                 format: typed.format,
             }
+        }
+        Command::Replay(typed) => Action::Replay(Box::new(replay::Plan::new(typed)?)),
+        Command::Size(SizeCommand::Swiotlb(typed)) => {
+            Action::SizeSwiotlb(Box::new(size::Plan::new(typed)?))
         }
         Command::Completions { shell } => Action::Completions(shell),
         Command::Man { command } => Action::Man(command),

@@ -2,10 +2,12 @@
 
 mod closing;
 mod envelope;
+mod table;
 mod text;
 
 pub use closing::{Closing, Confidence};
 pub use envelope::envelope;
+pub use table::{Cell, Table};
 pub use text::{Look, Tone};
 
 /// The form an answer takes.

@@ -51,6 +51,16 @@ impl Look {
         }
     }
 
+    /// Columns that a line may fill.
+    pub const fn width(self) -> usize {
+        self.width
+    }
+
+    /// Whether tones are shown.
+    pub const fn is_coloured(self) -> bool {
+        self.colour
+    }
+
     /// `text` in the given tone.
     pub fn paint(self, tone: Tone, text: &str) -> String {
         if !self.colour || text.is_empty() {
