@@ -1,6 +1,6 @@
 //! Everything recognised in an input, in order.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io::BufRead;
 
 use dmakit_trace::log::{self, Line, Prefix, Reader};
@@ -32,9 +32,6 @@ pub struct Evidence {
     pub bytes: u64,
     /// Recognised, but past the number kept.
     pub surplus: u64,
-    /// Recognised, and the same as one that is kept.
-    pub repeated: u64,
-    bounced: BTreeSet<(Option<String>, u64)>,
 }
 
 impl Evidence {
@@ -85,24 +82,34 @@ impl Evidence {
         let Some((event, device)) = found else {
             return;
         };
-        if let Event::TracedBounce { size } = event {
-            // A trace has one for each mapping; what matters is that there was
-            // one of that size.
-            if !self.bounced.insert((device.clone(), size)) {
-                self.repeated += 1;
-                return;
-            }
-        }
-        if self.seen.len() >= SEEN_MAX {
-            self.surplus += 1;
-            return;
-        }
-        self.seen.push(Seen {
+        self.keep(Seen {
             line: first.number,
             text: message.to_owned(),
             device,
             event,
         });
+    }
+
+    /// Keeps a recognised line, if there is still room.
+    fn keep(&mut self, seen: Seen) {
+        if self.seen.len() < SEEN_MAX {
+            self.seen.push(seen);
+        } else {
+            self.surplus += 1;
+        }
+    }
+
+    /// Keeps what another reader recognised.
+    pub fn keep_all(&mut self, seen: impl IntoIterator<Item = Seen>) {
+        for seen in seen {
+            self.keep(seen);
+        }
+    }
+
+    /// Puts the events into the order of their lines, which the look-ups
+    /// around a line need.
+    pub fn sort(&mut self) {
+        self.seen.sort_by_key(|seen| seen.line);
     }
 
     /// All events of one kind, as `pick` sees them.

@@ -53,7 +53,7 @@ impl Report {
                 name: source.name(),
                 format,
                 lines: evidence.lines,
-                recognised: evidence.seen.len() as u64 + evidence.surplus + evidence.repeated,
+                recognised: evidence.seen.len() as u64 + evidence.surplus,
                 surplus: evidence.surplus,
             },
             findings,
