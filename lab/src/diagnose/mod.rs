@@ -91,7 +91,9 @@ fn sniff(start: &[u8]) -> Format {
             || line.contains("cma_alloc_finish: name=")
             || (line.contains("dma_map_") && line.contains(" dir="))
     };
-    let is_counter = |line: &str| line.contains("io_tlb_") && !line.contains(' ');
+    let is_counter = |line: &str| {
+        (line.contains("io_tlb_") || line.contains("/debug/cma/")) && !line.contains(' ')
+    };
     if text.lines().take(200).any(is_trace) {
         Format::Trace
     } else if text.lines().take(50).any(is_counter) {
