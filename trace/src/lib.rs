@@ -42,6 +42,7 @@ mod error;
 mod event;
 mod fidelity;
 mod input;
+pub mod log;
 mod name;
 mod options;
 pub mod pairing;
