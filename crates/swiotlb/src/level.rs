@@ -50,6 +50,13 @@ impl Level {
         }
     }
 
+    /// Makes `credit` what is used.
+    pub(crate) fn settle(&self, credit: &mut u32, used: u32) {
+        let idle = credit.saturating_sub(used);
+        *credit -= idle;
+        self.drawn.fetch_sub(u64::from(idle), Ordering::Relaxed);
+    }
+
     /// Slots in use, from above.
     #[inline]
     pub(crate) fn drawn(&self) -> u64 {
