@@ -35,7 +35,7 @@ fn one(path: &str) {
         let t = std::time::Instant::now();
         let ag = agree(&demand, &rec, &cfg, &b);
         println!("   free-running {eq}; AGREE {:.2}% of {} knowable; compared {} told {} unknowable {} explained {} transient {} misses {} ; replay {el:?} referee {:?}", ag.percent().unwrap_or(0.0), ag.knowable, ag.compared, ag.told, ag.unknowable, ag.explained, ag.transient, ag.misses.len(), t.elapsed());
-        if let Ok(n) = std::env::var("MISS") { for m in ag.misses.iter().take(n.parse().unwrap()) { println!("     miss {m:x?} at {:?} {:x?}", demand.ops.iter().find(|o| o.kind == OpKind::Map(m.mapping)), demand.mappings[m.mapping as usize]); } }
+        if let Ok(n) = std::env::var("MISS") { for m in ag.unexplained.iter().chain(&ag.misses).take(n.parse().unwrap()) { println!("     miss {m:x?} at {:?} {:x?}", demand.ops.iter().find(|o| o.kind == OpKind::Map(m.mapping)), demand.mappings[m.mapping as usize]); } }
     }
     println!("   maps {} fail {} silent {} beyond {} hw {} peak {} grown {} trans {} probes {} copied {}", r.mappings, r.failed, r.failed_silent, r.served_beyond_recording, r.high_water_slots, r.pool_slots_peak, r.grown_pools, r.transient_pools, r.slots_probed, r.bytes_copied);
     cfg.keeps_places = false;

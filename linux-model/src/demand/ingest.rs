@@ -531,7 +531,14 @@ impl Ingest {
     }
 
     fn add_op(&mut self, earliest_ns: u64, likely_ns: u64, latest_ns: u64, kind: OpKind) {
-        self.ops.push(Op { earliest_ns, likely_ns, latest_ns, kind });
+        self.ops.push(Op {
+            earliest_ns,
+            sooner_ns: earliest_ns,
+            likely_ns,
+            later_ns: latest_ns,
+            latest_ns,
+            kind,
+        });
     }
 
     fn new_list(&mut self) -> u32 {
@@ -561,6 +568,9 @@ impl Ingest {
         };
         if self.has_dma_events {
             self.unpaired.maps_open_at_end = self.live.count();
+        }
+        for op in &mut self.ops {
+            (op.sooner_ns, op.later_ns) = (op.earliest_ns, op.latest_ns);
         }
         spread(&mut self.ops, &self.windows, &self.standstills, |m| {
             copied_back(&self.mappings[m as usize])

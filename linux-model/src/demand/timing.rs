@@ -111,8 +111,8 @@ impl Cost {
 ///
 /// Each release takes at least what the recording's fastest ones took; that bounds the `n`th from
 /// both ends. A window that is not much longer than usual was spent on the work, so its releases
-/// are evenly spread and their pace bounds them further; in a longer one they came first, at the
-/// usual pace.
+/// are evenly spread, and a steady pace bounds them further; in a longer one they came first, at
+/// the usual pace.
 pub(super) fn spread(
     ops: &mut [Op],
     windows: &[Window],
@@ -137,15 +137,14 @@ pub(super) fn spread(
             let share = usual.work(done + 1, bytes) / all;
             let at = |run: f64| standstills.after(window.begin_ns, run.max(1.0) as u64);
             let likely = (fixed + (whole - fixed) * share).min(running - 1.0);
-            let mut earliest = least * share;
-            let mut latest = running - least * (1.0 - share);
-            if is_busy {
-                earliest = earliest.max(likely / PACE_CHANGE_MAX);
-                latest = latest.min(likely * PACE_CHANGE_MAX);
-            }
-            op.earliest_ns = at(earliest.min(likely));
+            let earliest = (least * share).min(likely);
+            let latest = (running - least * (1.0 - share)).max(likely);
+            let change = if is_busy { PACE_CHANGE_MAX } else { f64::INFINITY };
+            op.earliest_ns = at(earliest);
+            op.sooner_ns = at(earliest.max(likely / change));
             op.likely_ns = at(likely);
-            op.latest_ns = at(latest.max(likely)).min(window.end_ns);
+            op.later_ns = at(latest.min(likely * change)).min(window.end_ns);
+            op.latest_ns = at(latest).min(window.end_ns);
         }
     }
 }

@@ -101,10 +101,10 @@ fn moment(op: &Op, order: Order) -> u64 {
     let is_release = matches!(op.kind, OpKind::Unmap(_) | OpKind::GiveUp(_));
     let is_map = matches!(op.kind, OpKind::Map(_));
     match order {
-        Order::Least if is_release => op.earliest_ns,
-        Order::Most if is_release => op.latest_ns,
-        Order::Least if is_map => op.latest_ns,
-        Order::Most if is_map => op.earliest_ns,
+        Order::Least if is_release => op.sooner_ns,
+        Order::Most if is_release => op.later_ns,
+        Order::Least if is_map => op.later_ns,
+        Order::Most if is_map => op.sooner_ns,
         _ => op.likely_ns,
     }
 }
@@ -395,6 +395,11 @@ impl Driver<'_> {
     }
 
     /// The pools.
+    pub fn memory(&self) -> &Swiotlb {
+        &self.memory
+    }
+
+    /// The pools, to try orders on.
     pub fn memory_mut(&mut self) -> &mut Swiotlb {
         &mut self.memory
     }
