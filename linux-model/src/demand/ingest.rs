@@ -127,7 +127,10 @@ impl Ingest {
             EventKind::Bounced { device, dma_mask, original, bytes, is_forced } => {
                 self.device(*device).limits.dma_mask = *dma_mask;
                 if !self.has_dma_events {
-                    state.pending.retain(|mapping| !self.probes.has_result(*mapping));
+                    // Probes told what became of the last one; nothing else will claim it.
+                    while state.pending.last().is_some_and(|last| self.probes.has_result(*last)) {
+                        state.pending.pop();
+                    }
                 }
                 let mapping = self.add_mapping(Mapping {
                     device: *device,
