@@ -28,7 +28,8 @@ pub use demand::{
 };
 pub use engine::Engine;
 pub use replay::{
-    Bounce, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample, replay,
+    Bounce, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample, SizeAnswer,
+    SizeError, SizePoint, effective_slots, minimal_slots, replay,
 };
 pub use swiotlb::{
     Counters, DEFAULT_SLOTS, DeviceLimits, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX,

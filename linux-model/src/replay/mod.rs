@@ -2,7 +2,9 @@
 
 mod driver;
 mod report;
+mod size;
 
 pub(crate) use driver::Driver;
 pub use driver::{Bounce, Order, ReplayConfig, replay};
 pub use report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
+pub use size::{SizeAnswer, SizeError, SizePoint, effective_slots, minimal_slots};

@@ -10,7 +10,7 @@ mod capture;
 use std::sync::OnceLock;
 
 use capture::{Capture, PhaseRow};
-use dmakit_linux_model::{Engine, Known, Recorded, agree, learn_beginning};
+use dmakit_linux_model::{Engine, Known, Recorded, agree, learn_beginning, minimal_slots};
 
 /// Read once for all tests.
 fn captures() -> &'static [Capture] {
@@ -136,4 +136,28 @@ fn engines_differ_on_the_same_load_as_their_kernels_do() {
     assert_eq!(new.phases[1].failed, 0);
     assert_eq!(old.phases[1].failed, 0);
     assert!(old.slots_probed > new.slots_probed);
+}
+
+#[test]
+fn the_smallest_size_serves_and_the_next_smaller_does_not() {
+    let mut sizes = std::collections::BTreeSet::new();
+    for capture in captures() {
+        let Some(config) = capture.config() else { continue };
+        let begun = std::time::Instant::now();
+        let answer = minimal_slots(&capture.demand, &config)
+            .unwrap_or_else(|why| panic!("{}: {why}", capture.name));
+        let below = answer.below.map(|below| (below.slots, below.failed, below.failed_silent));
+        println!(
+            "{:34} swiotlb={} below {below:?} high water {} lucky {:?} in {:?}",
+            capture.name,
+            answer.at.slots,
+            answer.at.high_water_slots,
+            answer.serving_below.iter().map(|point| point.slots).collect::<Vec<_>>(),
+            begun.elapsed(),
+        );
+        assert!(answer.at.serves());
+        assert!(answer.below.is_none_or(|below| !below.serves()));
+        sizes.insert(answer.at.slots);
+    }
+    assert!(sizes.len() > 2, "all captures want the same: {sizes:?}");
 }
