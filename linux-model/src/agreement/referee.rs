@@ -118,8 +118,9 @@ impl<'a> Referee<'a> {
         beginning: &'a Beginning,
     ) -> Self {
         let is_release = |op: &Op| matches!(op.kind, OpKind::Unmap(_));
-        let mut releases: Vec<usize> =
-            (0..demand.ops.len()).filter(|op| is_release(&demand.ops[*op])).collect();
+        let mut releases: Vec<usize> = (0..demand.ops.len())
+            .filter(|op| is_release(&demand.ops[*op]))
+            .collect();
         releases.sort_by_key(|op| demand.ops[*op].earliest_ns);
         Self {
             demand,
@@ -193,13 +194,17 @@ impl<'a> Referee<'a> {
     }
 
     fn answer(&self, mapping: u32) -> Answer {
-        self.driver.peek(mapping).map_or(Answer::No, |(pool, offset)| Answer::At(pool, offset))
+        self.driver
+            .peek(mapping)
+            .map_or(Answer::No, |(pool, offset)| Answer::At(pool, offset))
     }
 
     /// What the recording says came out, as far as it says so.
     fn wanted(&self, mapping: u32) -> Option<Answer> {
-        match (self.recorded.dma[mapping as usize], self.demand.mappings[mapping as usize].recorded)
-        {
+        match (
+            self.recorded.dma[mapping as usize],
+            self.demand.mappings[mapping as usize].recorded,
+        ) {
             (Some(dma), _) => Some(match self.grown_index(dma) {
                 Some(index) => match self.grown_pools.get(index) {
                     Some(pool) => Answer::At(*pool, dma - self.grown_starts[index]),
@@ -224,7 +229,9 @@ impl<'a> Referee<'a> {
     /// Which of the added pools an address lies in.
     fn grown_index(&self, dma: u64) -> Option<usize> {
         let bytes = u64::from(self.driver.memory().config().grown_slots()) * SLOT_BYTES;
-        self.grown_starts.iter().position(|start| (*start..start + bytes).contains(&dma))
+        self.grown_starts
+            .iter()
+            .position(|start| (*start..start + bytes).contains(&dma))
     }
 
     /// When the worker had finished is not recorded: until a pool's first use it may be there or
@@ -249,7 +256,9 @@ impl<'a> Referee<'a> {
             if index < self.grown_pools.len() {
                 break;
             }
-            let newest = memory.newest_grown().filter(|pool| !self.grown_pools.contains(pool));
+            let newest = memory
+                .newest_grown()
+                .filter(|pool| !self.grown_pools.contains(pool));
             match newest {
                 Some(pool) => {
                     self.grown_pools.push(pool);
@@ -272,10 +281,14 @@ impl<'a> Referee<'a> {
             self.seen += 1;
         }
         let ops = &self.demand.ops;
-        self.open.retain(|release| ops[*release].latest_ns > op.earliest_ns);
+        self.open
+            .retain(|release| ops[*release].latest_ns > op.earliest_ns);
         let overlaps = |release: &&usize| ops[**release].earliest_ns < op.latest_ns;
-        let (mut done, mut waiting): (Vec<usize>, Vec<usize>) =
-            self.open.iter().filter(overlaps).partition(|release| self.done[**release]);
+        let (mut done, mut waiting): (Vec<usize>, Vec<usize>) = self
+            .open
+            .iter()
+            .filter(overlaps)
+            .partition(|release| self.done[**release]);
         waiting.retain(|release| self.driver.held(self.released(*release)).is_some());
         done.sort_unstable();
         waiting.sort_unstable();
@@ -283,20 +296,36 @@ impl<'a> Referee<'a> {
         for count in 1..=waiting.len().min(ORDERS_MAX) {
             changes.push(Change::Advance(waiting[..count].to_vec()));
         }
-        changes.extend(waiting.iter().skip(1).take(ORDERS_MAX).map(|r| Change::Advance(vec![*r])));
+        changes.extend(
+            waiting
+                .iter()
+                .skip(1)
+                .take(ORDERS_MAX)
+                .map(|r| Change::Advance(vec![*r])),
+        );
         for count in 1..=done.len().min(ORDERS_MAX) {
             changes.push(Change::Delay(done[done.len() - count..].to_vec()));
         }
-        changes.extend(done.iter().rev().skip(1).take(ORDERS_MAX).map(|r| Change::Delay(vec![*r])));
+        changes.extend(
+            done.iter()
+                .rev()
+                .skip(1)
+                .take(ORDERS_MAX)
+                .map(|r| Change::Delay(vec![*r])),
+        );
         changes
     }
 
     fn answer_after(&mut self, change: &Change, mapping: u32) -> Answer {
         match change {
             Change::Advance(ops) => {
-                let slots: Vec<Slots> =
-                    ops.iter().filter_map(|op| self.driver.held(self.released(*op))).collect();
-                slots.iter().for_each(|slots| self.driver.memory_mut().unmap(slots));
+                let slots: Vec<Slots> = ops
+                    .iter()
+                    .filter_map(|op| self.driver.held(self.released(*op)))
+                    .collect();
+                slots
+                    .iter()
+                    .for_each(|slots| self.driver.memory_mut().unmap(slots));
                 let answer = self.answer(mapping);
                 for slots in slots.iter().rev() {
                     self.driver.memory_mut().retake(slots);
@@ -313,14 +342,18 @@ impl<'a> Referee<'a> {
                     }
                 }
                 let answer = self.answer(mapping);
-                taken.iter().for_each(|slots| self.driver.memory_mut().unmap(slots));
+                taken
+                    .iter()
+                    .for_each(|slots| self.driver.memory_mut().unmap(slots));
                 answer
             }
         }
     }
 
     fn count(&mut self, mapping: u32, is_open: bool) {
-        let Some(dma) = self.recorded.dma[mapping as usize] else { return };
+        let Some(dma) = self.recorded.dma[mapping as usize] else {
+            return;
+        };
         let placed = self.driver.placed(mapping);
         let is_equal = match placed {
             Placed::At(slots) if slots.is_transient => false,
@@ -340,13 +373,21 @@ impl<'a> Referee<'a> {
             agreement.unknowable += 1;
             agreement.explained += u64::from(is_equal);
             if !is_equal && agreement.unexplained.len() < 100 {
-                agreement.unexplained.push(Miss { mapping, placed, recorded: dma });
+                agreement.unexplained.push(Miss {
+                    mapping,
+                    placed,
+                    recorded: dma,
+                });
             }
         } else {
             agreement.knowable += 1;
             agreement.equal += u64::from(is_equal);
             if !is_equal && agreement.misses.len() < 100 {
-                agreement.misses.push(Miss { mapping, placed, recorded: dma });
+                agreement.misses.push(Miss {
+                    mapping,
+                    placed,
+                    recorded: dma,
+                });
             }
         }
     }

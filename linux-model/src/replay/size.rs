@@ -68,9 +68,14 @@ impl fmt::Display for SizeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoLifetimes => f.write_str("the recording shows no lifetimes of mappings"),
-            Self::NothingBounced => f.write_str("no mapping of the recording goes through the pool"),
+            Self::NothingBounced => {
+                f.write_str("no mapping of the recording goes through the pool")
+            }
             Self::NeverServes { too_long, failed } => {
-                write!(f, "no size serves: {failed} fail at the largest, {too_long} are too long")
+                write!(
+                    f,
+                    "no size serves: {failed} fail at the largest, {too_long} are too long"
+                )
             }
         }
     }
@@ -98,7 +103,11 @@ pub fn minimal_slots(demand: &Demand, config: &ReplayConfig) -> Result<SizeAnswe
     let mut curve = Vec::new();
     let mut too_long = 0;
     for slots in effective_slots(config.swiotlb.areas) {
-        let mut config = ReplayConfig { samples_max: 0, keeps_places: false, ..config.clone() };
+        let mut config = ReplayConfig {
+            samples_max: 0,
+            keeps_places: false,
+            ..config.clone()
+        };
         config.swiotlb.slots = slots;
         let report = replay(demand, &config);
         if report.mappings == 0 {
@@ -119,17 +128,27 @@ pub fn minimal_slots(demand: &Demand, config: &ReplayConfig) -> Result<SizeAnswe
             break;
         }
     }
-    let serving = curve.iter().rev().take_while(|point| point.serves()).count();
+    let serving = curve
+        .iter()
+        .rev()
+        .take_while(|point| point.serves())
+        .count();
     let at = curve.len() - serving;
     match curve.get(at) {
         None => {
-            let failed = curve.last().map_or(0, |point| point.failed + point.failed_silent);
+            let failed = curve
+                .last()
+                .map_or(0, |point| point.failed + point.failed_silent);
             Err(SizeError::NeverServes { too_long, failed })
         }
         Some(point) => Ok(SizeAnswer {
             at: *point,
             below: at.checked_sub(1).map(|below| curve[below]),
-            serving_below: curve[..at].iter().filter(|point| point.serves()).copied().collect(),
+            serving_below: curve[..at]
+                .iter()
+                .filter(|point| point.serves())
+                .copied()
+                .collect(),
             curve,
         }),
     }

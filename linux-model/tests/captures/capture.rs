@@ -22,18 +22,26 @@ pub struct Capture {
 impl Capture {
     /// Captures of a folder that go through the software IO TLB.
     pub fn all_in(folder: &Path) -> Vec<Self> {
-        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-        let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return Vec::new();
+        };
+        let mut paths: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
         paths.sort();
-        let sidecars = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "toml"));
+        let sidecars = paths
+            .iter()
+            .filter(|path| path.extension().is_some_and(|e| e == "toml"));
         sidecars.filter_map(|path| Self::read(path)).collect()
     }
 
     fn read(path: &Path) -> Option<Self> {
         let trace = ["txt.zst", "txt.gz", "txt"].map(|e| path.with_extension(e));
         let trace = trace.into_iter().find(|path| path.exists())?;
-        let sidecar: toml::Table =
-            std::fs::read_to_string(path).expect("readable").parse().expect("valid TOML");
+        let sidecar: toml::Table = std::fs::read_to_string(path)
+            .expect("readable")
+            .parse()
+            .expect("valid TOML");
         let mut ingest = TraceIngest::new();
         for event in Trace::open(&trace, Options::default()).expect("a trace") {
             ingest.push(&event.expect("a well-formed event"));
@@ -56,15 +64,26 @@ impl Capture {
             u64::from_str_radix(range.split('-').next()?, 16).ok()
         });
         let name = path.file_stem()?.to_str()?.to_owned();
-        Some(Self { name, demand, recorded, start, sidecar })
+        Some(Self {
+            name,
+            demand,
+            recorded,
+            start,
+            sidecar,
+        })
     }
 
     fn text(&self, key: &str) -> &str {
-        self.sidecar["capture"].get(key).and_then(toml::Value::as_str).unwrap_or("")
+        self.sidecar["capture"]
+            .get(key)
+            .and_then(toml::Value::as_str)
+            .unwrap_or("")
     }
 
     fn number(&self, key: &str) -> u64 {
-        let value = self.sidecar["capture"].get(key).and_then(toml::Value::as_integer);
+        let value = self.sidecar["capture"]
+            .get(key)
+            .and_then(toml::Value::as_integer);
         value.map_or(0, |value| value as u64)
     }
 
@@ -82,7 +101,10 @@ impl Capture {
 
     /// What the kernel's counter says of the boot pool.
     pub fn kernel_slots(&self) -> Option<u32> {
-        self.phase_numbers("swiotlb_nslabs").first().copied().flatten()
+        self.phase_numbers("swiotlb_nslabs")
+            .first()
+            .copied()
+            .flatten()
     }
 
     pub fn setup(&self) -> Result<Setup, Unbounced> {
@@ -97,7 +119,9 @@ impl Capture {
             is_confidential: false,
             largest_free_slots: None,
         };
-        let params = CommandLine::parse(self.text("cmdline")).swiotlb().expect("a valid swiotlb=");
+        let params = CommandLine::parse(self.text("cmdline"))
+            .swiotlb()
+            .expect("a valid swiotlb=");
         setup(self.engine(), &machine, params)
     }
 
@@ -107,11 +131,17 @@ impl Capture {
             return None;
         }
         let setup = self.setup().ok()?;
-        Some(ReplayConfig::new(setup.config(self.engine(), 4096, self.start.unwrap_or(0))))
+        Some(ReplayConfig::new(setup.config(
+            self.engine(),
+            4096,
+            self.start.unwrap_or(0),
+        )))
     }
 
     pub fn phase_rows(&self) -> Vec<PhaseRow> {
-        let Some(mut config) = self.config() else { return Vec::new() };
+        let Some(mut config) = self.config() else {
+            return Vec::new();
+        };
         let mut run = |order| {
             config.order = order;
             replay(&self.demand, &config)
@@ -122,8 +152,12 @@ impl Capture {
             name: phase.name.clone(),
             kernel: kernel.get(index).copied().flatten(),
             ours: phase.high_water_slots,
-            low: least.phases[index].high_water_slots.min(phase.high_water_slots),
-            high: most.phases[index].high_water_slots.max(phase.high_water_slots),
+            low: least.phases[index]
+                .high_water_slots
+                .min(phase.high_water_slots),
+            high: most.phases[index]
+                .high_water_slots
+                .max(phase.high_water_slots),
         };
         likely.phases.iter().enumerate().map(row).collect()
     }
@@ -151,7 +185,10 @@ impl Capture {
 }
 
 fn strings(sidecar: &toml::Table, table: &str, key: &str) -> Vec<String> {
-    let list = sidecar.get(table).and_then(|table| table.get(key)).and_then(toml::Value::as_array);
+    let list = sidecar
+        .get(table)
+        .and_then(|table| table.get(key))
+        .and_then(toml::Value::as_array);
     let text = |value: &toml::Value| value.as_str().map(str::to_owned);
     list.map_or_else(Vec::new, |list| list.iter().filter_map(text).collect())
 }
@@ -167,12 +204,22 @@ pub struct PhaseRow {
 
 impl fmt::Display for PhaseRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, kernel, ours, low, high } = self;
+        let Self {
+            name,
+            kernel,
+            ours,
+            low,
+            high,
+        } = self;
         match kernel {
             Some(kernel) => write!(f, "{name:14} kernel {kernel:5}")?,
             None => write!(f, "{name:14} kernel     -")?,
         }
         let is_exact = *kernel == Some(*ours);
-        write!(f, " ours {ours:5} [{low:5}, {high:5}] {}", if is_exact { "exact" } else { "" })
+        write!(
+            f,
+            " ours {ours:5} [{low:5}, {high:5}] {}",
+            if is_exact { "exact" } else { "" }
+        )
     }
 }

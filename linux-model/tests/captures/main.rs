@@ -21,8 +21,10 @@ fn captures() -> &'static [Capture] {
 fn read_captures() -> Vec<Capture> {
     let mut folders = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/../captures").to_owned()];
     folders.extend(std::env::var("DMAKIT_CAPTURES"));
-    let mut captures: Vec<Capture> =
-        folders.iter().flat_map(|folder| Capture::all_in(folder.as_ref())).collect();
+    let mut captures: Vec<Capture> = folders
+        .iter()
+        .flat_map(|folder| Capture::all_in(folder.as_ref()))
+        .collect();
     captures.sort_by(|a, b| a.name.cmp(&b.name));
     captures.dedup_by(|a, b| a.name == b.name);
     assert!(captures.len() >= 5, "captures are missing from {folders:?}");
@@ -32,8 +34,12 @@ fn read_captures() -> Vec<Capture> {
 #[test]
 fn the_boot_pool_is_as_large_as_the_kernel_made_it() {
     for capture in captures() {
-        let Some(slots) = capture.kernel_slots() else { continue };
-        let setup = capture.setup().unwrap_or_else(|why| panic!("{}: {why}", capture.name));
+        let Some(slots) = capture.kernel_slots() else {
+            continue;
+        };
+        let setup = capture
+            .setup()
+            .unwrap_or_else(|why| panic!("{}: {why}", capture.name));
         assert_eq!(setup.slots, slots, "{}: {:?}", capture.name, setup.reasons);
     }
 }
@@ -44,7 +50,16 @@ fn the_high_water_is_the_kernels_in_nearly_every_phase() {
     for capture in captures() {
         for row in capture.phase_rows() {
             println!("{:34} {row}", capture.name);
-            let PhaseRow { kernel: Some(kernel), ours, low, high, .. } = row else { continue };
+            let PhaseRow {
+                kernel: Some(kernel),
+                ours,
+                low,
+                high,
+                ..
+            } = row
+            else {
+                continue;
+            };
             phases += 1;
             exact += u32::from(kernel == ours);
             assert!((low..=high).contains(&kernel), "{}: {row}", capture.name);
@@ -60,7 +75,9 @@ fn the_high_water_is_the_kernels_in_nearly_every_phase() {
 #[test]
 fn slots_are_the_kernels_wherever_the_recording_fixes_the_order() {
     for capture in captures() {
-        let Some(config) = capture.config() else { continue };
+        let Some(config) = capture.config() else {
+            continue;
+        };
         let (demand, recorded) = (&capture.demand, &capture.recorded);
         let Some(beginning) = learn_beginning(demand, recorded, &config.swiotlb, capture.start)
         else {
@@ -78,7 +95,12 @@ fn slots_are_the_kernels_wherever_the_recording_fixes_the_order() {
             agreement.transient,
             agreement.told,
         );
-        assert!(percent >= 95.0, "{}: {:?}", capture.name, agreement.misses.first());
+        assert!(
+            percent >= 95.0,
+            "{}: {:?}",
+            capture.name,
+            agreement.misses.first()
+        );
     }
 }
 
@@ -86,7 +108,9 @@ fn slots_are_the_kernels_wherever_the_recording_fixes_the_order() {
 fn a_pool_too_small_fails_where_the_kernels_did() {
     let mut compared = 0;
     for capture in captures() {
-        let Some(config) = capture.config() else { continue };
+        let Some(config) = capture.config() else {
+            continue;
+        };
         let report = dmakit_linux_model::replay(&capture.demand, &config);
         for (phase, (visible, silent)) in report.phases.iter().zip(capture.recorded_failures()) {
             println!(
@@ -118,8 +142,17 @@ fn attempts_alone_are_said_to_show_no_occupancy() {
         }
         seen += 1;
         assert!(capture.config().is_none());
-        assert!(capture.demand.mappings.iter().all(|m| m.recorded == Recorded::Unknown));
-        assert_eq!(capture.demand.unpaired.attempts, capture.demand.mappings.len() as u64);
+        assert!(
+            capture
+                .demand
+                .mappings
+                .iter()
+                .all(|m| m.recorded == Recorded::Unknown)
+        );
+        assert_eq!(
+            capture.demand.unpaired.attempts,
+            capture.demand.mappings.len() as u64
+        );
     }
     assert!(seen > 0, "no capture of attempts alone");
 }
@@ -127,7 +160,12 @@ fn attempts_alone_are_said_to_show_no_occupancy() {
 #[test]
 fn engines_differ_on_the_same_load_as_their_kernels_do() {
     let captures = captures();
-    let Some(small) = captures.iter().find(|c| c.name == "nvme-swiotlb-small-6.12") else { return };
+    let Some(small) = captures
+        .iter()
+        .find(|c| c.name == "nvme-swiotlb-small-6.12")
+    else {
+        return;
+    };
     let mut config = small.config().expect("it has lifetimes");
     let new = dmakit_linux_model::replay(&small.demand, &config);
     config.swiotlb.engine = Engine::Linux6_1;
@@ -142,17 +180,25 @@ fn engines_differ_on_the_same_load_as_their_kernels_do() {
 fn the_smallest_size_serves_and_the_next_smaller_does_not() {
     let mut sizes = std::collections::BTreeSet::new();
     for capture in captures() {
-        let Some(config) = capture.config() else { continue };
+        let Some(config) = capture.config() else {
+            continue;
+        };
         let begun = std::time::Instant::now();
         let answer = minimal_slots(&capture.demand, &config)
             .unwrap_or_else(|why| panic!("{}: {why}", capture.name));
-        let below = answer.below.map(|below| (below.slots, below.failed, below.failed_silent));
+        let below = answer
+            .below
+            .map(|below| (below.slots, below.failed, below.failed_silent));
         println!(
             "{:34} swiotlb={} below {below:?} high water {} lucky {:?} in {:?}",
             capture.name,
             answer.at.slots,
             answer.at.high_water_slots,
-            answer.serving_below.iter().map(|point| point.slots).collect::<Vec<_>>(),
+            answer
+                .serving_below
+                .iter()
+                .map(|point| point.slots)
+                .collect::<Vec<_>>(),
             begun.elapsed(),
         );
         assert!(answer.at.serves());
