@@ -16,11 +16,12 @@ mod replay;
 mod swiotlb;
 
 pub use agreement::{
-    Agreement, Beginning, Miss, agree, driver_min_align_mask, learn_beginning, learn_min_align_masks,
+    Agreement, Beginning, Miss, agree, driver_min_align_mask, learn_beginning,
+    learn_min_align_masks,
 };
 pub use boot::{
-    Architecture, CommandLine, CommandLineError, DMA_PARAMETERS, ForceWord, Machine, Parameter, Reason,
-    Setup, SwiotlbParams, SwiotlbParamsError, Unbounced, nearest_parameter, setup,
+    Architecture, CommandLine, CommandLineError, DMA_PARAMETERS, ForceWord, Machine, Parameter,
+    Reason, Setup, SwiotlbParams, SwiotlbParamsError, Unbounced, nearest_parameter, setup,
 };
 pub use demand::{
     Context, Demand, Device, Event, EventKind, Ingest, Known, Mapping, Op, OpKind, Phase, Recorded,
@@ -28,9 +29,10 @@ pub use demand::{
 };
 pub use engine::Engine;
 pub use replay::{
-    Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample, replay, replay_on,
+    Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample,
+    SizeAnswer, SizeError, SizePoint, effective_slots, minimal_slots, replay, replay_on,
 };
 pub use swiotlb::{
-    Counters, DEFAULT_SLOTS, DeviceLimits, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX,
-    MapFailure, PoolId, Request, SEGMENT_SLOTS, SLOT_BYTES, Slots, Swiotlb, SwiotlbConfig,
+    Counters, DEFAULT_SLOTS, DeviceLimits, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX, MapFailure,
+    PoolId, Request, SEGMENT_SLOTS, SLOT_BYTES, Slots, Swiotlb, SwiotlbConfig,
 };

@@ -78,8 +78,12 @@ pub fn learn_beginning(
     let mut is_told = vec![false; config.areas as usize];
     let mut used = Vec::new();
     for (index, (mapping, dma)) in demand.mappings.iter().zip(&recorded.dma).enumerate() {
-        let Some(dma) = dma.filter(|_| mapping.was_bounced) else { continue };
-        let Some(slot) = dma.checked_sub(start).map(|offset| offset / SLOT_BYTES) else { continue };
+        let Some(dma) = dma.filter(|_| mapping.was_bounced) else {
+            continue;
+        };
+        let Some(slot) = dma.checked_sub(start).map(|offset| offset / SLOT_BYTES) else {
+            continue;
+        };
         let area = (slot / area_slots) as usize;
         if is_told.get(area) == Some(&false) {
             is_told[area] = true;
@@ -87,7 +91,44 @@ pub fn learn_beginning(
             used.push(index as u32);
         }
     }
-    Some(Beginning { start, cursors, used })
+    Some(Beginning {
+        start,
+        cursors,
+        used,
+    })
+}
+
+/// Where pools that were added lie, in order of first use.
+///
+/// A block of the page allocator is aligned to its size. A pool's slots are used over and over;
+/// pools for one mapping take other pages each time. So a block counts as a pool if more slots
+/// were mapped in it than it has.
+pub(super) fn grown_pool_starts(
+    demand: &Demand,
+    recorded: &RecordedAddresses,
+    config: &SwiotlbConfig,
+    boot_start: u64,
+) -> Vec<u64> {
+    let bytes = u64::from(config.grown_slots()) * SLOT_BYTES;
+    let boot = boot_start..boot_start + u64::from(config.slots) * SLOT_BYTES;
+    let mut blocks: Vec<(u64, u64)> = Vec::new();
+    for (mapping, dma) in bounced(demand, recorded) {
+        if !config.engine.grows() || boot.contains(&dma) {
+            continue;
+        }
+        let start = dma - dma % bytes;
+        let slots = mapping.bytes.div_ceil(SLOT_BYTES);
+        match blocks.iter_mut().find(|(known, _)| *known == start) {
+            Some((_, mapped)) => *mapped += slots,
+            None => blocks.push((start, slots)),
+        }
+    }
+    let is_pool = |block: &&(u64, u64)| block.1 > u64::from(config.grown_slots());
+    blocks
+        .iter()
+        .filter(is_pool)
+        .map(|(start, _)| *start)
+        .collect()
 }
 
 fn bounced<'a>(
@@ -95,5 +136,7 @@ fn bounced<'a>(
     recorded: &'a RecordedAddresses,
 ) -> impl Iterator<Item = (&'a Mapping, u64)> {
     let pairs = demand.mappings.iter().zip(&recorded.dma);
-    pairs.filter(|(mapping, _)| mapping.was_bounced).filter_map(|(m, dma)| Some((m, (*dma)?)))
+    pairs
+        .filter(|(mapping, _)| mapping.was_bounced)
+        .filter_map(|(m, dma)| Some((m, (*dma)?)))
 }

@@ -1,9 +1,10 @@
 //! Address by address, with the orders that the recording leaves open told apart.
 
 use crate::agreement::Beginning;
+use crate::agreement::learn::grown_pool_starts;
 use crate::demand::{Demand, Op, OpKind, Recorded, RecordedAddresses};
 use crate::replay::{Driver, Placed, ReplayConfig};
-use crate::swiotlb::{PoolId, Slots};
+use crate::swiotlb::{PoolId, SLOT_BYTES, Slots};
 
 /// Orders that are tried for one mapping.
 const ORDERS_MAX: usize = 64;
@@ -22,6 +23,8 @@ pub struct Agreement {
     pub told: u64,
     /// Those whose slot depends on an order that the recording leaves open.
     pub unknowable: u64,
+    /// Pools of a dynamic kernel whose place the recorded addresses told.
+    pub pools_told: u64,
     /// Unknowable ones for which some order gives the recorded slot.
     pub explained: u64,
     /// Those in a pool made for them alone, whose address the page allocator chose.
@@ -32,6 +35,8 @@ pub struct Agreement {
     pub equal: u64,
     /// Knowable ones that are not, at most the first hundred.
     pub misses: Vec<Miss>,
+    /// Unknowable ones that no order tried explains, at most the first hundred.
+    pub unexplained: Vec<Miss>,
 }
 
 impl Agreement {
@@ -93,6 +98,10 @@ struct Referee<'a> {
     beginning: &'a Beginning,
     driver: Driver<'a>,
     done: Vec<bool>,
+    /// Where pools that were added lie, in order of first use.
+    grown_starts: Vec<u64>,
+    /// The model's pools that were added, as far as they have been used.
+    grown_pools: Vec<PoolId>,
     /// Releases by the earliest moment, and how many of them have been looked at.
     releases: Vec<usize>,
     seen: usize,
@@ -109,8 +118,9 @@ impl<'a> Referee<'a> {
         beginning: &'a Beginning,
     ) -> Self {
         let is_release = |op: &Op| matches!(op.kind, OpKind::Unmap(_));
-        let mut releases: Vec<usize> =
-            (0..demand.ops.len()).filter(|op| is_release(&demand.ops[*op])).collect();
+        let mut releases: Vec<usize> = (0..demand.ops.len())
+            .filter(|op| is_release(&demand.ops[*op]))
+            .collect();
         releases.sort_by_key(|op| demand.ops[*op].earliest_ns);
         Self {
             demand,
@@ -118,6 +128,8 @@ impl<'a> Referee<'a> {
             beginning,
             driver: Driver::on_model(demand, config),
             done: vec![false; demand.ops.len()],
+            grown_starts: grown_pool_starts(demand, recorded, &config.swiotlb, beginning.start),
+            grown_pools: Vec::new(),
             releases,
             seen: 0,
             open: Vec::new(),
@@ -139,9 +151,9 @@ impl<'a> Referee<'a> {
             return;
         }
         self.driver.catch_up(op.likely_ns);
+        let mut is_open = self.settle_growth(op.likely_ns, mapping);
         let wanted = self.wanted(mapping);
         let likely = self.answer(mapping);
-        let mut is_open = false;
         let mut chosen = None;
         for change in self.changes(op) {
             let answer = self.answer_after(&change, mapping);
@@ -182,20 +194,81 @@ impl<'a> Referee<'a> {
     }
 
     fn answer(&self, mapping: u32) -> Answer {
-        self.driver.peek(mapping).map_or(Answer::No, |(pool, offset)| Answer::At(pool, offset))
+        self.driver
+            .peek(mapping)
+            .map_or(Answer::No, |(pool, offset)| Answer::At(pool, offset))
     }
 
-    /// What the recording says came out, as far as it says so; only the boot pool's place is
-    /// known.
+    /// What the recording says came out, as far as it says so.
     fn wanted(&self, mapping: u32) -> Option<Answer> {
-        match (self.recorded.dma[mapping as usize], self.demand.mappings[mapping as usize].recorded)
-        {
-            (Some(dma), _) => {
-                Some(Answer::At(PoolId(0), dma.wrapping_sub(self.beginning.start)))
-            }
+        match (
+            self.recorded.dma[mapping as usize],
+            self.demand.mappings[mapping as usize].recorded,
+        ) {
+            (Some(dma), _) => Some(match self.grown_index(dma) {
+                Some(index) => match self.grown_pools.get(index) {
+                    Some(pool) => Answer::At(*pool, dma - self.grown_starts[index]),
+                    None => Answer::No,
+                },
+                None if self.is_in_boot_pool(dma) => {
+                    Answer::At(PoolId(0), dma - self.beginning.start)
+                }
+                None => Answer::No,
+            }),
             (None, Recorded::Failed) => Some(Answer::No),
             _ => None,
         }
+    }
+
+    fn is_in_boot_pool(&self, dma: u64) -> bool {
+        let config = self.driver.memory().config();
+        dma.checked_sub(self.beginning.start)
+            .is_some_and(|offset| offset < u64::from(config.slots) * SLOT_BYTES)
+    }
+
+    /// Which of the added pools an address lies in.
+    fn grown_index(&self, dma: u64) -> Option<usize> {
+        let bytes = u64::from(self.driver.memory().config().grown_slots()) * SLOT_BYTES;
+        self.grown_starts
+            .iter()
+            .position(|start| (*start..start + bytes).contains(&dma))
+    }
+
+    /// When the worker had finished is not recorded: until a pool's first use it may be there or
+    /// not. Returns whether that leaves the answer open.
+    fn settle_growth(&mut self, now_ns: u64, mapping: u32) -> bool {
+        let dma = self.recorded.dma[mapping as usize];
+        let wanted = dma.and_then(|dma| self.grown_index(dma));
+        let memory = self.driver.memory_mut();
+        let mut is_open = memory.is_growing();
+        // Not there yet, or the recording would have used it.
+        while let Some(newest) = memory.newest_grown() {
+            if self.grown_pools.contains(&newest) {
+                break;
+            }
+            is_open = true;
+            if wanted.is_some_and(|index| index >= self.grown_pools.len()) || dma.is_none() {
+                break;
+            }
+            memory.withdraw_newest(now_ns);
+        }
+        while let Some(index) = wanted {
+            if index < self.grown_pools.len() {
+                break;
+            }
+            let newest = memory
+                .newest_grown()
+                .filter(|pool| !self.grown_pools.contains(pool));
+            match newest {
+                Some(pool) => {
+                    self.grown_pools.push(pool);
+                    self.agreement.pools_told += 1;
+                }
+                None if memory.is_growing() => memory.finish_growth(now_ns),
+                None => break,
+            }
+        }
+        is_open
     }
 
     /// The orders other than the likely one that the windows allow.
@@ -208,10 +281,14 @@ impl<'a> Referee<'a> {
             self.seen += 1;
         }
         let ops = &self.demand.ops;
-        self.open.retain(|release| ops[*release].latest_ns > op.earliest_ns);
+        self.open
+            .retain(|release| ops[*release].latest_ns > op.earliest_ns);
         let overlaps = |release: &&usize| ops[**release].earliest_ns < op.latest_ns;
-        let (mut done, mut waiting): (Vec<usize>, Vec<usize>) =
-            self.open.iter().filter(overlaps).partition(|release| self.done[**release]);
+        let (mut done, mut waiting): (Vec<usize>, Vec<usize>) = self
+            .open
+            .iter()
+            .filter(overlaps)
+            .partition(|release| self.done[**release]);
         waiting.retain(|release| self.driver.held(self.released(*release)).is_some());
         done.sort_unstable();
         waiting.sort_unstable();
@@ -219,20 +296,36 @@ impl<'a> Referee<'a> {
         for count in 1..=waiting.len().min(ORDERS_MAX) {
             changes.push(Change::Advance(waiting[..count].to_vec()));
         }
-        changes.extend(waiting.iter().skip(1).take(ORDERS_MAX).map(|r| Change::Advance(vec![*r])));
+        changes.extend(
+            waiting
+                .iter()
+                .skip(1)
+                .take(ORDERS_MAX)
+                .map(|r| Change::Advance(vec![*r])),
+        );
         for count in 1..=done.len().min(ORDERS_MAX) {
             changes.push(Change::Delay(done[done.len() - count..].to_vec()));
         }
-        changes.extend(done.iter().rev().skip(1).take(ORDERS_MAX).map(|r| Change::Delay(vec![*r])));
+        changes.extend(
+            done.iter()
+                .rev()
+                .skip(1)
+                .take(ORDERS_MAX)
+                .map(|r| Change::Delay(vec![*r])),
+        );
         changes
     }
 
     fn answer_after(&mut self, change: &Change, mapping: u32) -> Answer {
         match change {
             Change::Advance(ops) => {
-                let slots: Vec<Slots> =
-                    ops.iter().filter_map(|op| self.driver.held(self.released(*op))).collect();
-                slots.iter().for_each(|slots| self.driver.memory_mut().unmap(slots));
+                let slots: Vec<Slots> = ops
+                    .iter()
+                    .filter_map(|op| self.driver.held(self.released(*op)))
+                    .collect();
+                slots
+                    .iter()
+                    .for_each(|slots| self.driver.memory_mut().unmap(slots));
                 let answer = self.answer(mapping);
                 for slots in slots.iter().rev() {
                     self.driver.memory_mut().retake(slots);
@@ -249,35 +342,52 @@ impl<'a> Referee<'a> {
                     }
                 }
                 let answer = self.answer(mapping);
-                taken.iter().for_each(|slots| self.driver.memory_mut().unmap(slots));
+                taken
+                    .iter()
+                    .for_each(|slots| self.driver.memory_mut().unmap(slots));
                 answer
             }
         }
     }
 
     fn count(&mut self, mapping: u32, is_open: bool) {
-        let Some(dma) = self.recorded.dma[mapping as usize] else { return };
+        let Some(dma) = self.recorded.dma[mapping as usize] else {
+            return;
+        };
         let placed = self.driver.placed(mapping);
         let is_equal = match placed {
+            Placed::At(slots) if slots.is_transient => false,
             Placed::At(slots) => {
-                slots.pool == PoolId(0) && dma.wrapping_sub(self.beginning.start) == slots.offset_bytes
+                self.wanted(mapping) == Some(Answer::At(slots.pool, slots.offset_bytes))
             }
             _ => false,
         };
+        let is_alone = self.grown_index(dma).is_none() && !self.is_in_boot_pool(dma);
         let agreement = &mut self.agreement;
         agreement.compared += 1;
         if self.beginning.used.contains(&mapping) {
             agreement.told += 1;
-        } else if matches!(placed, Placed::At(slots) if slots.is_transient) {
+        } else if is_alone && matches!(placed, Placed::At(slots) if slots.is_transient) {
             agreement.transient += 1;
         } else if is_open {
             agreement.unknowable += 1;
             agreement.explained += u64::from(is_equal);
+            if !is_equal && agreement.unexplained.len() < 100 {
+                agreement.unexplained.push(Miss {
+                    mapping,
+                    placed,
+                    recorded: dma,
+                });
+            }
         } else {
             agreement.knowable += 1;
             agreement.equal += u64::from(is_equal);
             if !is_equal && agreement.misses.len() < 100 {
-                agreement.misses.push(Miss { mapping, placed, recorded: dma });
+                agreement.misses.push(Miss {
+                    mapping,
+                    placed,
+                    recorded: dma,
+                });
             }
         }
     }

@@ -36,10 +36,19 @@ pub enum CommandLineError {
 impl fmt::Display for CommandLineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { name, nearest: Some(nearest) } => {
-                write!(f, "unknown kernel parameter \"{name}\": did you mean {nearest}?")
+            Self::Unknown {
+                name,
+                nearest: Some(nearest),
+            } => {
+                write!(
+                    f,
+                    "unknown kernel parameter \"{name}\": did you mean {nearest}?"
+                )
             }
-            Self::Unknown { name, nearest: None } => {
+            Self::Unknown {
+                name,
+                nearest: None,
+            } => {
                 write!(f, "unknown kernel parameter \"{name}\"")
             }
             Self::NoValue { name } => write!(f, "kernel parameter {name}= needs a value"),
@@ -98,7 +107,9 @@ impl CommandLine {
     pub fn parse_dma(line: &str) -> Result<Self, CommandLineError> {
         let parsed = Self::parse(line);
         for parameter in &parsed.parameters {
-            let known = DMA_PARAMETERS.iter().find(|known| fold(known) == fold(&parameter.name));
+            let known = DMA_PARAMETERS
+                .iter()
+                .find(|known| fold(known) == fold(&parameter.name));
             match known {
                 None => {
                     return Err(CommandLineError::Unknown {
@@ -107,7 +118,9 @@ impl CommandLine {
                     });
                 }
                 Some(known) if known.ends_with('=') && parameter.value.is_none() => {
-                    return Err(CommandLineError::NoValue { name: known.trim_end_matches('=') });
+                    return Err(CommandLineError::NoValue {
+                        name: known.trim_end_matches('='),
+                    });
                 }
                 Some(_) => {}
             }
@@ -133,7 +146,8 @@ impl CommandLine {
     /// # Errors
     /// As for [`SwiotlbParams`].
     pub fn swiotlb(&self) -> Result<SwiotlbParams, SwiotlbParamsError> {
-        self.value("swiotlb").map_or(Ok(SwiotlbParams::default()), str::parse)
+        self.value("swiotlb")
+            .map_or(Ok(SwiotlbParams::default()), str::parse)
     }
 
     /// This line with `over` laid on it name by name: a name in `over` replaces its value here,
@@ -169,7 +183,9 @@ impl CommandLine {
     #[must_use]
     pub fn dma_only(&self) -> Self {
         let is_known = |p: &&Parameter| DMA_PARAMETERS.iter().any(|k| fold(k) == fold(&p.name));
-        Self { parameters: self.parameters.iter().filter(is_known).cloned().collect() }
+        Self {
+            parameters: self.parameters.iter().filter(is_known).cloned().collect(),
+        }
     }
 }
 

@@ -50,7 +50,9 @@ pub fn nearest_parameter(name: &str) -> Option<&'static str> {
 
 /// Linux takes `-` for `_` in parameter names.
 pub(super) fn fold(name: &str) -> String {
-    name.trim_end_matches('=').replace('-', "_").to_ascii_lowercase()
+    name.trim_end_matches('=')
+        .replace('-', "_")
+        .to_ascii_lowercase()
 }
 
 /// Edits from one to the other: insert, delete, replace, or swap of neighbours. O(a × b).

@@ -83,13 +83,22 @@ impl fmt::Display for Reason {
             Self::Default => write!(f, "{DEFAULT_SLOTS} slots by default"),
             Self::Segments(slots) => write!(f, "{slots} slots: whole segments of {SEGMENT_SLOTS}"),
             Self::Confidential(slots) => {
-                write!(f, "{slots} slots: 6 % of a confidential guest's memory, 64 MiB to 1 GiB")
+                write!(
+                    f,
+                    "{slots} slots: 6 % of a confidential guest's memory, 64 MiB to 1 GiB"
+                )
             }
             Self::DefaultByName(slots) => {
-                write!(f, "{slots} slots: the default's own number counts as not given")
+                write!(
+                    f,
+                    "{slots} slots: the default's own number counts as not given"
+                )
             }
             Self::PerGib(slots) => {
-                write!(f, "{slots} slots: all memory is in reach, 1 MiB per GiB for kmalloc")
+                write!(
+                    f,
+                    "{slots} slots: all memory is in reach, 1 MiB per GiB for kmalloc"
+                )
             }
             Self::AreasOfCpus(areas) => write!(f, "{areas} areas: one per possible CPU"),
             Self::AreasPower(areas) => write!(f, "{areas} areas: a power of two"),
@@ -158,11 +167,7 @@ impl Setup {
 ///
 /// # Errors
 /// Why it makes no pool.
-pub fn setup(
-    engine: Engine,
-    machine: &Machine,
-    params: SwiotlbParams,
-) -> Result<Setup, Unbounced> {
+pub fn setup(engine: Engine, machine: &Machine, params: SwiotlbParams) -> Result<Setup, Unbounced> {
     if params.force == Some(ForceWord::NoForce) {
         return Err(Unbounced::NoForce);
     }
@@ -180,7 +185,12 @@ pub fn setup(
     let areas = asked_areas(machine, params, &mut reasons);
     let slots = rounded(slots, areas, &mut reasons);
     let (slots, areas) = fitted(machine, slots, areas, &mut reasons)?;
-    Ok(Setup { slots, areas, is_forced, reasons })
+    Ok(Setup {
+        slots,
+        areas,
+        is_forced,
+        reasons,
+    })
 }
 
 fn asked_slots(
@@ -202,7 +212,8 @@ fn asked_slots(
             whole
         }
     };
-    let adjusted_bytes = if machine.is_confidential && machine.architecture == Architecture::X86_64 {
+    let adjusted_bytes = if machine.is_confidential && machine.architecture == Architecture::X86_64
+    {
         let default_bytes = u64::from(DEFAULT_SLOTS) * SLOT_BYTES;
         Some((machine.ram_bytes / 100 * 6).clamp(default_bytes, GIB))
     } else if is_for_kmalloc {
@@ -212,13 +223,19 @@ fn asked_slots(
         None
     };
     // A size equal to the default counts as none; any other given size stands.
-    let Some(bytes) = adjusted_bytes.filter(|_| given == DEFAULT_SLOTS) else { return given };
+    let Some(bytes) = adjusted_bytes.filter(|_| given == DEFAULT_SLOTS) else {
+        return given;
+    };
     let slots = (bytes.div_ceil(SLOT_BYTES) as u32).next_multiple_of(SEGMENT_SLOTS);
     reasons.retain(|reason| *reason != Reason::Default);
     if params.slots.is_some() {
         reasons.push(Reason::DefaultByName(slots));
     }
-    reasons.push(if is_for_kmalloc { Reason::PerGib(slots) } else { Reason::Confidential(slots) });
+    reasons.push(if is_for_kmalloc {
+        Reason::PerGib(slots)
+    } else {
+        Reason::Confidential(slots)
+    });
     slots
 }
 

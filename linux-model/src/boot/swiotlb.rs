@@ -69,8 +69,15 @@ pub enum SwiotlbParamsError {
 impl fmt::Display for SwiotlbParamsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Suffix { text, slots, meant_slots } => {
-                write!(f, "swiotlb= counts slots of 2 KiB and knows no K, M or G: Linux reads ")?;
+            Self::Suffix {
+                text,
+                slots,
+                meant_slots,
+            } => {
+                write!(
+                    f,
+                    "swiotlb= counts slots of 2 KiB and knows no K, M or G: Linux reads "
+                )?;
                 write!(f, "\"{text}\" as {slots} slots")?;
                 match meant_slots {
                     Some(meant) => write!(f, "; swiotlb={meant} is that size"),
@@ -82,10 +89,16 @@ impl fmt::Display for SwiotlbParamsError {
                 "swiotlb= takes [slots][,areas][,force|noforce]; Linux ignores \"{text}\""
             ),
             Self::OutOfRange { text, max } => {
-                write!(f, "swiotlb= number \"{text}\" is out of range (at most {max})")
+                write!(
+                    f,
+                    "swiotlb= number \"{text}\" is out of range (at most {max})"
+                )
             }
             Self::AfterForce { text } => {
-                write!(f, "swiotlb= ends with force or noforce; Linux ignores \"{text}\"")
+                write!(
+                    f,
+                    "swiotlb= ends with force or noforce; Linux ignores \"{text}\""
+                )
             }
             Self::Empty => f.write_str("swiotlb= without a value changes nothing"),
         }
@@ -124,9 +137,15 @@ impl FromStr for SwiotlbParams {
             "force" if is_word_due => Some(ForceWord::Force),
             "noforce" if is_word_due => Some(ForceWord::NoForce),
             _ if rest.starts_with("force,") || rest.starts_with("noforce,") => {
-                return Err(SwiotlbParamsError::AfterForce { text: rest.to_owned() });
+                return Err(SwiotlbParamsError::AfterForce {
+                    text: rest.to_owned(),
+                });
             }
-            _ => return Err(SwiotlbParamsError::Word { text: rest.to_owned() }),
+            _ => {
+                return Err(SwiotlbParamsError::Word {
+                    text: rest.to_owned(),
+                });
+            }
         };
         Ok(params)
     }
@@ -137,17 +156,24 @@ fn number(text: &str, max: u64) -> Result<Option<(u32, &str)>, SwiotlbParamsErro
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return Ok(None);
     }
-    let lower = text.get(..2).is_some_and(|head| head.eq_ignore_ascii_case("0x"));
+    let lower = text
+        .get(..2)
+        .is_some_and(|head| head.eq_ignore_ascii_case("0x"));
     let has_hex = lower && text[2..].starts_with(|c: char| c.is_ascii_hexdigit());
     let (radix, digits) = match has_hex {
         true => (16, &text[2..]),
         false if text.starts_with('0') => (8, text),
         false => (10, text),
     };
-    let len = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
+    let len = digits
+        .find(|c: char| !c.is_digit(radix))
+        .unwrap_or(digits.len());
     let (digits, after) = digits.split_at(len);
     let written = &text[..text.len() - after.len()];
-    let out_of_range = || SwiotlbParamsError::OutOfRange { text: written.to_owned(), max };
+    let out_of_range = || SwiotlbParamsError::OutOfRange {
+        text: written.to_owned(),
+        max,
+    };
     let value = u64::from_str_radix(digits, radix).map_err(|_| out_of_range())?;
     if let Some(shift) = after.chars().next().and_then(suffix_shift) {
         let end = after.find(',').unwrap_or(after.len());
@@ -155,13 +181,16 @@ fn number(text: &str, max: u64) -> Result<Option<(u32, &str)>, SwiotlbParamsErro
         return Err(SwiotlbParamsError::Suffix {
             text: format!("{written}{}", &after[..end]),
             slots: value,
-            meant_slots: meant.filter(|slots| *slots <= SLOTS_MAX && value << shift >> shift == value),
+            meant_slots: meant
+                .filter(|slots| *slots <= SLOTS_MAX && value << shift >> shift == value),
         });
     }
     if value > max {
         return Err(out_of_range());
     }
-    u32::try_from(value).map(|value| Some((value, after))).map_err(|_| out_of_range())
+    u32::try_from(value)
+        .map(|value| Some((value, after)))
+        .map_err(|_| out_of_range())
 }
 
 fn suffix_shift(c: char) -> Option<u32> {
@@ -187,7 +216,11 @@ impl fmt::Display for SwiotlbParams {
             (None, Some(areas)) => write!(f, ",{areas}")?,
             (None, None) => return f.write_str(force),
         }
-        if force.is_empty() { Ok(()) } else { write!(f, ",{force}") }
+        if force.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ",{force}")
+        }
     }
 }
 

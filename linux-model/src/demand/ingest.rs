@@ -6,8 +6,8 @@ use dmakit_addr::Direction;
 
 use crate::demand::event::{Context, Event, EventKind, SgEntry};
 use crate::demand::load::{
-    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses,
-    Switch, Unpaired,
+    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses, Switch,
+    Unpaired,
 };
 use crate::demand::pairing::{ListKey, Live, PageKey};
 use crate::demand::probes::Probes;
@@ -124,10 +124,23 @@ impl Ingest {
 
     fn handle(&mut self, state: &mut ThreadState, event: &Event, at_ns: u64) {
         match &event.kind {
-            EventKind::Bounced { device, dma_mask, original, bytes, is_forced } => {
+            EventKind::Bounced {
+                device,
+                dma_mask,
+                original,
+                bytes,
+                is_forced,
+            } => {
                 self.device(*device).limits.dma_mask = *dma_mask;
                 if !self.has_dma_events {
-                    state.pending.retain(|mapping| !self.probes.has_result(*mapping));
+                    // Probes told what became of the last one; nothing else will claim it.
+                    while state
+                        .pending
+                        .last()
+                        .is_some_and(|last| self.probes.has_result(*last))
+                    {
+                        state.pending.pop();
+                    }
                 }
                 let mapping = self.add_mapping(Mapping {
                     device: *device,
@@ -146,18 +159,36 @@ impl Ingest {
                 state.open_ops.push(self.ops.len());
                 self.add_op(at_ns, at_ns + NEAR_NS, u64::MAX, OpKind::Map(mapping));
             }
-            EventKind::MapPage { device, direction, dma, bytes, original } => {
+            EventKind::MapPage {
+                device,
+                direction,
+                dma,
+                bytes,
+                original,
+            } => {
                 self.has_dma_events = true;
-                let entry =
-                    SgEntry { original: *original, dma: dma.unwrap_or(u64::MAX), bytes: *bytes };
+                let entry = SgEntry {
+                    original: *original,
+                    dma: dma.unwrap_or(u64::MAX),
+                    bytes: *bytes,
+                };
                 let mapping = self.claim(state, event, at_ns, *device, *direction, &[entry], 1)[0];
                 if dma.is_some() {
-                    let key =
-                        PageKey { device: *device, dma: entry.dma, bytes: *bytes, direction: *direction };
+                    let key = PageKey {
+                        device: *device,
+                        dma: entry.dma,
+                        bytes: *bytes,
+                        direction: *direction,
+                    };
                     self.live.add_page(key, mapping);
                 }
             }
-            EventKind::MapSg { device, direction, entries, count } => {
+            EventKind::MapSg {
+                device,
+                direction,
+                entries,
+                count,
+            } => {
                 self.has_dma_events = true;
                 let mappings =
                     self.claim(state, event, at_ns, *device, *direction, entries, *count);
@@ -166,12 +197,24 @@ impl Ingest {
                     self.mappings[*mapping as usize].list = Some(list);
                 }
                 let originals = entries.iter().map(|entry| entry.original);
-                self.live
-                    .add_list(ListKey::new(*device, *direction, *count, originals), mappings);
+                self.live.add_list(
+                    ListKey::new(*device, *direction, *count, originals),
+                    mappings,
+                );
             }
-            EventKind::UnmapPage { device, direction, dma, bytes, skips_sync } => {
-                let key =
-                    PageKey { device: *device, dma: *dma, bytes: *bytes, direction: *direction };
+            EventKind::UnmapPage {
+                device,
+                direction,
+                dma,
+                bytes,
+                skips_sync,
+            } => {
+                let key = PageKey {
+                    device: *device,
+                    dma: *dma,
+                    bytes: *bytes,
+                    direction: *direction,
+                };
                 match self.live.take_page(&key) {
                     Some(mapping) => {
                         self.mappings[mapping as usize].skips_sync = *skips_sync;
@@ -183,7 +226,12 @@ impl Ingest {
                     None => self.unpaired.unmaps += 1,
                 }
             }
-            EventKind::UnmapSg { device, direction, originals, skips_sync } => {
+            EventKind::UnmapSg {
+                device,
+                direction,
+                originals,
+                skips_sync,
+            } => {
                 let key = ListKey::new(
                     *device,
                     *direction,
@@ -195,14 +243,28 @@ impl Ingest {
                     None => self.unpaired.unmaps += originals.len() as u64,
                 }
             }
-            EventKind::Sync { direction, bytes, is_for_cpu, .. } => {
-                let copies = if *is_for_cpu { direction.device_writes() } else { direction.device_reads() };
+            EventKind::Sync {
+                direction,
+                bytes,
+                is_for_cpu,
+                ..
+            } => {
+                let copies = if *is_for_cpu {
+                    direction.device_writes()
+                } else {
+                    direction.device_reads()
+                };
                 if copies && self.has_dma_events {
                     self.add_op(at_ns, at_ns, at_ns, OpKind::Sync(*bytes));
                 }
             }
             EventKind::SlotReturned { tlb } => self.slot_returned(state, *tlb),
-            EventKind::SlotReleased { device, direction, tlb, bytes } => {
+            EventKind::SlotReleased {
+                device,
+                direction,
+                tlb,
+                bytes,
+            } => {
                 if !self.has_dma_events {
                     self.slot_released(state, at_ns, *device, *direction, *tlb, *bytes);
                 }
@@ -235,7 +297,10 @@ impl Ingest {
             }
         }
         if let Some(window) = state.window.take().filter(|window| window.count > 0) {
-            self.windows.push(Window { end_ns: at_ns, ..window });
+            self.windows.push(Window {
+                end_ns: at_ns,
+                ..window
+            });
         }
     }
 
@@ -247,7 +312,11 @@ impl Ingest {
         }
         match self.running[cpu].replace((event.pid, at_ns)) {
             Some((pid, from_ns)) if pid != event.pid => {
-                self.switches[cpu].push(Switch { cpu: event.cpu, from_ns, to_ns: at_ns });
+                self.switches[cpu].push(Switch {
+                    cpu: event.cpu,
+                    from_ns,
+                    to_ns: at_ns,
+                });
             }
             _ => {}
         }
@@ -280,7 +349,11 @@ impl Ingest {
                 // Other events come before the work that they tell of, so it is not over.
                 let is_over = matches!(event.kind, EventKind::UnmapPage { .. });
                 let is_probed = state.was_interrupted && state.interruption.is_none();
-                state.interruption = if is_over && !is_probed { Some(at_ns) } else { None };
+                state.interruption = if is_over && !is_probed {
+                    Some(at_ns)
+                } else {
+                    None
+                };
                 state.was_interrupted = true;
             }
         }
@@ -288,20 +361,25 @@ impl Ingest {
 
     /// A probed release inside a window tells when one of its operations happens.
     fn continues_window(&mut self, state: &mut ThreadState, event: &Event, at_ns: u64) -> bool {
-        let (EventKind::SlotReleased { tlb, .. }, Some(window)) = (&event.kind, state.window.as_mut())
+        let (EventKind::SlotReleased { tlb, .. }, Some(window)) =
+            (&event.kind, state.window.as_mut())
         else {
             return false;
         };
         let last = window.first_op + window.count;
-        let is_this = |op: &Op| matches!(op.kind, OpKind::Unmap(m) if self.dma[m as usize] == Some(*tlb));
+        let is_this =
+            |op: &Op| matches!(op.kind, OpKind::Unmap(m) if self.dma[m as usize] == Some(*tlb));
         let Some(found) = (window.first_op..last).find(|op| is_this(&self.ops[*op])) else {
             return false;
         };
         for op in state.open_ops.drain(..) {
             self.ops[op].latest_ns = at_ns;
         }
-        self.ops[found] =
-            Op { earliest_ns: at_ns, likely_ns: at_ns + NEAR_NS, ..self.ops[found] };
+        self.ops[found] = Op {
+            earliest_ns: at_ns,
+            likely_ns: at_ns + NEAR_NS,
+            ..self.ops[found]
+        };
         state.open_ops.push(found);
         // Those before it that the probe missed lie between its neighbours.
         for op in window.first_op..found {
@@ -339,10 +417,13 @@ impl Ingest {
             }
         }
         for entry in entries.iter().rev() {
-            let attempt = left.checked_sub(1).map(|index| state.pending[index]).filter(|mapping| {
-                let attempt = &self.mappings[*mapping as usize];
-                attempt.device == device && attempt.original == entry.original
-            });
+            let attempt = left
+                .checked_sub(1)
+                .map(|index| state.pending[index])
+                .filter(|mapping| {
+                    let attempt = &self.mappings[*mapping as usize];
+                    attempt.device == device && attempt.original == entry.original
+                });
             let mapping = match attempt {
                 Some(mapping) => {
                     left -= 1;
@@ -357,11 +438,17 @@ impl Ingest {
         }
         claimed.reverse();
         for (index, mapping) in claimed.iter().enumerate() {
-            let failed = entries.get(index).is_some_and(|entry| entry.dma == u64::MAX);
+            let failed = entries
+                .get(index)
+                .is_some_and(|entry| entry.dma == u64::MAX);
             self.mapped_ns[*mapping as usize] = at_ns;
             let mapping = &mut self.mappings[*mapping as usize];
             mapping.direction = Some(direction);
-            mapping.recorded = if failed { Recorded::Failed } else { Recorded::Served };
+            mapping.recorded = if failed {
+                Recorded::Failed
+            } else {
+                Recorded::Served
+            };
         }
         state.pending.truncate(left);
         self.give_up(state);
@@ -400,7 +487,11 @@ impl Ingest {
         // Nothing follows the attempt that failed, so the time after it tells nothing about it;
         // undoing the others follows at once.
         let last = mappings[mappings.len() - 1];
-        let op = self.ops.iter_mut().rev().find(|op| op.kind == OpKind::Map(last));
+        let op = self
+            .ops
+            .iter_mut()
+            .rev()
+            .find(|op| op.kind == OpKind::Map(last));
         if let Some(op) = op {
             op.likely_ns = op.earliest_ns + NEAR_NS;
             let (failed_ns, latest_ns) = (op.likely_ns, op.latest_ns);
@@ -440,21 +531,35 @@ impl Ingest {
             self.mappings[*mapping as usize].skips_sync = skips_sync;
             self.add_op(at_ns, at_ns, at_ns, OpKind::Unmap(*mapping));
         }
-        let copied_bytes = mappings.iter().map(|m| copied_back(&self.mappings[*m as usize])).sum();
+        let copied_bytes = mappings
+            .iter()
+            .map(|m| copied_back(&self.mappings[*m as usize]))
+            .sum();
         let count = mappings.len();
-        state.window =
-            Some(Window { first_op, count, copied_bytes, begin_ns: at_ns, end_ns: u64::MAX });
+        state.window = Some(Window {
+            first_op,
+            count,
+            copied_bytes,
+            begin_ns: at_ns,
+            end_ns: u64::MAX,
+        });
     }
 
     fn slot_returned(&mut self, state: &ThreadState, tlb: Option<u64>) {
-        let Some(mapping) = state.pending.last().copied() else { return };
+        let Some(mapping) = state.pending.last().copied() else {
+            return;
+        };
         self.probes.note_result(mapping, tlb);
         if self.has_dma_events {
             return;
         }
         let slots_bytes = {
             let entry = &mut self.mappings[mapping as usize];
-            entry.recorded = if tlb.is_some() { Recorded::Served } else { Recorded::Failed };
+            entry.recorded = if tlb.is_some() {
+                Recorded::Served
+            } else {
+                Recorded::Failed
+            };
             entry.bytes
         };
         self.dma[mapping as usize] = tlb;
@@ -482,7 +587,8 @@ impl Ingest {
         match self.probes.release(tlb) {
             Some(mapping) => {
                 self.mappings[mapping as usize].direction = Some(direction);
-                self.probes.note_lifetime(at_ns.saturating_sub(self.attempt_ns(mapping)));
+                self.probes
+                    .note_lifetime(at_ns.saturating_sub(self.attempt_ns(mapping)));
                 state.open_ops.push(self.ops.len());
                 self.add_op(at_ns, at_ns + NEAR_NS, u64::MAX, OpKind::Unmap(mapping));
             }
@@ -499,7 +605,11 @@ impl Ingest {
             self.end_phase(at_ns);
         }
         let index = self.phases.len() as u32;
-        self.phases.push(Phase { name: name.to_owned(), begin_ns: at_ns, end_ns: u64::MAX });
+        self.phases.push(Phase {
+            name: name.to_owned(),
+            begin_ns: at_ns,
+            end_ns: u64::MAX,
+        });
         self.phase_is_open = true;
         self.add_op(at_ns, at_ns, at_ns, OpKind::PhaseBegin(index));
     }
@@ -516,7 +626,10 @@ impl Ingest {
     fn device(&mut self, device: u32) -> &mut Device {
         while self.devices.len() <= device as usize {
             let name = format!("device {}", self.devices.len());
-            self.devices.push(Device { name, limits: DeviceLimits::default() });
+            self.devices.push(Device {
+                name,
+                limits: DeviceLimits::default(),
+            });
         }
         &mut self.devices[device as usize]
     }
@@ -531,7 +644,14 @@ impl Ingest {
     }
 
     fn add_op(&mut self, earliest_ns: u64, likely_ns: u64, latest_ns: u64, kind: OpKind) {
-        self.ops.push(Op { earliest_ns, likely_ns, latest_ns, kind });
+        self.ops.push(Op {
+            earliest_ns,
+            sooner_ns: earliest_ns,
+            likely_ns,
+            later_ns: latest_ns,
+            latest_ns,
+            kind,
+        });
     }
 
     fn new_list(&mut self) -> u32 {
@@ -561,6 +681,9 @@ impl Ingest {
         };
         if self.has_dma_events {
             self.unpaired.maps_open_at_end = self.live.count();
+        }
+        for op in &mut self.ops {
+            (op.sooner_ns, op.later_ns) = (op.earliest_ns, op.latest_ns);
         }
         spread(&mut self.ops, &self.windows, &self.standstills, |m| {
             copied_back(&self.mappings[m as usize])
@@ -606,5 +729,9 @@ impl Default for Ingest {
 
 fn copied_back(mapping: &Mapping) -> u64 {
     let writes = mapping.direction.is_some_and(Direction::device_writes);
-    if writes && mapping.was_bounced && !mapping.skips_sync { mapping.bytes } else { 0 }
+    if writes && mapping.was_bounced && !mapping.skips_sync {
+        mapping.bytes
+    } else {
+        0
+    }
 }

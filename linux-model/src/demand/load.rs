@@ -81,8 +81,12 @@ pub enum OpKind {
 pub struct Op {
     /// No earlier than this.
     pub earliest_ns: u64,
+    /// Hardly earlier than this, if the thread worked at a steady pace.
+    pub sooner_ns: u64,
     /// Most likely.
     pub likely_ns: u64,
+    /// Hardly later than this, if the thread worked at a steady pace.
+    pub later_ns: u64,
     /// No later than this.
     pub latest_ns: u64,
     /// What.

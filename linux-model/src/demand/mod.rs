@@ -10,8 +10,8 @@ mod trace;
 
 pub use event::{Context, Event, EventKind, SgEntry};
 pub use ingest::Ingest;
-pub use trace::TraceIngest;
 pub use load::{
-    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses,
-    Switch, Unpaired,
+    Demand, Device, Known, Mapping, Op, OpKind, Phase, Recorded, RecordedAddresses, Switch,
+    Unpaired,
 };
+pub use trace::TraceIngest;

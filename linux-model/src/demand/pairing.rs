@@ -32,7 +32,12 @@ impl ListKey {
         count: usize,
         originals: impl Iterator<Item = u64>,
     ) -> Self {
-        Self { device, direction, count, shown: originals.take(SHOWN_MAX).collect() }
+        Self {
+            device,
+            direction,
+            count,
+            shown: originals.take(SHOWN_MAX).collect(),
+        }
     }
 }
 

@@ -58,7 +58,9 @@ impl Probes {
     }
 
     pub fn release(&mut self, tlb: u64) -> Option<u32> {
-        self.occupied.remove(&(tlb / SLOT_BYTES)).map(|(_, mapping)| mapping)
+        self.occupied
+            .remove(&(tlb / SLOT_BYTES))
+            .map(|(_, mapping)| mapping)
     }
 
     pub fn note_lost(&mut self, mapping: u32, op: usize) {
@@ -70,7 +72,10 @@ impl Probes {
     }
 
     pub fn take_open(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.occupied).into_values().map(|(_, mapping)| mapping).collect()
+        std::mem::take(&mut self.occupied)
+            .into_values()
+            .map(|(_, mapping)| mapping)
+            .collect()
     }
 
     pub fn note_lifetime(&mut self, ns: u64) {
@@ -80,6 +85,9 @@ impl Probes {
     /// The median.
     pub fn usual_lifetime_ns(&mut self) -> u64 {
         self.lifetimes_ns.sort_unstable();
-        self.lifetimes_ns.get(self.lifetimes_ns.len() / 2).copied().unwrap_or(0)
+        self.lifetimes_ns
+            .get(self.lifetimes_ns.len() / 2)
+            .copied()
+            .unwrap_or(0)
     }
 }

@@ -111,8 +111,8 @@ impl Cost {
 ///
 /// Each release takes at least what the recording's fastest ones took; that bounds the `n`th from
 /// both ends. A window that is not much longer than usual was spent on the work, so its releases
-/// are evenly spread and their pace bounds them further; in a longer one they came first, at the
-/// usual pace.
+/// are evenly spread, and a steady pace bounds them further; in a longer one they came first, at
+/// the usual pace.
 pub(super) fn spread(
     ops: &mut [Op],
     windows: &[Window],
@@ -126,7 +126,11 @@ pub(super) fn spread(
         let all = usual.work(window.count, window.copied_bytes).max(1.0);
         let least = fastest.work(window.count, window.copied_bytes).min(running);
         let is_busy = running <= BUSY_MAX * (usual.fixed_ns + all);
-        let whole = if is_busy { running } else { usual.fixed_ns + all };
+        let whole = if is_busy {
+            running
+        } else {
+            usual.fixed_ns + all
+        };
         let fixed = usual.fixed_ns.min(whole / window.count as f64);
         let mut bytes = 0;
         let releases = &mut ops[window.first_op..window.first_op + window.count];
@@ -137,15 +141,18 @@ pub(super) fn spread(
             let share = usual.work(done + 1, bytes) / all;
             let at = |run: f64| standstills.after(window.begin_ns, run.max(1.0) as u64);
             let likely = (fixed + (whole - fixed) * share).min(running - 1.0);
-            let mut earliest = least * share;
-            let mut latest = running - least * (1.0 - share);
-            if is_busy {
-                earliest = earliest.max(likely / PACE_CHANGE_MAX);
-                latest = latest.min(likely * PACE_CHANGE_MAX);
-            }
-            op.earliest_ns = at(earliest.min(likely));
+            let earliest = (least * share).min(likely);
+            let latest = (running - least * (1.0 - share)).max(likely);
+            let change = if is_busy {
+                PACE_CHANGE_MAX
+            } else {
+                f64::INFINITY
+            };
+            op.earliest_ns = at(earliest);
+            op.sooner_ns = at(earliest.max(likely / change));
             op.likely_ns = at(likely);
-            op.latest_ns = at(latest.max(likely)).min(window.end_ns);
+            op.later_ns = at(latest.min(likely * change)).min(window.end_ns);
+            op.latest_ns = at(latest).min(window.end_ns);
         }
     }
 }
@@ -154,19 +161,37 @@ pub(super) fn spread(
 fn learned(windows: &[Window], standstills: &Standstills, percent: usize) -> Cost {
     let took = |w: &Window| standstills.running_ns(w.begin_ns, w.end_ns) as f64;
     let fixed_ns = percentile(
-        windows.iter().filter(|w| w.count == 1 && w.copied_bytes == 0).map(took).collect(),
+        windows
+            .iter()
+            .filter(|w| w.count == 1 && w.copied_bytes == 0)
+            .map(took)
+            .collect(),
         percent,
     );
     let per = |copies: bool, units: fn(&Window) -> f64| {
-        let large = windows.iter().filter(|w| w.count >= 8 && (w.copied_bytes > 0) == copies);
-        percentile(large.map(|w| (took(w) - fixed_ns).max(0.0) / units(w)).collect(), percent)
+        let large = windows
+            .iter()
+            .filter(|w| w.count >= 8 && (w.copied_bytes > 0) == copies);
+        percentile(
+            large
+                .map(|w| (took(w) - fixed_ns).max(0.0) / units(w))
+                .collect(),
+            percent,
+        )
     };
     let mapping_ns = per(false, |w| w.count as f64);
     let kib_ns = per(true, |w| w.copied_bytes as f64 / 1024.0);
-    Cost { fixed_ns, mapping_ns: mapping_ns.max(1.0), kib_ns }
+    Cost {
+        fixed_ns,
+        mapping_ns: mapping_ns.max(1.0),
+        kib_ns,
+    }
 }
 
 fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() * percent / 100).copied().unwrap_or(0.0)
+    values
+        .get(values.len() * percent / 100)
+        .copied()
+        .unwrap_or(0.0)
 }

@@ -96,9 +96,9 @@ impl TraceIngest {
                 bytes: event.size,
                 is_for_cpu: event.whose == SyncFor::Cpu,
             },
-            Body::Marker(Marker::PhaseBegin(name)) => {
-                EventKind::PhaseBegin { name: name.as_str().to_owned() }
-            }
+            Body::Marker(Marker::PhaseBegin(name)) => EventKind::PhaseBegin {
+                name: name.as_str().to_owned(),
+            },
             Body::Marker(Marker::PhaseEnd(_)) => EventKind::PhaseEnd,
             Body::Probe(probe) => self.probe(probe).unwrap_or(EventKind::Other),
             _ => EventKind::Other,
@@ -110,13 +110,17 @@ impl TraceIngest {
         let place = probe.location.trim_start_matches('(');
         if place.contains("<- swiotlb_tbl_map_single") {
             let tlb = probe.number("tlb")?;
-            return Some(EventKind::SlotReturned { tlb: (tlb != u64::MAX).then_some(tlb) });
+            return Some(EventKind::SlotReturned {
+                tlb: (tlb != u64::MAX).then_some(tlb),
+            });
         }
         let function = place.split(['+', ' ']).next()?;
         match function.trim_start_matches('_') {
             "swiotlb_tbl_map_single" => Some(EventKind::SlotWanted),
             "swiotlb_tbl_unmap_single" => {
-                let Value::Text(device) = probe.field("dev")? else { return None };
+                let Value::Text(device) = probe.field("dev")? else {
+                    return None;
+                };
                 Some(EventKind::SlotReleased {
                     device: self.device(device),
                     direction: direction(probe.number("dir")?)?,

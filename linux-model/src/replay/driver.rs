@@ -101,12 +101,20 @@ pub fn replay_on<M: BounceMemory>(
 fn run<M: BounceMemory>(mut driver: Driver<'_, M>) -> ReplayReport {
     let (demand, config) = (driver.demand, driver.config);
     match config.order {
-        Order::Likely => demand.ops.iter().for_each(|op| driver.step(op.likely_ns, op)),
+        Order::Likely => demand
+            .ops
+            .iter()
+            .for_each(|op| driver.step(op.likely_ns, op)),
         order => {
-            let mut moments: Vec<(u64, &Op)> =
-                demand.ops.iter().map(|op| (moment(op, order), op)).collect();
+            let mut moments: Vec<(u64, &Op)> = demand
+                .ops
+                .iter()
+                .map(|op| (moment(op, order), op))
+                .collect();
             moments.sort_by_key(|(at_ns, _)| *at_ns);
-            moments.into_iter().for_each(|(at_ns, op)| driver.step(at_ns, op));
+            moments
+                .into_iter()
+                .for_each(|(at_ns, op)| driver.step(at_ns, op));
         }
     }
     driver.finish()
@@ -116,10 +124,10 @@ fn moment(op: &Op, order: Order) -> u64 {
     let is_release = matches!(op.kind, OpKind::Unmap(_) | OpKind::GiveUp(_));
     let is_map = matches!(op.kind, OpKind::Map(_));
     match order {
-        Order::Least if is_release => op.earliest_ns,
-        Order::Most if is_release => op.latest_ns,
-        Order::Least if is_map => op.latest_ns,
-        Order::Most if is_map => op.earliest_ns,
+        Order::Least if is_release => op.sooner_ns,
+        Order::Most if is_release => op.later_ns,
+        Order::Least if is_map => op.later_ns,
+        Order::Most if is_map => op.sooner_ns,
         _ => op.likely_ns,
     }
 }
@@ -135,7 +143,12 @@ impl<'a> Driver<'a> {
 
 impl<'a, M: BounceMemory> Driver<'a, M> {
     pub fn new(memory: M, demand: &'a Demand, config: &'a ReplayConfig) -> Self {
-        let lists = demand.mappings.iter().filter_map(|m| m.list).max().map_or(0, |n| n + 1);
+        let lists = demand
+            .mappings
+            .iter()
+            .filter_map(|m| m.list)
+            .max()
+            .map_or(0, |n| n + 1);
         let phase = |phase: &crate::demand::Phase| PhaseReport {
             name: phase.name.clone(),
             high_water_slots: 0,
@@ -144,7 +157,11 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
             failed: 0,
             failed_silent: 0,
         };
-        let placed = if config.keeps_places { demand.mappings.len() } else { 0 };
+        let placed = if config.keeps_places {
+            demand.mappings.len()
+        } else {
+            0
+        };
         Self {
             demand,
             config,
@@ -195,7 +212,11 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
             }
         }
         let counters = self.memory.counters();
-        self.sampler.note(at_ns, counters.used, counters.pool_slots + counters.transient_slots);
+        self.sampler.note(
+            at_ns,
+            counters.used,
+            counters.pool_slots + counters.transient_slots,
+        );
     }
 
     fn bounces(&self, mapping: &Mapping) -> bool {
@@ -239,15 +260,21 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
 
     /// When a work item queued on a CPU can run: as soon as the CPU turns to another task.
     fn next_switch_ns(&self, cpu: u32, at_ns: u64) -> u64 {
-        let Some(switches) = self.demand.switches.get(cpu as usize) else { return at_ns };
+        let Some(switches) = self.demand.switches.get(cpu as usize) else {
+            return at_ns;
+        };
         let next = switches.partition_point(|switch| switch.to_ns <= at_ns);
-        switches.get(next).map_or(u64::MAX, |switch| switch.from_ns.max(at_ns))
+        switches
+            .get(next)
+            .map_or(u64::MAX, |switch| switch.from_ns.max(at_ns))
     }
 
     /// Entries after the failing one of a scatterlist are not tried. Where the recording gave a
     /// list up, the next attempt may as well begin another one.
     fn list_goes_on(&mut self, mapping: &Mapping) -> bool {
-        let Some(list) = mapping.list else { return true };
+        let Some(list) = mapping.list else {
+            return true;
+        };
         if mapping.recorded == Recorded::FailedSilently {
             self.given_up[list as usize] = false;
         }
@@ -365,7 +392,9 @@ impl Driver<'_> {
     pub fn will_ask(&self, index: u32) -> bool {
         let mapping = &self.demand.mappings[index as usize];
         let goes_on = mapping.recorded == Recorded::FailedSilently
-            || mapping.list.is_none_or(|list| !self.given_up[list as usize]);
+            || mapping
+                .list
+                .is_none_or(|list| !self.given_up[list as usize]);
         mapping.bytes > 0 && self.bounces(mapping) && goes_on
     }
 
@@ -377,7 +406,10 @@ impl Driver<'_> {
     /// Where it would be put now.
     pub fn peek(&self, index: u32) -> Option<(PoolId, u64)> {
         let mapping = &self.demand.mappings[index as usize];
-        self.memory.peek(&self.demand.devices[mapping.device as usize].limits, &request(mapping))
+        self.memory.peek(
+            &self.demand.devices[mapping.device as usize].limits,
+            &request(mapping),
+        )
     }
 
     /// The slots that a mapping holds.
@@ -390,7 +422,10 @@ impl Driver<'_> {
 
     /// The slots that a mapping held before its release.
     pub fn last_slots(&self, index: u32) -> Option<Slots> {
-        match (self.states.get(index as usize), self.report.placed.get(index as usize)) {
+        match (
+            self.states.get(index as usize),
+            self.report.placed.get(index as usize),
+        ) {
             (Some(State::Ended), Some(Placed::At(slots))) if !slots.is_transient => Some(*slots),
             _ => None,
         }
@@ -418,6 +453,11 @@ impl Driver<'_> {
     }
 
     /// The pools.
+    pub fn memory(&self) -> &Swiotlb {
+        &self.memory
+    }
+
+    /// The pools, to try orders on.
     pub fn memory_mut(&mut self) -> &mut Swiotlb {
         &mut self.memory
     }
@@ -436,7 +476,12 @@ impl Sampler {
         let begin_ns = demand.ops.first().map_or(0, |op| op.likely_ns);
         let end_ns = demand.ops.last().map_or(0, |op| op.likely_ns);
         let part_ns = ((end_ns - begin_ns) / (max.max(1) as u64) + 1).max(1);
-        Self { begin_ns, part_ns, max, samples: Vec::new() }
+        Self {
+            begin_ns,
+            part_ns,
+            max,
+            samples: Vec::new(),
+        }
     }
 
     fn note(&mut self, at_ns: u64, used_slots: u32, pool_slots: u32) {
@@ -444,8 +489,7 @@ impl Sampler {
             return;
         }
         let part = at_ns.saturating_sub(self.begin_ns) / self.part_ns;
-        let sample =
-            Sample {
+        let sample = Sample {
                 at_ns: self.begin_ns + part * self.part_ns,
                 used_slots,
                 used_at_end: used_slots,

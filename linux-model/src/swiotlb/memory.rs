@@ -32,6 +32,13 @@ pub struct SwiotlbConfig {
 impl SwiotlbConfig {
     /// A guess: allocating and clearing a few MiB.
     pub const GROWTH_RUN_NS: u64 = 200_000;
+
+    /// Slots of a pool that is added: as the boot pool's, at most the largest block of the page
+    /// allocator.
+    pub fn grown_slots(&self) -> u32 {
+        let block_slots = BLOCK_PAGES_MAX * self.page_bytes / SLOT_BYTES;
+        u64::from(self.slots).min(block_slots) as u32
+    }
 }
 
 /// Which pool: 0 is the boot pool, others count up in order of creation.
@@ -81,13 +88,23 @@ impl fmt::Display for MapFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::TooLong { bytes } => {
-                write!(f, "{bytes} bytes are more than {MAPPING_BYTES_MAX}, the longest mapping")
+                write!(
+                    f,
+                    "{bytes} bytes are more than {MAPPING_BYTES_MAX}, the longest mapping"
+                )
             }
-            Self::Full { wanted, total, used } => {
+            Self::Full {
+                wanted,
+                total,
+                used,
+            } => {
                 write!(f, "no free run of {wanted} slots: {used} of {total} used")
             }
             Self::TransientMisaligned { wanted } => {
-                write!(f, "a transient pool of {wanted} slots begins at the wrong slot of its page")
+                write!(
+                    f,
+                    "a transient pool of {wanted} slots begins at the wrong slot of its page"
+                )
             }
         }
     }
@@ -171,7 +188,9 @@ impl Swiotlb {
         let need = Need::new(self.config.engine, self.config.page_bytes, device, request);
         if need.slots > SEGMENT_SLOTS {
             // 6.1 searches in vain where 6.12 refuses at once; the answer is the same.
-            return Err(MapFailure::TooLong { bytes: u64::from(need.slots) * SLOT_BYTES });
+            return Err(MapFailure::TooLong {
+                bytes: u64::from(need.slots) * SLOT_BYTES,
+            });
         }
         let mut probed = 0;
         let found = self.search(request, &need, &mut probed);
@@ -301,7 +320,13 @@ impl Swiotlb {
         self.counters.used += need.slots;
         self.counters.high_water = self.counters.high_water.max(self.counters.used);
         let offset_bytes = offset_of(first, need);
-        Slots { pool, first, count: need.slots, offset_bytes, is_transient }
+        Slots {
+            pool,
+            first,
+            count: need.slots,
+            offset_bytes,
+            is_transient,
+        }
     }
 
     /// Does what the worker has done by then.
@@ -324,10 +349,8 @@ impl Swiotlb {
         }
     }
 
-    /// The boot pool's size, at most the largest block of the page allocator.
     fn add_pool(&mut self) {
-        let block_slots = BLOCK_PAGES_MAX * self.config.page_bytes / SLOT_BYTES;
-        let slots = u64::from(self.config.slots).min(block_slots) as u32;
+        let slots = self.config.grown_slots();
         let areas = areas_for(self.config.areas, slots);
         let id = self.new_pool_id();
         // Pages of the buddy allocator are aligned to their own size; no mask asks for more.
@@ -335,6 +358,39 @@ impl Swiotlb {
         self.counters.pool_slots += slots;
         self.counters.grown_pools += 1;
         self.note_pool_peak();
+    }
+
+    /// The newest of the pools that were added, while the worker may not have finished yet.
+    pub(crate) fn newest_grown(&self) -> Option<PoolId> {
+        self.pools
+            .last()
+            .map(|(id, _)| *id)
+            .filter(|id| *id != PoolId(0))
+    }
+
+    /// Whether a pool has been asked for and is not there yet.
+    pub(crate) fn is_growing(&self) -> bool {
+        !matches!(self.worker, Worker::Idle)
+    }
+
+    /// Takes an unused newest pool away again: the worker had not finished after all.
+    pub(crate) fn withdraw_newest(&mut self, now_ns: u64) {
+        if let Some((_, pool)) = self.pools.pop() {
+            self.counters.pool_slots -= pool.slots();
+            self.counters.grown_pools -= 1;
+            self.worker = Worker::Running(now_ns + 1, self.is_growing());
+        }
+    }
+
+    /// Lets the worker finish at once.
+    pub(crate) fn finish_growth(&mut self, now_ns: u64) {
+        let again = matches!(self.worker, Worker::Running(_, true));
+        self.worker = if again {
+            Worker::Queued(now_ns)
+        } else {
+            Worker::Idle
+        };
+        self.add_pool();
     }
 
     fn note_pool_peak(&mut self) {
@@ -355,7 +411,11 @@ fn offset_of(first: u32, need: &Need) -> u64 {
 
 /// As many areas as wanted, but none below one segment.
 pub(crate) fn areas_for(areas: u32, slots: u32) -> u32 {
-    if slots < areas.saturating_mul(SEGMENT_SLOTS) { (slots / SEGMENT_SLOTS).max(1) } else { areas }
+    if slots < areas.saturating_mul(SEGMENT_SLOTS) {
+        (slots / SEGMENT_SLOTS).max(1)
+    } else {
+        areas
+    }
 }
 
 /// The next smaller size that the kernel tries when memory is short.

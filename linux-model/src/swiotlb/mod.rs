@@ -6,8 +6,8 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use memory::{Counters, MapFailure, PoolId, Slots, Swiotlb, SwiotlbConfig};
 pub(crate) use memory::{areas_for, halved};
-pub use memory::{Counters, MapFailure, PoolId, Slots, SwiotlbConfig, Swiotlb};
 pub use rules::{DeviceLimits, Request};
 
 /// Bytes of one slot.

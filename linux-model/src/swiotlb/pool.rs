@@ -132,14 +132,21 @@ impl Pool {
     }
 
     fn wrapped(&self, index: u64) -> u32 {
-        if index >= u64::from(self.area_slots) { 0 } else { index as u32 }
+        if index >= u64::from(self.area_slots) {
+            0
+        } else {
+            index as u32
+        }
     }
 
     /// Σ used over the areas, and the same counted from the runs; they must agree.
     #[cfg(test)]
     pub fn used_both_ways(&self) -> (u32, u32) {
         let counted = self.areas.iter().map(|area| area.used).sum();
-        (counted, self.runs.iter().filter(|run| **run == 0).count() as u32)
+        (
+            counted,
+            self.runs.iter().filter(|run| **run == 0).count() as u32,
+        )
     }
 
     #[cfg(test)]

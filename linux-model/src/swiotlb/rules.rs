@@ -20,7 +20,11 @@ pub struct DeviceLimits {
 impl Default for DeviceLimits {
     /// A PCI device whose driver asked for nothing: 64 bits, 4 GiB segment boundary.
     fn default() -> Self {
-        Self { dma_mask: u64::MAX, min_align_mask: 0, segment_boundary: u64::from(u32::MAX) }
+        Self {
+            dma_mask: u64::MAX,
+            min_align_mask: 0,
+            segment_boundary: u64::from(u32::MAX),
+        }
     }
 }
 
