@@ -1,5 +1,8 @@
 //! What a load can be run on.
 
+mod arena;
+mod bounce;
+mod machine;
 mod no_pool;
 mod run;
 mod setup;

@@ -15,7 +15,7 @@ use crate::load_args::LoadArgs;
 use crate::output::{Closing, Confidence, Show, envelope};
 use crate::progress::Progress;
 
-pub use report::{BUCKETS, DeviceResult, EngineResult, PoolFacts, ReplayReport};
+pub use report::{BUCKETS, DeviceResult, EngineResult, GrowthFacts, PoolFacts, ReplayReport};
 pub use text::about;
 
 /// What to replay.
@@ -48,7 +48,7 @@ impl Plan {
                 self.args.params.as_deref(),
                 self.args.params_only,
             )?;
-            runs.push(engine::run(&load, &setup));
+            runs.push(engine::run(&load, &setup)?);
         }
         drop(progress);
         let report = ReplayReport {

@@ -1,8 +1,8 @@
 //! Finds the smallest setting that serves.
 
-use std::collections::BTreeMap;
+use dmakit_swiotlb::AREA_SLOTS_MIN;
 
-use crate::engine::{self, Failures, Setup};
+use crate::engine::{self, Engine, Failures, Setup};
 use crate::load::Load;
 
 /// One setting on all loads.
@@ -30,8 +30,6 @@ pub struct Found {
     pub tried: Vec<Tried>,
     /// Index of the answer: the least setting from which on all that were tried serve.
     pub answer: Option<usize>,
-    /// Whether the least setting tried is the least there is.
-    pub from_least: bool,
 }
 
 impl Found {
@@ -65,40 +63,67 @@ pub fn search(
     setups: &[Setup],
     slots_max: u64,
     mut tell: impl FnMut(u64),
-) -> Found {
-    let mut tried: BTreeMap<u64, Tried> = BTreeMap::new();
-    for setup in setups[0].sizes(slots_max) {
-        let slots = setup.slots();
-        tell(slots);
-        tried.insert(slots, try_one(loads, setups, &setup));
+) -> anyhow::Result<Found> {
+    let sizes = match setups[0].engine {
+        Engine::Linux(_) => setups[0].sizes(slots_max),
+        Engine::Dmakit => fine_sizes(loads, setups, slots_max)?,
+    };
+    let mut tried = Vec::new();
+    for setup in sizes {
+        tell(setup.slots());
+        tried.push(try_one(loads, setups, &setup)?);
     }
-    let tried: Vec<Tried> = tried.into_values().collect();
     let answer = match tried.iter().rposition(|tried| tried.failed > 0) {
         None => (!tried.is_empty()).then_some(0),
         Some(last) => (last + 1 < tried.len()).then_some(last + 1),
     };
-    Found {
+    Ok(Found {
         tried,
         answer,
-        from_least: true,
+    })
+}
+
+/// Sizes around the high water, where sizes are finer than can all be tried. A pool smaller than
+/// the high water cannot serve, as what is in use does not depend on the size until something
+/// fails. Above it every size is tried up to a quarter more, in steps of an area's least; the
+/// others only shape the curve.
+fn fine_sizes(loads: &[Load], setups: &[Setup], slots_max: u64) -> anyhow::Result<Vec<Setup>> {
+    let step = u64::from(AREA_SLOTS_MIN);
+    let ample = setups[0].with_slots(slots_max);
+    let high = try_one(loads, setups, &ample)?.high_water_slots.max(1);
+    let first = high.next_multiple_of(step);
+    let last = (high + high / 4).next_multiple_of(step) + 4 * step;
+    let coarse = [first / 16, first / 8, first / 4, first / 2, first / 4 * 3, first - step];
+    let above = [last * 2, last * 4];
+    let mut slots: Vec<u64> = coarse.into_iter().chain(above).collect();
+    slots.extend((first..=last).step_by(step as usize));
+    let mut sizes: Vec<u64> = slots.iter().map(|slots| slots.next_multiple_of(step)).collect();
+    if setups.iter().all(|setup| !setup.is_forced()) {
+        sizes.push(0);
+    } else {
+        sizes.retain(|slots| *slots > 0);
     }
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes.retain(|slots| *slots <= slots_max);
+    Ok(sizes.into_iter().map(|slots| setups[0].with_slots(slots)).collect())
 }
 
 /// Runs every load at the size of `setup`.
-pub fn try_one(loads: &[Load], setups: &[Setup], setup: &Setup) -> Tried {
+pub fn try_one(loads: &[Load], setups: &[Setup], setup: &Setup) -> anyhow::Result<Tried> {
     let mut sum = Failures::default();
     for (load, own) in loads.iter().zip(setups) {
-        let counts = engine::failures(load, &own.with_slots(setup.slots()));
+        let counts = engine::failures(load, &own.with_slots(setup.slots()))?;
         sum.mappings += counts.mappings;
         sum.failed += counts.failed;
         sum.high_water_slots = sum.high_water_slots.max(counts.high_water_slots);
         sum.pool_slots_peak = sum.pool_slots_peak.max(counts.pool_slots_peak);
     }
-    Tried {
+    Ok(Tried {
         setup: setup.clone(),
         mappings: sum.mappings,
         failed: sum.failed,
         high_water_slots: sum.high_water_slots,
         pool_slots_peak: sum.pool_slots_peak,
-    }
+    })
 }
