@@ -50,7 +50,6 @@ pub enum Event {
     /// `cma_alloc` gave up.
     CmaFailed {
         generation: CmaGeneration,
-        area: Option<String>,
         pages: u64,
         /// Positive.
         errno: u32,
@@ -200,12 +199,13 @@ pub enum Event {
     Notice {
         why: &'static str,
     },
-    /// A failed map in a trace of `dma:*` events.
+    /// A map of a trace that failed.
     TracedMapFailed {
         size: u64,
-    },
-    TracedBounce {
-        size: u64,
+        /// Only the attempts to bounce it tell.
+        is_silent: bool,
+        /// Whether a bounce was tried.
+        is_bounced: bool,
     },
 }
 

@@ -75,8 +75,7 @@ impl Load {
         let (mut demand, mut recorded) = ingest.finish();
         know_devices(&mut demand, &recorded, sidecar.as_ref());
         let begin_ns = begin_ns.min(end_ns);
-        let facts =
-            TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns);
+        let facts = TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns);
         let split = split::split_unbounced(&mut demand, &mut recorded);
         Ok(Self {
             split,

@@ -57,20 +57,17 @@ pub fn full(evidence: &Evidence) -> Vec<Finding> {
 /// A coherent allocation ends at the bounce pool when everything before it
 /// failed: the pool is then not the cause.
 fn is_coherent_fallback(evidence: &Evidence, full: &Full<'_>) -> bool {
-    evidence.seen.iter().any(|s| {
-        matches!(s.event, Event::CoherentFailed { size } if size == full.size)
-            && s.line.abs_diff(full.seen.line) <= 4
-    })
+    let near = evidence.around(full.seen, 4, 4);
+    near.iter()
+        .any(|s| matches!(s.event, Event::CoherentFailed { size } if size == full.size))
 }
 
 /// Old kernels say it twice: the pool, then `Out of SW-IOMMU space`.
 fn is_echo(evidence: &Evidence, full: &Full<'_>) -> bool {
     const FIRST: &str = "buffer is full";
     !full.seen.text.contains(FIRST)
-        && evidence.seen.iter().any(|s| {
+        && evidence.around(full.seen, 2, 0).iter().any(|s| {
             matches!(s.event, Event::PoolFull { size, .. } if size == full.size)
-                && s.line < full.seen.line
-                && full.seen.line - s.line <= 2
                 && s.text.contains(FIRST)
         })
 }
