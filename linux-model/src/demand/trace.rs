@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use dmakit_addr::{Attributes, Direction};
-use dmakit_trace::{Body, Level, Marker, Name, Probe, SyncFor, Value};
+use dmakit_trace::{Body, Level, Marker, Name, Probe, SyncFor};
 
 use crate::demand::event::{Context, Event, EventKind, SgEntry};
 use crate::demand::{Demand, Ingest, RecordedAddresses};
@@ -100,13 +100,13 @@ impl TraceIngest {
                 name: name.as_str().to_owned(),
             },
             Body::Marker(Marker::PhaseEnd(_)) => EventKind::PhaseEnd,
-            Body::Probe(probe) => self.probe(probe).unwrap_or(EventKind::Other),
+            Body::Probe(probe) => Self::probe(probe).unwrap_or(EventKind::Other),
             _ => EventKind::Other,
         }
     }
 
     /// Probes are known by the function they stand in; their names are the user's.
-    fn probe(&mut self, probe: &Probe) -> Option<EventKind> {
+    fn probe(probe: &Probe) -> Option<EventKind> {
         let place = probe.location.trim_start_matches('(');
         if place.contains("<- swiotlb_tbl_map_single") {
             let tlb = probe.number("tlb")?;
@@ -117,17 +117,10 @@ impl TraceIngest {
         let function = place.split(['+', ' ']).next()?;
         match function.trim_start_matches('_') {
             "swiotlb_tbl_map_single" => Some(EventKind::SlotWanted),
-            "swiotlb_tbl_unmap_single" => {
-                let Value::Text(device) = probe.field("dev")? else {
-                    return None;
-                };
-                Some(EventKind::SlotReleased {
-                    device: self.device(device),
-                    direction: direction(probe.number("dir")?)?,
-                    tlb: probe.number("tlb")?,
-                    bytes: probe.number("size")?,
-                })
-            }
+            "swiotlb_tbl_unmap_single" => Some(EventKind::SlotReleased {
+                direction: direction(probe.number("dir")?)?,
+                tlb: probe.number("tlb")?,
+            }),
             _ => None,
         }
     }
@@ -138,11 +131,11 @@ fn entries(event: &dmakit_trace::MapSg) -> Vec<SgEntry> {
     let is_direct = event.dma.len() == event.phys.len();
     let entry = |(index, phys): (usize, &dmakit_addr::PhysAddr)| SgEntry {
         original: phys.raw(),
-        dma: if is_direct {
-            event.dma[index].raw()
-        } else {
-            u64::MAX
-        },
+        dma: event
+            .dma
+            .get(index)
+            .filter(|_| is_direct)
+            .map(|dma| dma.raw()),
         bytes: event
             .sizes
             .get(index)

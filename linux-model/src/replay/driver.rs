@@ -175,7 +175,12 @@ impl<'a> Driver<'a> {
             OpKind::Map(index) => self.map(at_ns, index),
             OpKind::Unmap(index) => self.unmap(index),
             OpKind::GiveUp(list) => self.give_up(list),
-            OpKind::Sync(bytes) => self.report.bytes_copied += bytes,
+            OpKind::Sync { mapping, bytes } => {
+                if matches!(self.states[mapping as usize], State::Held(_)) {
+                    let most = self.demand.mappings[mapping as usize].bytes;
+                    self.report.bytes_copied += bytes.min(most);
+                }
+            }
             OpKind::PhaseBegin(index) => {
                 self.memory.reset_high_water();
                 self.open_phase = Some(index as usize);
@@ -237,7 +242,7 @@ impl<'a> Driver<'a> {
 
     /// When a work item queued on a CPU can run: as soon as the CPU turns to another task.
     fn next_switch_ns(&self, cpu: u32, at_ns: u64) -> u64 {
-        let Some(switches) = self.demand.switches.get(cpu as usize) else {
+        let Some(switches) = self.demand.switches.get(&cpu) else {
             return at_ns;
         };
         let next = switches.partition_point(|switch| switch.to_ns <= at_ns);
@@ -310,9 +315,7 @@ impl<'a> Driver<'a> {
     fn unmap(&mut self, index: u32) {
         let mapping = &self.demand.mappings[index as usize];
         if matches!(self.states[index as usize], State::Held(_)) {
-            if mapping.direction.is_some_and(|d| d.device_writes()) && !mapping.skips_sync {
-                self.report.bytes_copied += mapping.bytes;
-            }
+            self.report.bytes_copied += mapping.copied_back();
             self.release(index);
         }
         self.states[index as usize] = State::Ended;
