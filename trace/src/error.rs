@@ -8,8 +8,15 @@ use std::io;
 pub enum Position {
     /// A line of text, counted from 1.
     Line(u64),
-    /// A record of a binary trace: its byte offset in the (decompressed) file.
+    /// A part of a binary trace: its byte offset in the (decompressed) file.
     Offset(u64),
+    /// An event of a binary trace: its byte offset in the decompressed pages of one CPU.
+    Page {
+        /// The CPU.
+        cpu: u32,
+        /// The offset.
+        offset: u64,
+    },
 }
 
 impl fmt::Display for Position {
@@ -17,6 +24,7 @@ impl fmt::Display for Position {
         match self {
             Self::Line(line) => write!(f, "line {line}"),
             Self::Offset(offset) => write!(f, "byte offset {offset:#x}"),
+            Self::Page { cpu, offset } => write!(f, "byte offset {offset:#x} of CPU {cpu}"),
         }
     }
 }

@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod dat;
 mod error;
 mod event;
 mod fidelity;
@@ -36,6 +37,8 @@ mod name;
 mod options;
 pub mod pairing;
 mod reader;
+mod record;
+pub mod sidecar;
 mod text;
 
 pub use body::{
@@ -50,3 +53,4 @@ pub use name::Name;
 pub use options::{Format, Options};
 pub use pairing::{Mapping, Mappings, Op, OpKind, Ops, Pairer};
 pub use reader::Trace;
+pub use sidecar::{Sidecar, SidecarError};

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{self, BufRead, Cursor, Read};
 use std::path::Path;
 
+use crate::dat::{DatReader, Image};
 use crate::input::{Compression, Unpacked, fill, input_error, unpack};
 use crate::pairing::{Ops, PairOptions};
-use crate::text::{TextReader, detect};
+use crate::text::{DAT_MAGIC, TextReader, detect};
 use crate::{Event, Fidelity, Format, Options, Position, TraceError};
 
 /// A trace being read: an iterator of events in the order of the trace.
@@ -19,10 +20,13 @@ pub struct Trace {
     compression: Compression,
     reader: Reader,
     failed: bool,
+    /// Whether the archive around a binary trace was cut.
+    cut: bool,
 }
 
 enum Reader {
-    Text(TextReader<Sniffed>),
+    Text(Box<TextReader<Sniffed>>),
+    Dat(Box<DatReader>),
 }
 
 impl Trace {
@@ -31,8 +35,33 @@ impl Trace {
     /// # Errors
     /// [`TraceError`], also where the content is recognised as something that is no trace.
     pub fn open(path: &Path, options: Options) -> Result<Self, TraceError> {
-        let file = File::open(path).map_err(TraceError::Io)?;
-        Self::from_reader(file, options)
+        let mut file = File::open(path).map_err(TraceError::Io)?;
+        let mut head = Vec::new();
+        file.by_ref()
+            .take(DAT_MAGIC.len() as u64)
+            .read_to_end(&mut head)
+            .map_err(TraceError::Io)?;
+        let chosen = options.format.unwrap_or(Format::TraceDat);
+        if chosen == Format::TraceDat && head == DAT_MAGIC {
+            // A plain file is read where it lies.
+            let image = Image::of_file(file).map_err(TraceError::Io)?;
+            return Self::from_image(image, Compression::Plain, options);
+        }
+        Self::from_reader(Cursor::new(head).chain(file), options)
+    }
+
+    fn from_image(
+        image: Image,
+        compression: Compression,
+        options: Options,
+    ) -> Result<Self, TraceError> {
+        Ok(Self {
+            format: Format::TraceDat,
+            compression,
+            reader: Reader::Dat(Box::new(DatReader::new(image, options)?)),
+            failed: false,
+            cut: false,
+        })
     }
 
     /// Reads bytes in memory.
@@ -70,17 +99,19 @@ impl Trace {
                 });
             }
             Format::TraceDat => {
-                return Err(TraceError::Unsupported {
-                    what: "trace.dat".into(),
-                });
+                let (bytes, cut) = sniffed.into_bytes(options)?;
+                let mut trace = Self::from_image(Image::of_bytes(bytes), compression, options)?;
+                trace.cut = cut;
+                return Ok(trace);
             }
-            _ => Reader::Text(TextReader::new(sniffed, format, options)),
+            _ => Reader::Text(Box::new(TextReader::new(sniffed, format, options))),
         };
         Ok(Self {
             format,
             compression,
             reader,
             failed: false,
+            cut: false,
         })
     }
 
@@ -101,9 +132,12 @@ impl Trace {
 
     /// What is known to be missing so far; complete once the iterator has ended.
     pub fn fidelity(&self) -> Fidelity {
-        match &self.reader {
+        let mut fidelity = match &self.reader {
             Reader::Text(reader) => reader.fidelity(),
-        }
+            Reader::Dat(reader) => reader.fidelity(),
+        };
+        fidelity.cut |= self.cut;
+        fidelity
     }
 }
 
@@ -116,6 +150,7 @@ impl Iterator for Trace {
         }
         let read = match &mut self.reader {
             Reader::Text(reader) => reader.read(),
+            Reader::Dat(reader) => reader.read(),
         };
         self.failed = !matches!(read, Ok(Some(_)));
         read.transpose()
@@ -163,6 +198,28 @@ impl Sniffed {
             failed: false,
             rest,
         }
+    }
+}
+
+impl Sniffed {
+    /// Everything, within the options' bound, and whether the archive was cut, where tolerated.
+    fn into_bytes(self, options: Options) -> Result<(Vec<u8>, bool), TraceError> {
+        let limit_bytes = options.image_bytes_max;
+        let mut bytes = Vec::new();
+        let mut cut = false;
+        let read = self
+            .take(limit_bytes.saturating_add(1))
+            .read_to_end(&mut bytes);
+        if let Err(error) = read {
+            cut = error.kind() == io::ErrorKind::UnexpectedEof;
+            if !(cut && options.tolerate_truncation) {
+                return Err(input_error(error, Position::Offset(bytes.len() as u64)));
+            }
+        }
+        if bytes.len() as u64 > limit_bytes {
+            return Err(TraceError::TooLarge { limit_bytes });
+        }
+        Ok((bytes, cut))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Bounce attempts waiting for the event that says what became of them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use dmakit_addr::PhysAddr;
 
@@ -18,6 +19,12 @@ pub(super) struct Pending {
     pub(super) device_name: Name,
     pub(super) original: PhysAddr,
     pub(super) size: u64,
+}
+
+impl Pending {
+    fn key(&self) -> EntryKey {
+        (self.device, self.original, self.size)
+    }
 }
 
 /// Attempts by the stream that made them, in order. Within one stream mapping is sequential: an
@@ -105,23 +112,69 @@ pub(super) fn of_list(
     (found, unseen.into())
 }
 
-/// Parts attempts that came to nothing into the scatterlists that they seem to belong to: where an
-/// address comes again, a new try begins.
-pub(super) fn retries(orphans: VecDeque<Pending>) -> Vec<Vec<Pending>> {
-    let mut tries: Vec<Vec<Pending>> = Vec::new();
-    let mut seen = HashSet::new();
-    for orphan in orphans {
-        let fresh = seen.insert((orphan.device, orphan.original));
-        match tries.last_mut() {
-            Some(last) if fresh && last[0].device == orphan.device => {
-                last.push(orphan);
-            }
-            _ => {
-                seen.clear();
-                seen.insert((orphan.device, orphan.original));
-                tries.push(vec![orphan]);
-            }
+/// Scatterlists that were mapped, by their first entry. A list that fails is tried again until it
+/// succeeds, and buffers are used again, so most failed tries are the beginning of a known list.
+#[derive(Default)]
+pub(super) struct KnownLists {
+    starting: HashMap<EntryKey, VecDeque<Arc<[EntryKey]>>>,
+}
+
+type EntryKey = (DeviceId, PhysAddr, u64);
+
+/// Lists remembered with the same first entry.
+const LISTS_PER_START: usize = 8;
+/// First entries remembered; beyond that all are forgotten at once.
+const STARTS: usize = 1 << 14;
+
+impl KnownLists {
+    pub(super) fn learn(&mut self, list: &[EntryKey]) {
+        let Some(first) = list.first() else {
+            return;
+        };
+        if self.starting.len() >= STARTS {
+            self.starting.clear();
         }
+        let lists = self.starting.entry(*first).or_default();
+        if lists.iter().any(|known| known[..] == *list) {
+            return;
+        }
+        if lists.len() == LISTS_PER_START {
+            lists.pop_front();
+        }
+        lists.push_back(list.into());
     }
-    tries
+
+    /// How many of these attempts are the beginning of one known list; 0 where none begins so.
+    fn prefix(&self, attempts: &[Pending]) -> usize {
+        let Some(lists) = attempts.first().and_then(|a| self.starting.get(&a.key())) else {
+            return 0;
+        };
+        let common = |list: &[EntryKey]| {
+            let pairs = attempts.iter().zip(list);
+            pairs.take_while(|(a, known)| a.key() == **known).count()
+        };
+        lists.iter().map(|list| common(list)).max().unwrap_or(0)
+    }
+
+    /// Parts attempts that came to nothing into tries: the longest beginnings of known lists, and
+    /// between them whatever runs up to the next known beginning or to an address that comes again.
+    pub(super) fn tries(&self, orphans: &[Pending]) -> Vec<Vec<Pending>> {
+        let mut tries = Vec::new();
+        let mut rest = orphans;
+        while let Some(first) = rest.first() {
+            let mut len = self.prefix(rest);
+            if len == 0 {
+                let mut seen = HashSet::from([first.key()]);
+                let more = rest[1..].iter().take_while(|a| {
+                    let fresh = a.device == first.device && seen.insert(a.key());
+                    fresh && !self.starting.contains_key(&a.key())
+                });
+                len = 1 + more.count();
+            }
+            let (one, after) = rest.split_at(len);
+            tries.push(one.to_vec());
+            rest = after;
+        }
+        tries
+    }
 }

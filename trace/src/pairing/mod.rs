@@ -19,8 +19,9 @@
 //!    address and size (with a bus offset: device and size). A scatterlist's takes, from the end
 //!    backwards, the attempts of its entries in order; entries without one were not bounced.
 //! 3. Attempts of the stream older than those taken came to nothing: they failed silently, or were
-//!    undone when a later entry of their scatterlist failed. They are parted into tries where an
-//!    address repeats; each try becomes one [`Fail`] after its last attempt. In a trace without any
+//!    undone when a later entry of their scatterlist failed. They are parted into tries:
+//!    beginnings of lists that succeeded before or soon after (a failed list is tried again), else
+//!    up to where an address repeats. Each try becomes one [`Fail`] after its last attempt. In a trace without any
 //!    map event (Linux 6.1) they are [`Fate::Unknown`] instead.
 //! 4. An unmap ends the oldest mapping with the same device, DMA address, size and direction: a
 //!    multiset, whatever the CPU or task. A scatterlist's ends the oldest with the same device and

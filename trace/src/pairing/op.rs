@@ -165,7 +165,8 @@ pub enum UnmapEvidence {
     /// By its event, in its place.
     Event,
     /// By its event, which came after the next user of the same address had been recorded: moved
-    /// before that user's attempt.
+    /// before that user's attempt. Linux lowers its counter of used slots only after it has given
+    /// the slots free, so its high water may have counted both users.
     Moved,
     /// No event: the next user of the same address proves it. The event was lost.
     Reuse,

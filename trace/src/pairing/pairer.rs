@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use dmakit_addr::{Direction, DmaAddr};
 
-use super::attempts::{self, Attempts, Pending};
+use super::attempts::{Attempts, KnownLists, Pending};
 use super::buffer::{Buffer, Place, Side, Stream};
 use super::clock::{self, Clock, stream};
 use super::live::{DeviceId, Held, Live};
@@ -73,6 +73,8 @@ pub struct Pairer {
     pub(super) counts: Fidelity,
     pub(super) clock: Clock,
     pub(super) attempts: Attempts,
+    orphans: VecDeque<(u64, Vec<Pending>)>,
+    pub(super) lists: KnownLists,
     pub(super) live: Live,
     pub(super) buffer: Buffer,
     blockers: BTreeMap<(u64, Blocker), ()>,
@@ -103,6 +105,8 @@ impl Pairer {
             counts: Fidelity::default(),
             clock: Clock::default(),
             attempts: Attempts::default(),
+            orphans: VecDeque::new(),
+            lists: KnownLists::default(),
             live: Live::default(),
             buffer: Buffer::default(),
             blockers: BTreeMap::new(),
@@ -156,6 +160,9 @@ impl Pairer {
             _ => {}
         }
         self.clock.record(event, stream);
+        if let Some(until) = event.index.checked_sub(self.options.window_events / 4) {
+            self.decide_orphans(until);
+        }
         self.expire_blockers();
     }
 
@@ -166,6 +173,7 @@ impl Pairer {
             let waiting = self.attempts.take(stream);
             self.orphan(waiting);
         }
+        self.decide_orphans(u64::MAX);
         let mut reused: Vec<_> = self.reused.keys().copied().collect();
         reused.sort_unstable();
         for id in reused {
@@ -284,10 +292,21 @@ impl Pairer {
         self.unblock(attempt.id.0, Blocker::Attempt(stream));
     }
 
-    /// Attempts that came to nothing.
+    /// Attempts that came to nothing. How they belong together is decided later, when the lists
+    /// that they were tries of have been seen to succeed.
     pub(super) fn orphan(&mut self, orphans: VecDeque<Pending>) {
-        for attempts in attempts::retries(orphans) {
-            self.orphan_try(&attempts);
+        if !orphans.is_empty() {
+            self.orphans.push_back((self.now, orphans.into()));
+        }
+    }
+
+    fn decide_orphans(&mut self, until: u64) {
+        while self.orphans.front().is_some_and(|(at, _)| *at <= until) {
+            if let Some((_, orphans)) = self.orphans.pop_front() {
+                for attempts in self.lists.tries(&orphans) {
+                    self.orphan_try(&attempts);
+                }
+            }
         }
     }
 
@@ -489,6 +508,19 @@ impl Pairer {
         }
     }
 
+    /// Decides about the first try of a stream that has had no map event for the whole window.
+    fn give_up(&mut self, stream: Stream) {
+        const TRY_MAX: usize = 256;
+        let mut waiting = self.attempts.take(stream);
+        let head = if self.has_maps { TRY_MAX } else { 1 };
+        let head: Vec<_> = waiting.iter().take(head).cloned().collect();
+        if let Some(first) = self.lists.tries(&head).first() {
+            waiting.drain(..first.len());
+            self.orphan_try(first);
+        }
+        self.attempts.put_back(stream, waiting);
+    }
+
     /// Decides what has waited for the whole window.
     fn expire_blockers(&mut self) {
         while let Some((&(event, blocker), ())) = self.blockers.first_key_value() {
@@ -496,14 +528,7 @@ impl Pairer {
                 return;
             }
             match blocker {
-                Blocker::Attempt(stream) => {
-                    let waiting = self.attempts.take(stream);
-                    let mut tries = attempts::retries(waiting).into_iter();
-                    if let Some(first) = tries.next() {
-                        self.orphan_try(&first);
-                    }
-                    self.attempts.put_back(stream, tries.flatten().collect());
-                }
+                Blocker::Attempt(stream) => self.give_up(stream),
                 Blocker::Span => {
                     self.buffer
                         .close(self.now, |place, _| place.event == event, |_| {});

@@ -7,7 +7,7 @@
 use dmakit_addr::{Attributes, DmaAddr, DmaMask, PhysAddr};
 
 use super::fields::{Expected, Fields, attributes, decimal, hex};
-use super::other;
+use super::{other, raw_fields};
 use crate::name::Names;
 use crate::{
     AllocCall, Allocation, Body, Bounced, Fidelity, MapCall, MapPage, MapSg, MapSgError, Name,
@@ -48,6 +48,9 @@ pub(crate) fn mapped(dma: u64) -> Option<DmaAddr> {
 
 /// What the event `name` with this text says.
 pub(crate) fn parse(name: &str, text: &str, words: &mut Vocabulary) -> Result<Body, Expected> {
+    if text.starts_with(raw_fields::MARK) {
+        return raw_fields::parse(name, text, words);
+    }
     let fields = Fields::new(text);
     let body = match name {
         "swiotlb_bounced" => bounced(fields, words)?,

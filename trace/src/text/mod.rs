@@ -5,12 +5,18 @@ mod detect;
 mod fields;
 mod other;
 mod prefix;
+mod raw_fields;
+#[cfg(test)]
+mod tests;
 
 use std::io::BufRead;
 
-pub(crate) use body::Vocabulary;
-pub(crate) use detect::detect;
-pub(crate) use fields::{decimal, hex};
+pub(crate) use body::{Vocabulary, mapped};
+pub(crate) use detect::{DAT_MAGIC, detect};
+pub(crate) use fields::{Expected, decimal};
+pub(crate) use other::marker;
+
+use fields::hex;
 
 use crate::error::Malformed;
 use crate::input::{Lines, Next};
@@ -118,11 +124,6 @@ impl<R: BufRead> TextReader<R> {
                 return Ok(None);
             }
         };
-        if prefix.event.starts_with("PERF_RECORD_LOST") {
-            let lost = prefix.text.rsplit(' ').next().and_then(decimal);
-            note(&mut self.words.fidelity, &Aside::Lost(lost));
-            return Ok(None);
-        }
         event(&prefix, &mut self.words, self.index, position)
             .map(Some)
             .map_err(|expected| Malformed::new(position, expected, prefix.text))
@@ -153,7 +154,7 @@ fn event(
 fn previous(position: Position) -> Position {
     match position {
         Position::Line(line) => Position::Line(line.saturating_sub(1)),
-        Position::Offset(_) => position,
+        Position::Offset(_) | Position::Page { .. } => position,
     }
 }
 
@@ -195,6 +196,16 @@ fn aside(line: &str, perf: bool) -> Option<Aside> {
         return Some(Aside::Lost(decimal(count.trim())));
     }
     if perf {
+        if let Some((_, record)) = text.split_once(": PERF_RECORD_") {
+            // Its own records, printed on request.
+            let lost = record.starts_with("LOST");
+            let count = record.rsplit(' ').next().and_then(decimal);
+            return Some(if lost {
+                Aside::Lost(count)
+            } else {
+                Aside::Nothing
+            });
+        }
         // A call chain below its event.
         let address = text.split(' ').next()?;
         let chain = line.starts_with(['\t', ' ']) && address.len() >= 8;

@@ -68,7 +68,7 @@ pub(crate) fn perf(line: &str) -> Result<Prefix<'_>, Expected> {
     })
 }
 
-/// Splits at ` [digits] `. A task's name may hold a bracket too, but not this.
+/// Splits at ` [digits]` behind a number. A task's name may hold a bracket too, but not this.
 fn split_cpu(line: &str) -> Option<(&str, u32, &str)> {
     let mut from = 0;
     while let Some(at) = line[from..].find(" [") {
@@ -76,7 +76,10 @@ fn split_cpu(line: &str) -> Option<(&str, u32, &str)> {
         let inside = &line[open + 2..];
         if let Some((digits, rest)) = inside.split_once(']') {
             if let Some(cpu) = decimal(digits).and_then(|cpu| u32::try_from(cpu).ok()) {
-                return Some((line[..open].trim_end(), cpu, rest));
+                let task = line[..open].trim_end();
+                if task.ends_with(|c: char| c.is_ascii_digit() || c == ')') {
+                    return Some((task, cpu, rest));
+                }
             }
         }
         from = open + 2;
