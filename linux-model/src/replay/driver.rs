@@ -105,6 +105,46 @@ pub fn replay(demand: &Demand, config: &ReplayConfig) -> ReplayReport {
     driver.finish()
 }
 
+/// [`replay`] in the most likely order, with each phase's high water bounded by the extreme ones.
+///
+/// The recording does not show in which order releases and mappings of different CPUs happened
+/// where their windows overlap, so the kernel's figure is one of the interval's; the report's is
+/// the most likely one. Costs three replays.
+pub fn replay_bounded(demand: &Demand, config: &ReplayConfig) -> ReplayReport {
+    let run = |order| {
+        replay(
+            demand,
+            &ReplayConfig {
+                order,
+                ..config.clone()
+            },
+        )
+    };
+    let bare = ReplayConfig {
+        samples_max: 0,
+        keeps_places: false,
+        ..config.clone()
+    };
+    let extreme = |order| {
+        replay(
+            demand,
+            &ReplayConfig {
+                order,
+                ..bare.clone()
+            },
+        )
+    };
+    let mut report = run(Order::Likely);
+    for other in [extreme(Order::Least), extreme(Order::Most)] {
+        for (phase, other) in report.phases.iter_mut().zip(other.phases) {
+            let (low, high) = phase.high_water_interval;
+            let bound = other.high_water_slots;
+            phase.high_water_interval = (low.min(bound), high.max(bound));
+        }
+    }
+    report
+}
+
 fn moment(op: &Op, order: Order) -> u64 {
     let is_release = matches!(op.kind, OpKind::Unmap(_) | OpKind::GiveUp(_));
     let is_map = matches!(op.kind, OpKind::Map(_));
@@ -128,6 +168,7 @@ impl<'a> Driver<'a> {
         let phase = |phase: &crate::demand::Phase| PhaseReport {
             name: phase.name.clone(),
             high_water_slots: 0,
+            high_water_interval: (0, 0),
             used_at_end: 0,
             mappings: 0,
             failed: 0,
@@ -189,6 +230,7 @@ impl<'a> Driver<'a> {
                 let counters = self.memory.counters();
                 let phase = &mut self.report.phases[index as usize];
                 phase.high_water_slots = counters.high_water;
+                phase.high_water_interval = (counters.high_water, counters.high_water);
                 phase.used_at_end = counters.used;
                 self.open_phase = None;
             }

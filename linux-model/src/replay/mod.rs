@@ -5,6 +5,6 @@ mod report;
 mod size;
 
 pub(crate) use driver::Driver;
-pub use driver::{Bounce, Order, ReplayConfig, replay};
+pub use driver::{Bounce, Order, ReplayConfig, replay, replay_bounded};
 pub use report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
 pub use size::{SizeAnswer, SizeError, SizePoint, effective_slots, minimal_slots};
