@@ -209,6 +209,8 @@ impl Ingest {
             self.unpaired.maps_open_at_end = self.live.count();
         }
         for op in &mut self.ops {
+            op.latest_ns = op.latest_ns.max(op.earliest_ns);
+            op.likely_ns = op.likely_ns.clamp(op.earliest_ns, op.latest_ns);
             (op.sooner_ns, op.later_ns) = (op.earliest_ns, op.latest_ns);
         }
         spread(&mut self.ops, &self.windows, &self.standstills, |m| {
