@@ -19,6 +19,8 @@ const SEEN_MAX: usize = 20_000;
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub line: u64,
+    /// Since boot, where the line says it.
+    pub seconds: Option<f64>,
     pub text: String,
     pub device: Option<String>,
     pub event: Event,
@@ -84,6 +86,7 @@ impl Evidence {
         };
         self.keep(Seen {
             line: first.number,
+            seconds: prefix.seconds,
             text: message.to_owned(),
             device,
             event,

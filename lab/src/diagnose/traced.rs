@@ -73,6 +73,7 @@ fn failure(fail: &Fail, line: u64) -> Seen {
     };
     Seen {
         line,
+        seconds: None,
         text: format!("{}: mapping of {} B failed ({how})", fail.device, fail.size),
         device: Some(fail.device.as_str().to_owned()),
         event: Event::TracedMapFailed {
@@ -113,6 +114,7 @@ fn claim(cma: &Cma, line: u64) -> Option<Seen> {
     };
     Some(Seen {
         line,
+        seconds: None,
         text,
         device: Some(area.as_str().to_owned()),
         event,

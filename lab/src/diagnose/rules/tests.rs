@@ -45,8 +45,19 @@ fn a_full_pool_is_never_certainly_too_small() {
 
 #[test]
 fn a_pool_that_only_fills_looks_like_a_leak() {
-    let log = full(4096, 1024, 1023) + &full(4096, 1024, 1024) + &full(4096, 1024, 1024);
-    assert_eq!(first(&log), "pool-leak:likely");
+    let log = |step: u64| -> String {
+        (0..3)
+            .map(|n| {
+                format!(
+                    "[ {}.000000] {}",
+                    100 + n * step,
+                    full(4096, 1024, 1022 + n)
+                )
+            })
+            .collect()
+    };
+    assert_eq!(first(&log(100)), "pool-leak:likely");
+    assert_eq!(first(&log(1)), "pool-too-small:likely");
 }
 
 #[test]
