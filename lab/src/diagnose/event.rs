@@ -61,6 +61,11 @@ pub enum Event {
         by_range: bool,
         sum: Option<CmaSum>,
     },
+    /// A counter of debugfs `cma/AREA/`, in pages.
+    AreaCounter {
+        name: AreaCounter,
+        pages: u64,
+    },
     /// A free candidate range could not be emptied.
     CmaRetry,
     PfnsBusy {
@@ -235,6 +240,14 @@ pub enum PoolCounter {
     Used,
     HighWater,
     Transient,
+}
+
+/// Counters of an area in debugfs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AreaCounter {
+    Count,
+    Used,
+    LongestFree,
 }
 
 /// What the errno of `cma_alloc` means.

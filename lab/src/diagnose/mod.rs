@@ -14,9 +14,8 @@ mod rules;
 mod tests;
 mod traced;
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
 
-use anyhow::Context;
 use dmakit_trace::log;
 
 use crate::args::Format;
@@ -39,11 +38,10 @@ pub fn command(
     show: Show,
 ) -> anyhow::Result<(Vec<u8>, Outcome)> {
     let name = source.name();
-    let mut input =
-        log::unpacked(source.open()?).with_context(|| format!("{name}: cannot read"))?;
+    let mut input = log::unpacked(source.open()?).map_err(|error| unreadable(&name, &error))?;
     let start = input
         .fill_buf()
-        .with_context(|| format!("{name}: cannot read"))?;
+        .map_err(|error| unreadable(&name, &error))?;
     if start.is_empty() {
         anyhow::bail!("{name}: empty, expected a kernel log, a debugfs snapshot or a trace");
     }
@@ -53,7 +51,7 @@ pub fn command(
             traced::evidence(input).map_err(|error| anyhow::anyhow!("{name}: {error}"))?
         }
         Format::Log | Format::Debugfs => {
-            Evidence::read(input).map_err(|error| refused(&name, error))?
+            Evidence::read(input).map_err(|error| refused(&name, &error))?
         }
     };
     let (findings, notices) = rules::conclude(&evidence);
@@ -67,16 +65,25 @@ pub fn command(
 }
 
 /// Where and why a log is refused.
-fn refused(name: &str, error: log::Error) -> anyhow::Error {
-    let Some(line) = error.line() else {
-        return anyhow::Error::new(error).context(format!("{name}: cannot read"));
-    };
+fn refused(name: &str, error: &log::Error) -> anyhow::Error {
+    if let log::Error::Io(error) = error {
+        return unreadable(name, error);
+    }
     // The message begins with the line, which stands behind the name here.
     let text = error.to_string();
     let reason = text
         .split_once(": ")
         .map_or(text.as_str(), |(_, reason)| reason);
-    anyhow::anyhow!("{name}:{line}: {reason}")
+    anyhow::anyhow!("{name}:{}: {reason}", error.line().unwrap_or(0))
+}
+
+/// One plain sentence of what a decompressor or the system says.
+fn unreadable(name: &str, error: &io::Error) -> anyhow::Error {
+    let text = error.to_string();
+    if error.kind() == io::ErrorKind::UnexpectedEof || text.contains("UnexpectedEof") {
+        return anyhow::anyhow!("{name}: cut short, expected a whole gzip or zstd file");
+    }
+    anyhow::anyhow!("{name}: cannot read: {text}")
 }
 
 /// Tells the formats apart by what only they contain.
@@ -91,7 +98,9 @@ fn sniff(start: &[u8]) -> Format {
             || line.contains("cma_alloc_finish: name=")
             || (line.contains("dma_map_") && line.contains(" dir="))
     };
-    let is_counter = |line: &str| line.contains("io_tlb_") && !line.contains(' ');
+    let is_counter = |line: &str| {
+        (line.contains("io_tlb_") || line.contains("/debug/cma/")) && !line.contains(' ')
+    };
     if text.lines().take(200).any(is_trace) {
         Format::Trace
     } else if text.lines().take(50).any(is_counter) {

@@ -3,7 +3,7 @@
 use regex_lite::Captures;
 
 use super::{Recogniser, bytes, decimal, errno, hex, text};
-use crate::diagnose::event::{CmaGeneration, CmaSum, Event};
+use crate::diagnose::event::{AreaCounter, CmaGeneration, CmaSum, Event};
 
 pub const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
@@ -102,6 +102,20 @@ pub const RECOGNISERS: &[Recogniser] = &[
         read: |found| {
             Some(Event::CmaReserved {
                 bytes: bytes(decimal(found, "mib")?, "M")?,
+            })
+        },
+    },
+    Recogniser {
+        needle: "cma/",
+        pattern: r"cma/(?P<dev>[^/\s]+)/(?P<name>count|used|maxchunk) ?: ?(?P<pages>\d+)(?:\s|$)",
+        read: |found| {
+            Some(Event::AreaCounter {
+                name: match text(found, "name")? {
+                    "count" => AreaCounter::Count,
+                    "used" => AreaCounter::Used,
+                    _ => AreaCounter::LongestFree,
+                },
+                pages: decimal(found, "pages")?,
             })
         },
     },

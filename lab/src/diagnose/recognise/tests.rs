@@ -44,6 +44,7 @@ const LINES: &[&str] = &[
     "cma: CMA area reserved could not be activated",
     "cma: Reserved 64 MiB at 0x000000003b800000",
     "Reserved memory: created CMA memory pool at 0x000000003b400000, size 64 MiB",
+    "/sys/kernel/debug/cma/reserved/maxchunk:250",
     "CmaTotal:         262144 kB",
     "OF: reserved mem: node linux,cma compatible matching fail",
     "Reserved memory: bypass linux,cma node, using cmdline CMA params instead",

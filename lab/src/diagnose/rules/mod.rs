@@ -6,6 +6,7 @@ mod address;
 mod area;
 mod area_boot;
 mod area_busy;
+mod area_snapshot;
 mod bounce;
 mod bounce_advice;
 mod coherent;
@@ -61,6 +62,7 @@ const RULES: &[Rule] = &[
     options::slots_with_unit,
     traced::failed_maps,
     traced::counters,
+    area_snapshot::counters,
 ];
 
 /// All findings, best first; and notices, which only look like failures. A

@@ -377,6 +377,18 @@ fn a_snapshot_shows_a_pool_that_was_full() {
 }
 
 #[test]
+fn a_snapshot_shows_scattered_areas() {
+    let snapshot = |longest: u64| {
+        format!(
+            "/sys/kernel/debug/cma/reserved/count:16384\n/sys/kernel/debug/cma/reserved/used:8192\n\
+             /sys/kernel/debug/cma/reserved/maxchunk:{longest}\n"
+        )
+    };
+    assert_eq!(first(&snapshot(250)), "cma-fragmented:possible");
+    assert!(answer(&snapshot(8000)).0.is_empty());
+}
+
+#[test]
 fn quoted_printable_mail_is_decoded() {
     let log = "[ 2333.037005] cma: cma_alloc: alloc failed, req-size: 500000 pages, ret: -=\n16\n\
                [ 2333.037006] cma: number of available pages: 6@122+2096848@30=\n4=3D> 2096854 free of 2097152 total pages\n";
