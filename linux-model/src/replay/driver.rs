@@ -72,6 +72,8 @@ pub(crate) struct Driver<'a> {
     states: Vec<State>,
     /// Per scatterlist whether it has been given up.
     given_up: Vec<bool>,
+    /// Per scatterlist whether the recording has given it up.
+    is_over: Vec<bool>,
     /// Mappings held by each scatterlist that the recording gave up.
     held_by: Vec<Vec<u32>>,
     open_phase: Option<usize>,
@@ -187,6 +189,7 @@ impl<'a> Driver<'a> {
             memory,
             states: vec![State::Idle; demand.mappings.len()],
             given_up: vec![false; lists as usize],
+            is_over: vec![false; lists as usize],
             held_by: vec![Vec::new(); lists as usize],
             open_phase: None,
             sampler: Sampler::new(demand, config.samples_max),
@@ -300,7 +303,8 @@ impl<'a> Driver<'a> {
             return true;
         };
         if mapping.recorded == Recorded::FailedSilently {
-            self.given_up[list as usize] = false;
+            // In an extreme order a list can be over before all of it was tried.
+            self.given_up[list as usize] = self.is_over[list as usize];
         }
         !self.given_up[list as usize]
     }
@@ -369,6 +373,7 @@ impl<'a> Driver<'a> {
         if !self.given_up[list as usize] {
             self.report.served_beyond_recording += 1;
         }
+        self.is_over[list as usize] = true;
         self.undo(list);
     }
 
