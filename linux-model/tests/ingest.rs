@@ -21,6 +21,7 @@ impl Script {
             cpu,
             pid,
             context,
+            may_sleep: false,
             kind,
         });
     }
@@ -431,6 +432,7 @@ fn no_sequence_of_events_panics() {
                 cpu,
                 pid,
                 context,
+                may_sleep: false,
                 kind,
             });
         }

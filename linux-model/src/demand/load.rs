@@ -41,6 +41,8 @@ pub struct Mapping {
     pub cpu: u32,
     /// Where it was asked for.
     pub context: Context,
+    /// Whether the caller could have slept, as far as the recording tells.
+    pub may_sleep: bool,
     /// Physical address of the original.
     pub original: u64,
     /// Bytes.

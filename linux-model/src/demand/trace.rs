@@ -34,6 +34,7 @@ impl TraceIngest {
             cpu: event.cpu,
             pid: event.task.pid,
             context,
+            may_sleep: event.context.is_some_and(|context| context.may_sleep()),
             kind,
         });
     }
