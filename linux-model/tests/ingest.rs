@@ -2,7 +2,7 @@
 
 use dmakit_addr::Direction;
 use dmakit_linux_model::{
-    Context, Demand, Engine, Event, EventKind, Ingest, Known, OpKind, Order, Recorded,
+    Bounce, Context, Demand, Engine, Event, EventKind, Ingest, Known, OpKind, Order, Recorded,
     RecordedAddresses, ReplayConfig, SgEntry, SwiotlbConfig, agree, learn_beginning,
     learn_min_align_masks, minimal_slots, replay, replay_bounded,
 };
@@ -283,6 +283,38 @@ fn copies_are_counted_for_bounced_mappings_only() {
     script.at(6, SOFTIRQ, sync(0x9000 + 2000, 68));
     let (demand, _) = script.finish();
     assert_eq!(replay(&demand, &config(256)).bytes_copied, 2000 + 68);
+}
+
+#[test]
+fn what_is_bounced_follows_force_reach_and_translation() {
+    let load = |is_translated: bool| {
+        let mut script = Script::default();
+        if is_translated {
+            script.at(1, TASK, EventKind::Translated);
+        }
+        script.at(2, TASK, bounced(0x1000, 2000));
+        script.at(3, TASK, map_page(0x1000, 2000, Some(0x9000)));
+        script.at(4, TASK, map_page(0x5000, 2000, Some(0x5000)));
+        let (mut demand, _) = script.finish();
+        demand.devices[0].limits.dma_mask = 0xffff;
+        demand
+    };
+    let asked = |demand: &Demand, bounce| {
+        replay(
+            demand,
+            &ReplayConfig {
+                bounce,
+                ..config(256)
+            },
+        )
+        .mappings
+    };
+    let direct = load(false);
+    assert_eq!(asked(&direct, Bounce::AsRecorded), 1);
+    assert_eq!(asked(&direct, Bounce::All), 2);
+    // It was forced, and within the device's reach.
+    assert_eq!(asked(&direct, Bounce::Needed), 0);
+    assert_eq!(asked(&load(true), Bounce::All), 1);
 }
 
 #[test]

@@ -132,6 +132,8 @@ pub enum EventKind {
         /// The mapping's address.
         tlb: u64,
     },
+    /// The IOMMU layer mapped something: devices see translated addresses.
+    Translated,
     /// A phase marker of the recording script.
     PhaseBegin {
         /// Its name.

@@ -169,6 +169,9 @@ pub struct Demand {
     pub phases: Vec<Phase>,
     /// When CPUs turned to another task, per CPU in order: a work item queued on a CPU runs then.
     pub switches: BTreeMap<u32, Vec<Switch>>,
+    /// Whether an IOMMU translated. Such a device's mappings do not go through the pool when
+    /// everything is forced to, as translation reaches all memory.
+    pub is_translated: bool,
     /// What the recording shows.
     pub known: Known,
     /// What did not fit together.

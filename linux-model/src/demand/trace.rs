@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use dmakit_addr::{Attributes, Direction};
-use dmakit_trace::{Body, Level, Marker, Name, Probe, SyncFor};
+use dmakit_trace::{Body, IommuEvent, Level, Marker, Name, Probe, SyncFor};
 
 use crate::demand::event::{Context, Event, EventKind, SgEntry};
 use crate::demand::{Demand, Ingest, RecordedAddresses};
@@ -101,6 +101,7 @@ impl TraceIngest {
                 name: name.as_str().to_owned(),
             },
             Body::Marker(Marker::PhaseEnd(_)) => EventKind::PhaseEnd,
+            Body::Iommu(IommuEvent::Map { .. }) => EventKind::Translated,
             Body::Probe(probe) => Self::probe(probe).unwrap_or(EventKind::Other),
             _ => EventKind::Other,
         }

@@ -9,7 +9,7 @@ use crate::swiotlb::{MapFailure, PoolId, Request, Slots, Swiotlb, SwiotlbConfig}
 pub enum Bounce {
     /// Those that the recorded kernel bounced.
     AsRecorded,
-    /// All (`swiotlb=force`).
+    /// All that no IOMMU translates (`swiotlb=force`).
     All,
     /// Those that the device cannot reach.
     Needed,
@@ -249,7 +249,7 @@ impl<'a> Driver<'a> {
     fn bounces(&self, mapping: &Mapping) -> bool {
         match self.config.bounce {
             Bounce::AsRecorded => mapping.was_bounced,
-            Bounce::All => true,
+            Bounce::All => mapping.was_bounced || !self.demand.is_translated,
             Bounce::Needed => {
                 let limits = &self.demand.devices[mapping.device as usize].limits;
                 let last = mapping.original.saturating_add(mapping.bytes - 1);
