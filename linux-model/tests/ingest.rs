@@ -411,21 +411,27 @@ impl Rng {
                     skips_sync,
                 }
             }
-            7 => EventKind::Sync {
+            _ => self.other_kind(device, direction, dma),
+        }
+    }
+
+    fn other_kind(&mut self, device: u32, direction: Direction, dma: u64) -> EventKind {
+        match self.next() % 6 {
+            0 => EventKind::Sync {
                 device,
                 direction,
                 dma,
-                bytes,
-                is_for_cpu: skips_sync,
+                bytes: self.number(),
+                is_for_cpu: self.next() % 2 == 0,
             },
-            8 => EventKind::SlotReturned {
+            1 => EventKind::SlotReturned {
                 tlb: (self.next() % 4 != 0).then_some(dma),
             },
-            9 => EventKind::SlotReleased {
+            2 => EventKind::SlotReleased {
                 direction,
                 tlb: dma,
             },
-            10 => EventKind::SlotWanted,
+            3 => EventKind::SlotWanted,
             _ => match self.next() % 8 {
                 0 => EventKind::PhaseBegin { name: "p".into() },
                 1 => EventKind::PhaseEnd,
