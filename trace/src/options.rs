@@ -1,6 +1,12 @@
 //! What a caller may choose about reading.
 
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
+
+use crate::reader::sniff;
+use crate::text::detect;
+use crate::{Compression, TraceError};
 
 /// A format that carries trace events, or is known not to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -40,6 +46,25 @@ impl Format {
             Self::PerfScript => "perf-script",
             Self::KernelLog => "kernel-log",
         }
+    }
+
+    /// Which format the first bytes of decompressed content (a few KiB) are.
+    ///
+    /// # Errors
+    /// [`TraceError::Empty`], [`TraceError::NotATrace`] for `perf.data`, and
+    /// [`TraceError::Unrecognised`].
+    pub fn detect(head: &[u8]) -> Result<Self, TraceError> {
+        detect(head)
+    }
+
+    /// The format and packing of a file, from its beginning alone.
+    ///
+    /// # Errors
+    /// As [`Format::detect`], and where the file or its archive cannot be read.
+    pub fn of_file(path: &Path) -> Result<(Self, Compression), TraceError> {
+        let file = File::open(path).map_err(TraceError::Io)?;
+        let (source, compression) = sniff(file)?;
+        Ok((source.format()?, compression))
     }
 
     /// The format of this word.

@@ -80,18 +80,14 @@ impl Trace {
         source: impl Read + Send + 'static,
         options: Options,
     ) -> Result<Self, TraceError> {
-        let (source, compression) = unpack(Box::new(source)).map_err(at_start)?;
-        let sniffed = Sniffed::new(source);
-        let format = match options.format {
-            Some(format) => format,
-            None => match detect(&sniffed.head) {
-                Ok(format) => format,
-                Err(error) => return Err(sniffed.error.map_or(error, at_start)),
-            },
-        };
+        let (sniffed, compression) = sniff(source)?;
         if sniffed.head.is_empty() {
             return Err(sniffed.error.map_or(TraceError::Empty, at_start));
         }
+        let format = match options.format {
+            Some(format) => format,
+            None => sniffed.format()?,
+        };
         let reader = match format {
             Format::KernelLog => {
                 return Err(TraceError::NotATrace {
@@ -161,8 +157,16 @@ fn at_start(error: io::Error) -> TraceError {
     input_error(error, Position::Line(0))
 }
 
+/// Decompresses a stream and looks at its beginning.
+pub(crate) fn sniff(
+    source: impl Read + Send + 'static,
+) -> Result<(Sniffed, Compression), TraceError> {
+    let (source, compression) = unpack(Box::new(source)).map_err(at_start)?;
+    Ok((Sniffed::new(source), compression))
+}
+
 /// A stream whose beginning has been looked at.
-struct Sniffed {
+pub(crate) struct Sniffed {
     head: Vec<u8>,
     used: usize,
     // What ended the look, given out again where it belongs.
@@ -173,6 +177,10 @@ struct Sniffed {
 
 impl Sniffed {
     const HEAD_BYTES: usize = 16 << 10;
+
+    pub(crate) fn format(&self) -> Result<Format, TraceError> {
+        detect(&self.head)
+    }
 
     fn new(mut rest: Unpacked) -> Self {
         let mut head = Vec::new();

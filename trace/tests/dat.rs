@@ -158,3 +158,19 @@ fn an_unknown_version_or_codec_is_named() {
         "not supported: trace.dat compressed with lzma"
     );
 }
+
+#[test]
+fn a_large_header_is_read_and_a_cut_one_said() {
+    let symbols = "ffffffff81000000 T _text\n".repeat(800_000);
+    let bytes = support::version_6_with(&symbols);
+    assert!(symbols.len() > 17 << 20);
+    assert_eq!(built(bytes.clone()).0, built(support::version_6()).0);
+    let cut = bytes[..bytes.len() / 2].to_vec();
+    let error = Trace::from_bytes(cut, Options::default()).err().unwrap();
+    assert!(
+        error
+            .to_string()
+            .starts_with("the input ends inside its header"),
+        "{error}"
+    );
+}

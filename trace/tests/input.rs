@@ -77,6 +77,17 @@ fn a_given_format_is_not_doubted() {
 }
 
 #[test]
+fn a_file_says_its_format_without_being_read() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../captures");
+    let of = |name: &str| Format::of_file(&folder.join(name)).unwrap();
+    let zstd = Compression::Zstd;
+    assert_eq!(of("cma-x86-custom.dat.zst"), (Format::TraceDat, zstd));
+    assert_eq!(of("cma-x86-custom.txt.zst"), (Format::Trace, zstd));
+    let log = Format::detect(b"[    0.000000] Linux version 6.1\n").unwrap();
+    assert_eq!(log, Format::KernelLog);
+}
+
+#[test]
 fn packing_is_recognised_and_may_come_in_pieces() {
     let (first, second) = (lines(3), lines(4));
     let many =

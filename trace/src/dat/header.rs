@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use super::format::{self, Formats};
 use super::image::{Endian, Image, Parts};
 use super::unpack::{Codec, decompress};
+use crate::error::excerpt;
 use crate::text::DAT_MAGIC;
 use crate::{Fidelity, Malformed, Position, TraceError};
 
@@ -87,7 +88,7 @@ impl Header {
             "7" => {
                 let codec = parts.string()?;
                 header.codec = Codec::by_name(codec).ok_or_else(|| TraceError::Unsupported {
-                    what: format!("trace.dat compressed with {codec}").into(),
+                    what: format!("trace.dat compressed with {}", excerpt(codec)).into(),
                 })?;
                 parts.string()?;
                 let options = parts.number(8)?;
@@ -95,7 +96,7 @@ impl Header {
             }
             _ => {
                 return Err(TraceError::Unsupported {
-                    what: format!("trace.dat version {}", crate::error::excerpt(&version)).into(),
+                    what: format!("trace.dat version {}", excerpt(&version)).into(),
                 });
             }
         }
@@ -234,16 +235,29 @@ impl Header {
         Ok(())
     }
 
+    /// The parts of version 6 say their own lengths only, so as much of the file is looked at as
+    /// they turn out to need: a file of any size costs its header's memory.
     fn read_version_6(&mut self, image: &mut Image, from: u64) -> Result<(), TraceError> {
-        const PART: &str = "a part of the header";
-        // Everything up to the pages; large, but the pages are larger.
-        let len = image
-            .len()
-            .saturating_sub(from)
-            .min(VERSION_6_HEADER_BYTES_MAX);
-        let head = image.read(from, len, PART)?;
+        let most = image.len().saturating_sub(from).min(HEADER_BYTES_MAX);
+        let mut len = HEADER_BYTES.min(most);
+        loop {
+            let head = image.read(from, len, "its header")?;
+            match self.read_parts(&head, from) {
+                Err(TraceError::Cut { .. }) if len < most => {
+                    len = len.saturating_mul(4).min(most);
+                    self.formats.clear();
+                    self.comms.clear();
+                    self.cpus.clear();
+                    self.lost = Fidelity::default();
+                }
+                read => return read,
+            }
+        }
+    }
+
+    fn read_parts(&mut self, head: &[u8], from: u64) -> Result<(), TraceError> {
         let endian = self.endian;
-        let mut parts = Parts::new(&head, endian, from, PART);
+        let mut parts = Parts::new(head, endian, from, "its header");
         self.read_page_format(&mut parts)?;
         self.read_system("ftrace", &mut parts)?;
         self.read_systems(&mut parts)?;
@@ -364,7 +378,9 @@ impl Header {
 }
 
 const SECTION_HEADER_BYTES: u64 = 16;
-const VERSION_6_HEADER_BYTES_MAX: u64 = 1 << 28;
+/// Kernels' symbol tables, the largest part, take about ten MiB.
+const HEADER_BYTES: u64 = 1 << 24;
+const HEADER_BYTES_MAX: u64 = 1 << 28;
 
 fn page_bytes(bytes: u32) -> Result<usize, TraceError> {
     if !(64..=PAGE_BYTES_MAX).contains(&bytes) {

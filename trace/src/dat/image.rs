@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
-use crate::{Malformed, Position, TraceError};
+use crate::{Position, TraceError};
 
 /// A file, or what a pipe or an archive gave.
 pub(crate) enum Image {
@@ -125,11 +125,10 @@ impl<'a> Parts<'a> {
     }
 
     fn short(&self) -> TraceError {
-        TraceError::Malformed(Malformed::new(
-            Position::Offset(self.at),
-            self.what,
-            "a part that ends too early",
-        ))
+        TraceError::Cut {
+            after: Position::Offset(self.at),
+            what: self.what,
+        }
     }
 
     pub(crate) fn take(&mut self, len: u64) -> Result<&'a [u8], TraceError> {

@@ -127,15 +127,17 @@ const LISTS_PER_START: usize = 8;
 const STARTS: usize = 1 << 14;
 
 impl KnownLists {
-    pub(super) fn learn(&mut self, list: &[EntryKey]) {
+    /// Remembers the attempts of a list that succeeded.
+    pub(super) fn learn(&mut self, list: &[&Pending]) {
         let Some(first) = list.first() else {
             return;
         };
+        let list: Vec<EntryKey> = list.iter().map(|attempt| attempt.key()).collect();
         if self.starting.len() >= STARTS {
             self.starting.clear();
         }
-        let lists = self.starting.entry(*first).or_default();
-        if lists.iter().any(|known| known[..] == *list) {
+        let lists = self.starting.entry(first.key()).or_default();
+        if lists.iter().any(|known| known[..] == list[..]) {
             return;
         }
         if lists.len() == LISTS_PER_START {

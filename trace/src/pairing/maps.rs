@@ -98,11 +98,9 @@ impl Pairer {
         let mut waiting = self.attempts.take(stream);
         let (mut found, unseen) = attempts::of_list(&mut waiting, device, &entries, hidden);
         self.overtaken(event, stream, waiting);
-        if one_to_one && found.iter().any(Option::is_some) {
-            let sizes = map.phys.iter().zip(&map.sizes);
-            let list: Vec<_> = sizes.map(|(&phys, &size)| (device, phys, size)).collect();
-            self.lists.learn(&list);
-        }
+        // What a try of this list would look like: its bounced entries.
+        let tried: Vec<_> = found.iter().flatten().chain(&unseen).collect();
+        self.lists.learn(&tried);
 
         let list = List {
             event,

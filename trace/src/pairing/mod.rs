@@ -49,6 +49,9 @@ mod maps;
 mod op;
 mod ops;
 mod pairer;
+#[cfg(test)]
+mod tests;
+mod unmaps;
 
 pub use mapping::{Mapping, MappingEnd, Mappings};
 pub use op::{

@@ -2,22 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use dmakit_addr::{Direction, DmaAddr};
-
 use super::attempts::{Attempts, KnownLists, Pending};
 use super::buffer::{Buffer, Place, Side, Stream};
 use super::clock::{self, Clock, stream};
-use super::live::{DeviceId, Held, Live};
-use super::{
-    Attempt, AttemptId, Fail, Failure, Fate, MappingId, Op, OpKind, Order, Span, Unmap,
-    UnmapEvidence, UnmapUnseen,
-};
-use crate::{Body, Bounced, Event, Fidelity, IommuEvent, Marker, UnmapPage, UnmapSg};
+use super::live::Live;
+use super::unmaps::{Early, Ended};
+use super::{Attempt, AttemptId, Fail, Failure, Fate, MappingId, Op, OpKind, Order, Span};
+use crate::{Body, Bounced, Event, Fidelity, IommuEvent, Marker};
 
 /// How to pair.
 #[derive(Clone, Copy, Debug)]
 pub struct PairOptions {
-    /// For how many events an operation may wait for what decides about it or moves before it.
+    /// For how many events an operation may wait for what decides about it or moves before it. A
+    /// scatterlist that failed waits for half as many, in case it succeeds when tried again.
     pub window_events: u64,
     /// How long before its event an unmap or an unbounced map of a page may have happened, beside
     /// what the events of its stream say. An assumption, used only for [`Op::span`] and
@@ -30,7 +27,7 @@ pub struct PairOptions {
 impl Default for PairOptions {
     fn default() -> Self {
         Self {
-            window_events: 1 << 16,
+            window_events: 1 << 17,
             lag_ns_max: 100_000,
             skew_ns: 1_000,
         }
@@ -50,26 +47,11 @@ pub(super) enum Blocker {
     Early,
 }
 
-pub(super) type PageKey = (DeviceId, DmaAddr, u64, Direction);
-
-/// An unmap whose map may follow at once.
-struct Early {
-    key: PageKey,
-    event: Event,
-    stream: Stream,
-}
-
-/// A recent unmap of an exclusive address, which a map event may prove to have been earlier.
-struct Ended {
-    held: Held,
-    place: Place,
-}
-
 /// Turns events into operations, by the rules of this module.
 ///
 /// Push every event in order, take what [`Pairer::pop`] gives, and [`Pairer::finish`] at the end.
 pub struct Pairer {
-    options: PairOptions,
+    pub(super) options: PairOptions,
     pub(super) counts: Fidelity,
     pub(super) clock: Clock,
     pub(super) attempts: Attempts,
@@ -79,17 +61,15 @@ pub struct Pairer {
     pub(super) buffer: Buffer,
     blockers: BTreeMap<(u64, Blocker), ()>,
     /// Mappings whose address was taken again: before which event they ended, and by whose.
-    reused: HashMap<MappingId, (u64, Event)>,
-    early: VecDeque<Early>,
-    ended: VecDeque<Ended>,
+    pub(super) reused: HashMap<MappingId, (u64, Event)>,
+    pub(super) early: VecDeque<Early>,
+    pub(super) ended: VecDeque<Ended>,
     pub(super) next_mapping: u64,
-    now: u64,
+    pub(super) now: u64,
     finished: bool,
-    has_maps: bool,
+    pub(super) has_maps: bool,
     pub(super) has_iommu: bool,
 }
-
-const ENDED_KEPT: usize = 4096;
 
 impl Default for Pairer {
     fn default() -> Self {
@@ -160,7 +140,7 @@ impl Pairer {
             _ => {}
         }
         self.clock.record(event, stream);
-        if let Some(until) = event.index.checked_sub(self.options.window_events / 4) {
+        if let Some(until) = event.index.checked_sub(self.options.window_events / 2) {
             self.decide_orphans(until);
         }
         self.expire_blockers();
@@ -198,7 +178,7 @@ impl Pairer {
         self.blockers.insert((event, blocker), ());
     }
 
-    fn unblock(&mut self, event: u64, blocker: Blocker) {
+    pub(super) fn unblock(&mut self, event: u64, blocker: Blocker) {
         self.blockers.remove(&(event, blocker));
     }
 
@@ -213,7 +193,13 @@ impl Pairer {
     }
 
     /// An operation that lies between its event and the next one of its stream.
-    fn insert_open(&mut self, event: &Event, stream: Stream, side: Side, kind: OpKind) -> Place {
+    pub(super) fn insert_open(
+        &mut self,
+        event: &Event,
+        stream: Stream,
+        side: Side,
+        kind: OpKind,
+    ) -> Place {
         let span = Span {
             after: event.index,
             before: event.index,
@@ -337,175 +323,6 @@ impl Pairer {
         let op = Op { kind, ..template };
         self.buffer
             .insert(Side::After, last.place.event, last.stream, false, op);
-    }
-
-    fn unmap_page(&mut self, event: &Event, stream: Stream, unmap: &UnmapPage) {
-        let device = self.live.device(&unmap.device);
-        let key = (device, unmap.dma, unmap.size, unmap.direction);
-        match self.live.take_page(&key) {
-            Some(id) => {
-                let span = self.lagging(event, stream);
-                self.end(event, stream, id, Side::At, span);
-            }
-            None => {
-                self.block(event.index, Blocker::Early);
-                self.early.push_back(Early {
-                    key,
-                    event: event.clone(),
-                    stream,
-                });
-            }
-        }
-    }
-
-    fn unmap_sg(&mut self, event: &Event, stream: Stream, unmap: &UnmapSg) {
-        let device = self.live.device(&unmap.device);
-        let Some(ids) = self.live.take_list(device, &unmap.phys) else {
-            self.counts.unmaps_unmatched += 1;
-            let kind = OpKind::UnmapUnseen(UnmapUnseen {
-                device: unmap.device.clone(),
-                direction: unmap.direction,
-                dma: None,
-                size: None,
-                entries: u32::try_from(unmap.phys.len()).unwrap_or(u32::MAX),
-            });
-            self.insert(event, stream, Side::After, kind);
-            return;
-        };
-        let span = Span {
-            after: event.index,
-            before: event.index,
-        };
-        for id in ids {
-            self.end(event, stream, id, Side::After, span);
-        }
-    }
-
-    /// Ends a mapping by its event.
-    fn end(&mut self, event: &Event, stream: Stream, id: MappingId, side: Side, span: Span) {
-        let Some(held) = self.live.end(id) else {
-            return;
-        };
-        self.counts.unmaps_matched += 1;
-        if let Some((before, _)) = self.reused.remove(&id) {
-            self.counts.reordered += 1;
-            self.unblock(before, Blocker::Reuse(id));
-            let evidence = UnmapEvidence::Moved;
-            let op = op(event, span, OpKind::Unmap(Unmap { id, evidence }));
-            self.buffer.insert(Side::Before, before, stream, true, op);
-            return;
-        }
-        let evidence = UnmapEvidence::Event;
-        let kind = OpKind::Unmap(Unmap { id, evidence });
-        let place = if side == Side::After {
-            self.insert_open(event, stream, side, kind)
-        } else {
-            let op = op(event, span, kind);
-            self.buffer.insert(side, event.index, stream, true, op)
-        };
-        if let Some(held) = held {
-            if self.ended.len() == ENDED_KEPT {
-                self.ended.pop_front();
-            }
-            self.ended.push_back(Ended { held, place });
-        }
-    }
-
-    /// A new mapping, attempted at the event `attempted`, takes `held`: whoever held any of it has
-    /// ended before.
-    pub(super) fn evict(&mut self, event: &Event, held: &Held, attempted: u64) {
-        for id in self.live.overlapping(held) {
-            self.live.unhold(id);
-            self.block(attempted, Blocker::Reuse(id));
-            self.reused.insert(id, (attempted, event.clone()));
-        }
-        for ended in self.ended.iter_mut().rev() {
-            if ended.place.event <= attempted {
-                break;
-            }
-            if !ended.held.overlaps(held) {
-                continue;
-            }
-            if let Some(place) = self.buffer.move_before(ended.place, attempted) {
-                ended.place = place;
-                self.counts.reordered += 1;
-                if let Some(op) = self.buffer.op_mut(place) {
-                    if let OpKind::Unmap(unmap) = &mut op.kind {
-                        unmap.evidence = UnmapEvidence::Moved;
-                    }
-                }
-            }
-        }
-    }
-
-    fn end_by_reuse(&mut self, id: MappingId) {
-        let Some((before, event)) = self.reused.remove(&id) else {
-            return;
-        };
-        self.unblock(before, Blocker::Reuse(id));
-        if self.live.end(id).is_none() {
-            return;
-        }
-        self.counts.unmaps_inferred += 1;
-        let span = Span {
-            after: 0,
-            before: event.index,
-        };
-        let evidence = UnmapEvidence::Reuse;
-        let op = op(&event, span, OpKind::Unmap(Unmap { id, evidence }));
-        self.buffer
-            .insert(Side::Before, before, stream(&event), true, op);
-    }
-
-    /// The unmap of this key that was recorded just before its map.
-    pub(super) fn take_early(&mut self, event: &Event, key: &PageKey) -> Option<(Event, Stream)> {
-        let at = self
-            .early
-            .iter()
-            .position(|early| early.key == *key && early.event.cpu != event.cpu)?;
-        let early = self.early.remove(at)?;
-        self.unblock(early.event.index, Blocker::Early);
-        Some((early.event, early.stream))
-    }
-
-    /// Ends a mapping by an unmap event that came before its map event.
-    pub(super) fn end_early(&mut self, map: &Event, unmap: &Event, stream: Stream, id: MappingId) {
-        if self.live.end(id).is_none() {
-            return;
-        }
-        self.counts.unmaps_matched += 1;
-        self.counts.reordered += 1;
-        let span = Span {
-            after: unmap.index,
-            before: map.index,
-        };
-        let evidence = UnmapEvidence::Moved;
-        let op = op(unmap, span, OpKind::Unmap(Unmap { id, evidence }));
-        self.buffer.insert(Side::After, map.index, stream, true, op);
-    }
-
-    fn expire_early(&mut self, time_ns: u64) {
-        while let Some(early) = self.early.front() {
-            let age = time_ns.saturating_sub(early.event.time_ns);
-            if age <= self.options.skew_ns {
-                return;
-            }
-            let Some(Early { event, stream, .. }) = self.early.pop_front() else {
-                return;
-            };
-            self.unblock(event.index, Blocker::Early);
-            self.counts.unmaps_unmatched += 1;
-            if let Body::Unmap(unmap) = &event.body {
-                let kind = OpKind::UnmapUnseen(UnmapUnseen {
-                    device: unmap.device.clone(),
-                    direction: unmap.direction,
-                    dma: Some(unmap.dma),
-                    size: Some(unmap.size),
-                    entries: 1,
-                });
-                self.insert(&event, stream, Side::At, kind);
-            }
-        }
     }
 
     /// Decides about the first try of a stream that has had no map event for the whole window.

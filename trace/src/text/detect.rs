@@ -7,11 +7,7 @@ use crate::{Format, TraceError};
 /// How a `trace.dat` begins.
 pub(crate) const DAT_MAGIC: &[u8] = b"\x17\x08\x44tracing";
 
-/// Looks at the first bytes (a few KiB) of decompressed content.
-///
-/// # Errors
-/// [`TraceError::Empty`], [`TraceError::NotATrace`] for `perf.data`, and
-/// [`TraceError::Unrecognised`].
+/// See [`Format::detect`].
 pub(crate) fn detect(head: &[u8]) -> Result<Format, TraceError> {
     if head.is_empty() {
         return Err(TraceError::Empty);

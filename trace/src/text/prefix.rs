@@ -50,12 +50,17 @@ pub(crate) fn ftrace(line: &str) -> Result<Prefix<'_>, Expected> {
     })
 }
 
-/// A line of `perf script`: `comm pid[/tid] [cpu] seconds.fraction: system:event: text`.
+/// A line of `perf script`: `comm pid[/tid] [cpu] seconds.fraction: [period] system:event: text`.
 pub(crate) fn perf(line: &str) -> Result<Prefix<'_>, Expected> {
     let (task, cpu, rest) = split_cpu(line).ok_or(PERF_TASK)?;
     let (comm, ids) = task.rsplit_once(' ').ok_or(PERF_TASK)?;
     let tid = ids.rsplit_once('/').map_or(ids, |(_, tid)| tid);
     let (time, after) = split_space(rest).ok_or(PERF_TASK)?;
+    // A period stands before the event where it was asked for.
+    let after = match split_space(after) {
+        Some((period, event)) if decimal(period).is_some() => event,
+        _ => after,
+    };
     let (event, text) = event(after)?;
     Ok(Prefix {
         comm: comm.trim(),

@@ -76,6 +76,8 @@ fn every_tool_has_its_own_beginning() {
         (parsed.event, parsed.text),
         ("swiotlb_bounced", "dev_name: x")
     );
+    let period = perf.replace(": swiotlb:", ":          1 swiotlb:");
+    assert_eq!(prefix::perf(&period), prefix::perf(perf));
     let threads = "fio 200/213 [001] 6.9: dma:dma_free: x";
     assert_eq!(prefix::perf(threads).unwrap().pid, 213);
     let counting = "sh-1 [000] ..... 12345: e: t";

@@ -200,11 +200,16 @@ fn systems_part() -> Vec<u8> {
 }
 
 pub fn version_6() -> Vec<u8> {
+    version_6_with("ffffffff81000000 T _text\n")
+}
+
+/// With these kernel symbols.
+pub fn version_6_with(symbols: &str) -> Vec<u8> {
     let mut file = start("6");
     file.extend(page_part());
     file.extend(ftrace_part());
     file.extend(systems_part());
-    for symbols in ["ffffffff81000000 T _text\n", ""] {
+    for symbols in [symbols, ""] {
         file.extend((symbols.len() as u32).to_le_bytes());
         file.extend(symbols.as_bytes());
     }
