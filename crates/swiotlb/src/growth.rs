@@ -99,6 +99,7 @@ impl<P: Platform> GrownPlace<P> {
 pub(crate) struct Growth<P: Platform, M> {
     pub(crate) provider: M,
     pub(crate) config: GrowthConfig,
+    shift: SlotShift,
     headroom_slots: u64,
     pub(crate) wanted: Wanted,
     /// Serves what cannot wait for growth. It is shared with the host beforehand.
@@ -161,6 +162,7 @@ impl<P: Platform, M> Growth<P, M> {
             places: (0..GROWN_MAX).map(|_| GrownPlace::new()).collect(),
             open: AtomicU64::new(0),
             index: AddressIndex::new(config.granule.trailing_zeros(), granules),
+            shift,
             headroom_slots: shift.slots(config.headroom),
             config,
             bytes: Bytes {
@@ -219,7 +221,8 @@ impl<P: Platform, M> Growth<P, M> {
                 Ok(taken)
             }
             None => {
-                self.wanted.raise(request.layout.slots_with_slack());
+                self.wanted
+                    .raise(request.layout.slots_with_slack(self.shift));
                 request.take(&self.reserve).map(|slot| (RESERVE, slot))
             }
         }

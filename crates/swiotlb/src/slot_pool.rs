@@ -211,7 +211,9 @@ impl<P: Platform> SlotPool<P> {
     #[inline(never)]
     fn steal(&self, home: usize, fit: &Fit, begin: &Begin) -> Result<u32, NoRun> {
         let count = self.areas.len();
-        for index in (home + 1..count).chain(0..home) {
+        let mut index = home;
+        for _ in 1..count {
+            index = if index + 1 == count { 0 } else { index + 1 };
             if self.hints[index].largest() >= fit.slots {
                 if let Some(at) = self.take_in(index, fit, begin) {
                     return Ok(at);

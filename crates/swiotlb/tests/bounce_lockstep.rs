@@ -244,7 +244,7 @@ impl Episode<'_> {
         match mapped {
             Mapped::To(buffer) => set.unmap(buffer, target).unwrap(),
             mapped if copied == 0 => {
-                each!(mapped, b => set.unmap_unsynced(b).map_err(|_| ()).unwrap())
+                each!(mapped, b => set.unmap_unsynced(b).map_err(|_| ()).unwrap());
             }
             mapped if copied == bounced.len() => {
                 each!(mapped, b => set.unmap(b, target).map_err(|_| ()).unwrap());
