@@ -40,6 +40,7 @@ mod mapping;
 mod param;
 mod pool;
 mod request;
+mod runs;
 mod search;
 mod shared_area;
 mod slot_pool;
