@@ -120,7 +120,8 @@ impl<P: Platform, M> BouncePool<P, M> {
         let shift = SlotShift::of_bytes(config.slot_bytes)
             .ok_or(ConfigError::SlotBytes(config.slot_bytes))?;
         let slots = pool::slots_of(&segment, shift)?;
-        let segment = pool::share(&platform, segment, config.sharing).map_err(ConfigError::Sharing)?;
+        let segment =
+            pool::share(&platform, segment, config.sharing).map_err(ConfigError::Sharing)?;
         let level = Arc::new(Level::new());
         let slots = SlotPoolConfig {
             slots,
@@ -134,7 +135,9 @@ impl<P: Platform, M> BouncePool<P, M> {
             first: Pool::new(segment, shift, &slots, None, level.clone()),
             growth: None,
             level,
-            devices: (0..config.devices.max(1)).map(|_| DeviceAccount::new()).collect(),
+            devices: (0..config.devices.max(1))
+                .map(|_| DeviceAccount::new())
+                .collect(),
             failures: FailureCounts::new(),
             throttle: Throttle::new(),
             config: *config,
@@ -242,7 +245,12 @@ impl<P: Platform, M> BouncePool<P, M> {
 
     #[inline]
     fn layout(&self, limits: &DeviceLimits, request: &MapRequest) -> Result<Layout, MapError> {
-        let MapRequest { original, len, align, .. } = *request;
+        let MapRequest {
+            original,
+            len,
+            align,
+            ..
+        } = *request;
         let layout = Layout::new(self.shift, original, len, limits.min_align, align)?;
         if layout.is_cut(self.shift, limits.boundary, len) {
             return Err(MapError::Boundary {
@@ -260,7 +268,9 @@ impl<P: Platform, M> BouncePool<P, M> {
         device: DeviceId,
         mut taking: Taking<'_>,
     ) -> Result<(u16, u32), MapError> {
-        let account = self.account(device).ok_or(MapError::UnknownDevice(device))?;
+        let account = self
+            .account(device)
+            .ok_or(MapError::UnknownDevice(device))?;
         let slots = taking.layout.slots;
         let charged = match account.charge(slots) {
             Ok(charged) => charged,
@@ -433,7 +443,9 @@ impl<P: Platform, M> BouncePool<P, M> {
         len: u64,
     ) -> Result<(), OutOfMapping> {
         let at = buffer.source_offset;
-        self.sync(buffer, offset, len, |window| target.copy_from(at + offset, window))
+        self.sync(buffer, offset, len, |window| {
+            target.copy_from(at + offset, window);
+        })
     }
 
     /// Copies a part of `source` to where the device finds it; `offset` counts from the first
@@ -449,7 +461,9 @@ impl<P: Platform, M> BouncePool<P, M> {
         len: u64,
     ) -> Result<(), OutOfMapping> {
         let at = buffer.source_offset;
-        self.sync(buffer, offset, len, |window| source.copy_to(at + offset, window))
+        self.sync(buffer, offset, len, |window| {
+            source.copy_to(at + offset, window);
+        })
     }
 
     fn sync<D: DirectionType>(
@@ -479,7 +493,9 @@ impl<P: Platform, M> BouncePool<P, M> {
     #[inline]
     fn pool_of<D>(&self, buffer: &BounceBuffer<D>) -> Option<PoolRef<'_, P>> {
         let pool = self.pool(buffer.pool)?;
-        pool.window(buffer.start, buffer.len).is_some().then_some(pool)
+        pool.window(buffer.start, buffer.len)
+            .is_some()
+            .then_some(pool)
     }
 
     #[inline]

@@ -47,10 +47,7 @@ impl<P: Platform, M> BouncePool<P, M> {
     ///
     /// # Errors
     /// [`NotMapped`] where no such mapping of that direction was given up.
-    pub fn claim<D: DirectionType>(
-        &self,
-        address: PhysAddr,
-    ) -> Result<BounceBuffer<D>, NotMapped> {
+    pub fn claim<D: DirectionType>(&self, address: PhysAddr) -> Result<BounceBuffer<D>, NotMapped> {
         let missing = NotMapped { address };
         let (number, pool) = self.pool_at(address).ok_or(missing)?;
         let slot = pool.slot(address).ok_or(missing)?;

@@ -78,7 +78,10 @@ impl<P: Platform, M> BouncePool<P, M> {
     /// The slots, where they are of other pools.
     pub fn free_coherent(&self, slots: CoherentSlots) -> Result<(), CoherentSlots> {
         let own = self.first.slot(slots.start) == Some(slots.first);
-        match own.then(|| self.first.slots.give_back(slots.first, 0)).flatten() {
+        match own
+            .then(|| self.first.slots.give_back(slots.first, 0))
+            .flatten()
+        {
             Some(record) => {
                 debug_assert!(record.flags & !CHARGED == COHERENT);
                 self.refund(&record);

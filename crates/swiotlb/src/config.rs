@@ -60,6 +60,9 @@ pub struct GrowthConfig {
     /// Bytes of the reserve that serves requests while growth is under way. A request of `n` bytes
     /// surely finds room in an idle reserve of `n` and its alignment.
     pub reserve: u64,
+    /// Growth is asked for when fewer bytes than this are free, so that it is there before a
+    /// request fails; with 0 only when one has failed.
+    pub headroom: u64,
     /// How long use must have been low before memory goes back.
     pub shrink_after: Duration,
     /// Where grown pools should lie.
@@ -75,6 +78,7 @@ impl Default for GrowthConfig {
             granule: 1 << 20,
             bytes_max: 1 << 30,
             reserve: 1 << 20,
+            headroom: 512 << 10,
             shrink_after: Duration::from_secs(10),
             node: None,
             limit: DmaMask::ALL,
@@ -109,7 +113,10 @@ impl fmt::Display for ConfigError {
         match self {
             Self::SlotBytes(bytes) => write!(f, "slots of {bytes} bytes"),
             Self::Segment { start, len } => {
-                write!(f, "a pool of {len} bytes at {start:#x}: not whole pages and slots")
+                write!(
+                    f,
+                    "a pool of {len} bytes at {start:#x}: not whole pages and slots"
+                )
             }
             Self::TooManySlots(slots) => write!(f, "a pool of {slots} slots"),
             Self::Granule(bytes) => write!(f, "a growth granule of {bytes} bytes"),

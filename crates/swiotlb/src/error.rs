@@ -87,7 +87,10 @@ impl fmt::Display for MapError {
             Self::UnknownDevice(id) => write!(f, "no device number {} is attached", id.index()),
             Self::Alignment { mask } => write!(f, "an alignment mask of {mask:#x}"),
             Self::Boundary { mask, len } => {
-                write!(f, "{len} bytes cross the boundary {mask:#x} wherever they lie")
+                write!(
+                    f,
+                    "{len} bytes cross the boundary {mask:#x} wherever they lie"
+                )
             }
             Self::TooLarge { len } => write!(f, "no pool can hold {len} bytes"),
             Self::Unreachable { limit } => write!(f, "no pool lies at or below {limit:#x}"),
@@ -115,7 +118,11 @@ pub struct NotMapped {
 
 impl fmt::Display for NotMapped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no claimable mapping of that direction at {}", self.address)
+        write!(
+            f,
+            "no claimable mapping of that direction at {}",
+            self.address
+        )
     }
 }
 
@@ -132,7 +139,11 @@ pub struct OutOfMapping {
 
 impl fmt::Display for OutOfMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a part that ends at {} of {} mapped bytes", self.end, self.len)
+        write!(
+            f,
+            "a part that ends at {} of {} mapped bytes",
+            self.end, self.len
+        )
     }
 }
 

@@ -10,7 +10,7 @@ use dmakit_platform::{SegmentRequest, SleepMutex};
 use crate::buffer::{FIRST, GROWN, RESERVE};
 use crate::hint::Hint;
 use crate::index::AddressIndex;
-use crate::layout::Layout;
+use crate::layout::{Layout, SlotShift};
 use crate::level::Level;
 use crate::pool::Pool;
 use crate::slot_pool::Begin;
@@ -99,6 +99,7 @@ impl<P: Platform> GrownPlace<P> {
 pub(crate) struct Growth<P: Platform, M> {
     pub(crate) provider: M,
     pub(crate) config: GrowthConfig,
+    headroom_slots: u64,
     pub(crate) wanted: Wanted,
     /// Serves what cannot wait for growth. It is shared with the host beforehand.
     pub(crate) reserve: Pool<P>,
@@ -145,7 +146,13 @@ pub(crate) struct Upkeep<P: Platform> {
 }
 
 impl<P: Platform, M> Growth<P, M> {
-    pub(crate) fn new(provider: M, config: GrowthConfig, reserve: Pool<P>, held: u64) -> Self {
+    pub(crate) fn new(
+        provider: M,
+        config: GrowthConfig,
+        shift: SlotShift,
+        reserve: Pool<P>,
+        held: u64,
+    ) -> Self {
         let granules = config.bytes_max / config.granule;
         Self {
             provider,
@@ -154,6 +161,7 @@ impl<P: Platform, M> Growth<P, M> {
             places: (0..GROWN_MAX).map(|_| GrownPlace::new()).collect(),
             open: AtomicU64::new(0),
             index: AddressIndex::new(config.granule.trailing_zeros(), granules),
+            headroom_slots: shift.slots(config.headroom),
             config,
             bytes: Bytes {
                 held: AtomicU64::new(held),
@@ -182,7 +190,8 @@ impl<P: Platform, M> Growth<P, M> {
     ///
     /// Long-lived mappings begin with the first pool. So do brief ones while little is in use, so
     /// that grown pools run empty; while much is, they leave the rest of the first pool to the
-    /// long-lived. What finds no room asks for growth and is served from the reserve.
+    /// long-lived. What finds no room is served from the reserve; that, and little room left, asks
+    /// for growth.
     pub(crate) fn take(
         &self,
         first: &Pool<P>,
@@ -196,21 +205,31 @@ impl<P: Platform, M> Growth<P, M> {
         let first_last = crowded
             && request.lifetime == Lifetime::Brief
             && self.open.load(Ordering::Relaxed) != 0;
-        if !first_last {
-            if let Ok(slot) = request.take(first) {
-                return Ok((FIRST, slot));
+        let regular = |pool| request.take(pool).map(|slot| (FIRST, slot)).ok();
+        let taken = if first_last {
+            self.take_grown(request).or_else(|| regular(first))
+        } else {
+            regular(first).or_else(|| self.take_grown(request))
+        };
+        match taken {
+            Some(taken) => {
+                if self.is_short(first, level) {
+                    self.wanted.raise(1);
+                }
+                Ok(taken)
+            }
+            None => {
+                self.wanted.raise(request.layout.slots_with_slack());
+                request.take(&self.reserve).map(|slot| (RESERVE, slot))
             }
         }
-        if let Some(taken) = self.take_grown(request) {
-            return Ok(taken);
-        }
-        if first_last {
-            if let Ok(slot) = request.take(first) {
-                return Ok((FIRST, slot));
-            }
-        }
-        self.wanted.raise(request.layout.slots_with_slack());
-        request.take(&self.reserve).map(|slot| (RESERVE, slot))
+    }
+
+    /// Whether less is free than the headroom.
+    #[inline]
+    pub(crate) fn is_short(&self, first: &Pool<P>, level: &Level) -> bool {
+        let grown = self.bytes.open_slots.load(Ordering::Relaxed);
+        level.drawn() + self.headroom_slots > u64::from(first.slots.slots()) + grown
     }
 
     fn take_grown(&self, request: &Taking<'_>) -> Option<(u16, u32)> {

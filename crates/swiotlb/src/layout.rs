@@ -194,17 +194,30 @@ mod tests {
     fn layout(original: u64, len: u64, min_align: u64, align: u64) -> Layout {
         let mask = |raw| AlignMask::new(raw).unwrap();
         let shift = SlotShift::of_bytes(2048).unwrap();
-        Layout::new(shift, PhysAddr::new(original), len, mask(min_align), mask(align)).unwrap()
+        Layout::new(
+            shift,
+            PhysAddr::new(original),
+            len,
+            mask(min_align),
+            mask(align),
+        )
+        .unwrap()
     }
 
     #[test]
     fn worked_examples_of_offset_and_padding_agree() {
         let nvme = layout(0x1e00, 4096, 4095, 0);
-        assert_eq!((nvme.offset, nvme.slots, nvme.align, nvme.phase), (1536, 3, 2, 1));
+        assert_eq!(
+            (nvme.offset, nvme.slots, nvme.align, nvme.phase),
+            (1536, 3, 2, 1)
+        );
         let granule = layout(0xe00, 0x300, 0, 4095);
         assert_eq!((granule.offset, granule.slots, granule.align), (0, 2, 2));
         let both = layout(0xe00, 0x300, 4095, 4095);
-        assert_eq!((both.offset, both.slots, both.align, both.phase), (3584, 4, 2, 0));
+        assert_eq!(
+            (both.offset, both.slots, both.align, both.phase),
+            (3584, 4, 2, 0)
+        );
         let page = layout(0xe00, 4096, 0, 0);
         assert_eq!((page.offset, page.slots, page.align), (0, 2, 2));
         let less = layout(0xe00, 4095, 0, 0);
@@ -214,7 +227,10 @@ mod tests {
     #[test]
     fn the_tail_ends_where_the_slots_end() {
         let both = layout(0xe00, 0x300, 4095, 4095);
-        assert_eq!(u64::from(both.offset) + 0x300 + u64::from(both.tail), 4 * 2048);
+        assert_eq!(
+            u64::from(both.offset) + 0x300 + u64::from(both.tail),
+            4 * 2048
+        );
     }
 
     #[test]

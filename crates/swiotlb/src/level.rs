@@ -77,9 +77,4 @@ impl Level {
     pub(crate) fn turn_window(&self) -> u64 {
         self.window_high.swap(self.drawn(), Ordering::Relaxed)
     }
-
-    /// The high water since the window was last turned.
-    pub(crate) fn window_high(&self) -> u64 {
-        self.window_high.load(Ordering::Relaxed)
-    }
 }

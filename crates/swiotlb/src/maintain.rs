@@ -53,7 +53,7 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
         let slots = self.grown_slots(&segment, 1)?;
         let reserve = Pool::new(segment, self.shift, &slots, None, self.level.clone());
         let held = self.first.bytes() + reserve.bytes();
-        Ok(Growth::new(provider, config, reserve, held))
+        Ok(Growth::new(provider, config, self.shift, reserve, held))
     }
 
     fn grown_slots(&self, segment: &Segment, areas: u32) -> Result<SlotPoolConfig, ConfigError> {
@@ -103,6 +103,11 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
             return;
         }
         upkeep.window_start = Some(now);
+        // Idle credit is no use: it must not keep memory.
+        self.each_pool(|pool| {
+            pool.slots.return_credit();
+            false
+        });
         let high = self.level.turn_window();
         let needed = high + high / 4;
         let mut capacity = u64::from(self.first.slots.slots()) + read(&growth.bytes.open_slots);
@@ -138,6 +143,7 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
             upkeep.draining &= !(1 << index);
             if let Some(pool) = place.take() {
                 growth.index.remove(pool.reach.first, pool.reach.last);
+                self.remember(growth, &pool);
                 upkeep.retired.push(pool);
             }
         }
@@ -174,7 +180,6 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
     }
 
     fn give_back_pool(&self, growth: &Growth<P, M>, pool: Pool<P>) -> u64 {
-        self.remember(growth, &pool);
         let bytes = pool.bytes();
         growth.bytes.held.fetch_sub(bytes, Ordering::Relaxed);
         match pool::unshare(&self.platform, pool.into_segment(), self.config.sharing) {
@@ -190,7 +195,7 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
         }
     }
 
-    /// Keeps the counters of a pool that goes.
+    /// Keeps the counters of a pool that goes; it is empty, so they are final.
     fn remember(&self, growth: &Growth<P, M>, pool: &Pool<P>) {
         pool.slots.return_credit();
         let relaxed = Ordering::Relaxed;
@@ -217,7 +222,7 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
             return;
         }
         let wanted = growth.wanted.take();
-        if wanted == 0 || self.reopen(growth, upkeep, wanted) {
+        if wanted == 0 || self.has_room(growth, wanted) || self.reopen(growth, upkeep, wanted) {
             return;
         }
         *budget -= 1;
@@ -225,6 +230,20 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
             Some(segment) => done.grown_bytes += self.publish(growth, upkeep, segment),
             None => count(&growth.bytes.refused),
         }
+    }
+
+    /// Whether a request has become moot: there is a run, and the headroom, by now.
+    fn has_room(&self, growth: &Growth<P, M>, wanted: u32) -> bool {
+        let mut largest = self.first.slots.largest();
+        let open = growth.open.load(Ordering::Relaxed);
+        for (index, place) in growth.places.iter().enumerate() {
+            if (open >> index) & 1 != 0 {
+                largest = place
+                    .get()
+                    .map_or(largest, |pool| largest.max(pool.slots.largest()));
+            }
+        }
+        largest >= wanted && !growth.is_short(&self.first, &self.level)
     }
 
     /// Opens a draining pool that has a run of `wanted` slots.
@@ -252,7 +271,10 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
     fn allocate(&self, growth: &Growth<P, M>, wanted: u32) -> Option<Segment> {
         let config = &growth.config;
         let granule = config.granule;
-        let least = self.shift.address(wanted).checked_next_multiple_of(granule)?;
+        let least = self
+            .shift
+            .address(wanted)
+            .checked_next_multiple_of(granule)?;
         let room = config.bytes_max.saturating_sub(read(&growth.bytes.held));
         let room = room - room % granule;
         if least > room {
@@ -294,7 +316,9 @@ impl<P: Platform, M: PoolMemory> BouncePool<P, M> {
         let hints = Some(place.hints.clone());
         let pool = Pool::new(segment, self.shift, &slots, hints, self.level.clone());
         let pool = Arc::new(pool);
-        growth.index.insert(pool.reach.first, pool.reach.last, index);
+        growth
+            .index
+            .insert(pool.reach.first, pool.reach.last, index);
         place.put(pool.clone());
         let held = growth.bytes.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
         growth.bytes.held_high.fetch_max(held, Ordering::Relaxed);

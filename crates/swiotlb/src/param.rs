@@ -251,7 +251,16 @@ mod tests {
 
     #[test]
     fn every_part_may_be_left_out_and_is_printed_as_written() {
-        for value in ["65536", "65536,8", "65536,8,force", "force", "noforce", "512,force", ",4", ",4,force"] {
+        for value in [
+            "65536",
+            "65536,8",
+            "65536,8,force",
+            "force",
+            "noforce",
+            "512,force",
+            ",4",
+            ",4,force",
+        ] {
             let param = parsed(value).unwrap_or_else(|error| panic!("{value}: {error}"));
             assert_eq!(param.to_string(), value);
             assert_eq!(parsed(&param.to_string()), Ok(param));
@@ -278,7 +287,10 @@ mod tests {
         assert_eq!(refused("512;4"), (3, ParamErrorKind::Unknown));
         assert_eq!(refused("512,"), (4, ParamErrorKind::Unknown));
         assert_eq!(refused("0"), (0, ParamErrorKind::OutOfRange));
-        assert_eq!(refused("99999999999999999999"), (0, ParamErrorKind::OutOfRange));
+        assert_eq!(
+            refused("99999999999999999999"),
+            (0, ParamErrorKind::OutOfRange)
+        );
         assert_eq!(refused("09"), (1, ParamErrorKind::Unknown));
         assert_eq!(refused("-1"), (0, ParamErrorKind::Unknown));
     }

@@ -74,8 +74,8 @@ impl<P: Platform> Pool<P> {
         hints: Option<Arc<[Hint]>>,
         level: Arc<Level>,
     ) -> Self {
-        let hints = hints
-            .unwrap_or_else(|| (0..config.area_count()).map(|_| Hint::closed()).collect());
+        let hints =
+            hints.unwrap_or_else(|| (0..config.area_count()).map(|_| Hint::closed()).collect());
         Self {
             reach: Reach::of(segment.range()),
             segment,

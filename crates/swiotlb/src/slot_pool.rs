@@ -345,7 +345,7 @@ impl<P: Platform> SlotPool<P> {
         sum
     }
 
-    /// Hands all credit back, before the areas go.
+    /// Hands idle credit back.
     pub(crate) fn return_credit(&self) {
         for shared in &self.areas {
             let mut state = shared.0.lock();

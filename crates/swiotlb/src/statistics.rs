@@ -216,6 +216,15 @@ impl<P: Platform, M> BouncePool<P, M> {
         self.level.reset_high();
     }
 
+    pub(crate) fn used_exactly(&self) -> u64 {
+        let mut used = 0;
+        self.each_pool(|pool| {
+            used += u64::from(pool.slots.used());
+            false
+        });
+        used
+    }
+
     /// Slots in use, from above by at most the slack that [`Statistics`] names; one load.
     pub fn used(&self) -> u64 {
         self.level.drawn()
@@ -241,6 +250,11 @@ impl<P: Platform, M> BouncePool<P, M> {
 
     /// The longest free run in one area of the first pool, without locks.
     pub fn largest_free(&self) -> u32 {
-        self.first.slots.hints().map(Hint::largest).max().unwrap_or(0)
+        self.first
+            .slots
+            .hints()
+            .map(Hint::largest)
+            .max()
+            .unwrap_or(0)
     }
 }

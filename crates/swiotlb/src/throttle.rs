@@ -70,7 +70,10 @@ impl fmt::Display for ReserveError {
         match self {
             Self::Busy { slots, free } => write!(f, "{slots} slots asked, {free} to be had now"),
             Self::DeadlinePassed { slots, free } => {
-                write!(f, "{slots} slots asked, {free} to be had when the deadline passed")
+                write!(
+                    f,
+                    "{slots} slots asked, {free} to be had when the deadline passed"
+                )
             }
             Self::NeverFits { slots, limit } => {
                 write!(f, "{slots} slots asked, {limit} granted at most")
@@ -112,7 +115,8 @@ impl Throttle {
 impl<P: Platform, M> BouncePool<P, M> {
     /// Reserves room for all mappings that a caller is about to make, before it makes the first:
     /// so nobody holds slots while it waits for more. For callers that may sleep; it does not sleep
-    /// itself, the caller waits as its system does and calls again until the deadline.
+    /// itself, the caller waits as its system does and calls again until the deadline. Takes the
+    /// lock of each area in turn.
     ///
     /// # Errors
     /// [`ReserveError`]; nothing has changed then.
@@ -131,7 +135,7 @@ impl<P: Platform, M> BouncePool<P, M> {
         if slots > limit {
             return Err(ReserveError::NeverFits { slots, limit });
         }
-        match self.throttle.admit(slots, limit, || self.used()) {
+        match self.throttle.admit(slots, limit, || self.used_exactly()) {
             Ok(()) => Ok(Reservation { slots }),
             Err(free) if now >= deadline => Err(ReserveError::DeadlinePassed { slots, free }),
             Err(free) => Err(ReserveError::Busy { slots, free }),
@@ -156,7 +160,12 @@ impl<P: Platform, M> BouncePool<P, M> {
         source: &S,
         request: &MapRequest,
     ) -> Result<BounceBuffer<D>, MapError> {
-        let MapRequest { original, len, align, .. } = *request;
+        let MapRequest {
+            original,
+            len,
+            align,
+            ..
+        } = *request;
         let layout = Layout::new(self.shift, original, len, limits.min_align, align)?;
         let slots = u64::from(layout.slots);
         if slots > reservation.slots {
@@ -176,7 +185,12 @@ impl<P: Platform, M> BouncePool<P, M> {
     /// # Errors
     /// As [`map`](Self::map) for a request that no pool could serve.
     pub fn slots_of(&self, limits: &DeviceLimits, request: &MapRequest) -> Result<u32, MapError> {
-        let MapRequest { original, len, align, .. } = *request;
+        let MapRequest {
+            original,
+            len,
+            align,
+            ..
+        } = *request;
         Layout::new(self.shift, original, len, limits.min_align, align).map(|layout| layout.slots)
     }
 }
