@@ -56,9 +56,9 @@ impl Source {
     }
 
     /// Opens it for one reading from the start.
-    pub fn open(&self) -> anyhow::Result<Box<dyn Read>> {
+    pub fn open(&self) -> anyhow::Result<Box<dyn Read + Send>> {
         match self {
-            Self::Stdin => Ok(Box::new(io::stdin().lock())),
+            Self::Stdin => Ok(Box::new(io::stdin())),
             Self::File(path) => {
                 let shown = path.display();
                 let file = File::open(path).with_context(|| format!("{shown}: cannot open"))?;

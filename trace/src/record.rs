@@ -46,10 +46,7 @@ pub(crate) fn body<R: Record>(
         "dma_alloc" => fields.allocation(AllocCall::Coherent).map(Body::Alloc),
         "dma_alloc_pages" => fields.allocation(AllocCall::Pages).map(Body::Alloc),
         "dma_alloc_sgt" => fields.allocation(AllocCall::Sgt).map(Body::Alloc),
-        "dma_alloc_sgt_err" => fields.allocation(AllocCall::Sgt).map(|mut refused| {
-            refused.dma = None;
-            Body::Alloc(refused)
-        }),
+        "dma_alloc_sgt_err" => fields.refused_table().map(Body::Alloc),
         "dma_free" => fields.allocation(AllocCall::Coherent).map(Body::Free),
         "dma_free_pages" => fields.allocation(AllocCall::Pages).map(Body::Free),
         "dma_free_sgt" => fields.allocation(AllocCall::Sgt).map(Body::Free),
@@ -247,6 +244,12 @@ impl<R: Record> Typed<'_, R> {
             call,
             attributes: self.attributes(),
         }))
+    }
+
+    fn refused_table(self) -> Result<Box<Allocation>, Expected> {
+        let mut refused = self.allocation(AllocCall::Sgt)?;
+        refused.dma = None;
+        Ok(refused)
     }
 
     fn cma(mut self, name: &str) -> Result<Cma, Expected> {

@@ -161,7 +161,7 @@ fn an_unknown_version_or_codec_is_named() {
 
 #[test]
 fn a_large_header_is_read_and_a_cut_one_said() {
-    let symbols = "ffffffff81000000 T _text\n".repeat(700_000);
+    let symbols = "ffffffff81000000 T _text\n".repeat(800_000);
     let bytes = support::version_6_with(&symbols);
     assert!(symbols.len() > 17 << 20);
     assert_eq!(built(bytes.clone()).0, built(support::version_6()).0);

@@ -50,7 +50,6 @@ pub enum Event {
     /// `cma_alloc` gave up.
     CmaFailed {
         generation: CmaGeneration,
-        area: Option<String>,
         pages: u64,
         /// Positive.
         errno: u32,
@@ -61,6 +60,11 @@ pub enum Event {
         runs: Vec<(u64, u64)>,
         by_range: bool,
         sum: Option<CmaSum>,
+    },
+    /// A counter of debugfs `cma/AREA/`, in pages.
+    AreaCounter {
+        name: AreaCounter,
+        pages: u64,
     },
     /// A free candidate range could not be emptied.
     CmaRetry,
@@ -200,12 +204,13 @@ pub enum Event {
     Notice {
         why: &'static str,
     },
-    /// A failed map in a trace of `dma:*` events.
+    /// A map of a trace that failed.
     TracedMapFailed {
         size: u64,
-    },
-    TracedBounce {
-        size: u64,
+        /// Only the attempts to bounce it tell.
+        is_silent: bool,
+        /// Whether a bounce was tried.
+        is_bounced: bool,
     },
 }
 
@@ -235,6 +240,14 @@ pub enum PoolCounter {
     Used,
     HighWater,
     Transient,
+}
+
+/// Counters of an area in debugfs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AreaCounter {
+    Count,
+    Used,
+    LongestFree,
 }
 
 /// What the errno of `cma_alloc` means.

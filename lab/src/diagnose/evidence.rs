@@ -13,12 +13,14 @@ const JOINED_LINES: usize = 3;
 
 /// More recognised lines than this are counted only, so that a log of any
 /// length is read in bounded memory.
-const SEEN_MAX: usize = 50_000;
+const SEEN_MAX: usize = 20_000;
 
 /// One recognised line.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub line: u64,
+    /// Since boot, where the line says it.
+    pub seconds: Option<f64>,
     pub text: String,
     pub device: Option<String>,
     pub event: Event,
@@ -82,16 +84,35 @@ impl Evidence {
         let Some((event, device)) = found else {
             return;
         };
-        if self.seen.len() >= SEEN_MAX {
-            self.surplus += 1;
-            return;
-        }
-        self.seen.push(Seen {
+        self.keep(Seen {
             line: first.number,
+            seconds: prefix.seconds,
             text: message.to_owned(),
             device,
             event,
         });
+    }
+
+    /// Keeps a recognised line, if there is still room.
+    fn keep(&mut self, seen: Seen) {
+        if self.seen.len() < SEEN_MAX {
+            self.seen.push(seen);
+        } else {
+            self.surplus += 1;
+        }
+    }
+
+    /// Keeps what another reader recognised.
+    pub fn keep_all(&mut self, seen: impl IntoIterator<Item = Seen>) {
+        for seen in seen {
+            self.keep(seen);
+        }
+    }
+
+    /// Puts the events into the order of their lines, which the look-ups
+    /// around a line need.
+    pub fn sort(&mut self) {
+        self.seen.sort_by_key(|seen| seen.line);
     }
 
     /// All events of one kind, as `pick` sees them.
@@ -112,12 +133,24 @@ impl Evidence {
             .find_map(|seen| pick(&seen.event).map(|value| (seen, value)))
     }
 
-    /// The events after the one at `seen`, up to `lines` lines later.
-    pub fn after<'a>(&'a self, seen: &Seen, lines: u64) -> impl Iterator<Item = &'a Seen> {
-        let from = seen.line;
-        self.seen
-            .iter()
-            .filter(move |s| s.line > from && s.line <= from.saturating_add(lines))
+    /// The events on the lines after the one at `seen`, up to `lines` later.
+    pub fn after(&self, seen: &Seen, lines: u64) -> &[Seen] {
+        self.between(seen.line.saturating_add(1), seen.line.saturating_add(lines))
+    }
+
+    /// The events on the lines around the one at `seen`, itself included.
+    pub fn around(&self, seen: &Seen, before: u64, after: u64) -> &[Seen] {
+        self.between(
+            seen.line.saturating_sub(before),
+            seen.line.saturating_add(after),
+        )
+    }
+
+    /// O(log n): events are in the order of their lines.
+    fn between(&self, first: u64, last: u64) -> &[Seen] {
+        let from = self.seen.partition_point(|s| s.line < first);
+        let to = self.seen.partition_point(|s| s.line <= last);
+        self.seen.get(from..to).unwrap_or_default()
     }
 }
 

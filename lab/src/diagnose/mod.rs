@@ -12,10 +12,11 @@ mod report;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod traced;
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead};
 
-use anyhow::Context;
+use dmakit_trace::log;
 
 use crate::args::Format;
 use crate::exit::Outcome;
@@ -23,6 +24,9 @@ use crate::input::Source;
 use crate::output::{Show, envelope};
 use evidence::Evidence;
 use report::Report;
+
+/// How a `trace.dat` begins.
+const TRACE_DAT: &[u8] = b"\x17\x08\x44tracing";
 
 /// Reads the source and answers.
 ///
@@ -33,19 +37,23 @@ pub fn command(
     format: Option<Format>,
     show: Show,
 ) -> anyhow::Result<(Vec<u8>, Outcome)> {
-    let mut input = BufReader::new(source.open()?);
     let name = source.name();
+    let mut input = log::unpacked(source.open()?).map_err(|error| unreadable(&name, &error))?;
     let start = input
         .fill_buf()
-        .with_context(|| format!("{name}: cannot read"))?;
+        .map_err(|error| unreadable(&name, &error))?;
     if start.is_empty() {
         anyhow::bail!("{name}: empty, expected a kernel log, a debugfs snapshot or a trace");
     }
     let format = format.unwrap_or_else(|| sniff(start));
-    let evidence = Evidence::read(input).map_err(|error| match error.line() {
-        Some(line) => anyhow::anyhow!("{name}:{line}: {}", reason(&error)),
-        None => anyhow::Error::new(error).context(format!("{name}: cannot read")),
-    })?;
+    let evidence = match format {
+        Format::Trace => {
+            traced::evidence(input).map_err(|error| anyhow::anyhow!("{name}: {error}"))?
+        }
+        Format::Log | Format::Debugfs => {
+            Evidence::read(input).map_err(|error| refused(&name, &error))?
+        }
+    };
     let (findings, notices) = rules::conclude(&evidence);
     let report = Report::new(source, format_name(format), &evidence, findings, notices);
     let closing = report.closing(source);
@@ -56,24 +64,43 @@ pub fn command(
     Ok((answer, Outcome::Answered))
 }
 
-/// The message without the line number that is said before it.
-fn reason(error: &dmakit_trace::log::Error) -> String {
+/// Where and why a log is refused.
+fn refused(name: &str, error: &log::Error) -> anyhow::Error {
+    if let log::Error::Io(error) = error {
+        return unreadable(name, error);
+    }
+    // The message begins with the line, which stands behind the name here.
     let text = error.to_string();
-    text.split_once(": ")
-        .map_or(text.clone(), |(_, rest)| rest.to_owned())
+    let reason = text
+        .split_once(": ")
+        .map_or(text.as_str(), |(_, reason)| reason);
+    anyhow::anyhow!("{name}:{}: {reason}", error.line().unwrap_or(0))
+}
+
+/// One plain sentence of what a decompressor or the system says.
+fn unreadable(name: &str, error: &io::Error) -> anyhow::Error {
+    let text = error.to_string();
+    if error.kind() == io::ErrorKind::UnexpectedEof || text.contains("UnexpectedEof") {
+        return anyhow::anyhow!("{name}: cut short, expected a whole gzip or zstd file");
+    }
+    anyhow::anyhow!("{name}: cannot read: {text}")
 }
 
 /// Tells the formats apart by what only they contain.
 fn sniff(start: &[u8]) -> Format {
     let text = String::from_utf8_lossy(start);
+    if start.starts_with(TRACE_DAT) {
+        return Format::Trace;
+    }
     let is_trace = |line: &str| {
         line.starts_with("# tracer:")
-            || ((line.contains(" dma_map_")
-                || line.contains(" swiotlb_bounced:")
-                || line.contains(" cma_alloc_"))
-                && line.contains("] "))
+            || line.contains("swiotlb_bounced: dev_name:")
+            || line.contains("cma_alloc_finish: name=")
+            || (line.contains("dma_map_") && line.contains(" dir="))
     };
-    let is_counter = |line: &str| line.contains("io_tlb_") && !line.contains(' ');
+    let is_counter = |line: &str| {
+        (line.contains("io_tlb_") || line.contains("/debug/cma/")) && !line.contains(' ')
+    };
     if text.lines().take(200).any(is_trace) {
         Format::Trace
     } else if text.lines().take(50).any(is_counter) {

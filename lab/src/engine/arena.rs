@@ -38,15 +38,22 @@ impl PoolMemory for Arena {
             let start = segment.range().start().align_up(request.align)?;
             let end = start.checked_add(request.len)?;
             let skipped = start.offset_from(segment.range().start())?;
-            (end <= segment.range().end() && end.raw() - 1 <= request.limit.last()).then_some(skipped)
+            (end <= segment.range().end() && end.raw() - 1 <= request.limit.last())
+                .then_some(skipped)
         };
-        let found = free.iter().enumerate().find_map(|(index, s)| Some((index, fits(s)?)));
+        let found = free
+            .iter()
+            .enumerate()
+            .find_map(|(index, s)| Some((index, fits(s)?)));
         let no_memory = NoMemory {
             request: *request,
             largest_free: free.iter().map(Segment::len).max(),
         };
         let (index, skipped) = found.ok_or(no_memory)?;
-        let (before, rest) = free.remove(index).split_at(skipped).map_err(|_| no_memory)?;
+        let (before, rest) = free
+            .remove(index)
+            .split_at(skipped)
+            .map_err(|_| no_memory)?;
         let (taken, after) = rest.split_at(request.len).map_err(|_| no_memory)?;
         let parts = [before, after].into_iter().filter(|part| !part.is_empty());
         free.splice(index..index, parts);
@@ -69,7 +76,10 @@ impl PoolMemory for Arena {
                 }
             }
         }
-        if free.get(index).is_some_and(|next| next.range().start() == whole.range().end()) {
+        if free
+            .get(index)
+            .is_some_and(|next| next.range().start() == whole.range().end())
+        {
             match Segment::merge(whole, free.remove(index)) {
                 Ok(merged) => whole = merged,
                 Err(error) => {
@@ -98,10 +108,18 @@ mod tests {
 
     #[test]
     fn what_is_given_back_in_any_order_is_whole_again() {
-        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        for order in [
+            [0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0],
+        ] {
             let arena = Arena::new(3 << 16).unwrap();
-            let mut parts: Vec<_> =
-                (0..3).map(|_| arena.allocate_pool(&request(1 << 16)).ok()).collect();
+            let mut parts: Vec<_> = (0..3)
+                .map(|_| arena.allocate_pool(&request(1 << 16)).ok())
+                .collect();
             assert!(arena.allocate_pool(&request(4096)).is_err());
             for index in order {
                 arena.free_pool(parts[index].take().unwrap());

@@ -6,9 +6,7 @@ use anyhow::Context as _;
 use dmakit_addr::{AlignMask, Bidirectional, BoundaryMask, DmaMask, PAGE_BYTES, PhysAddr};
 use dmakit_linux_model as model;
 use dmakit_platform::host::HostPlatform;
-use dmakit_platform::{
-    CopySource, CpuId, Instant, PoolMemory, Segment, SegmentRequest, Window,
-};
+use dmakit_platform::{CopySource, CpuId, Instant, PoolMemory, Segment, SegmentRequest, Window};
 use dmakit_swiotlb::{
     BounceBuffer, BounceConfig, BouncePool, DeviceId, DeviceLimits, GrowthConfig, MapError,
     MapRequest, NoGrowth, Statistics,
@@ -18,9 +16,9 @@ use model::{BounceMemory, Counters, MapFailure, PoolId, Request, Slots};
 use super::SLOT_BYTES;
 use super::arena::Arena;
 
-/// From a request for growth to its service, as the incumbent's worker is taken to need. The pool
-/// itself has no thread: its embedder comes when it can.
-const UPKEEP_AFTER: Duration = Duration::from_micros(200);
+/// How often upkeep comes: as late after a request for growth as the incumbent's worker is taken to
+/// be. The pool itself has no thread, so it is for its embedder to come.
+const UPKEEP_EVERY: Duration = Duration::from_micros(200);
 /// Pools that are added or given back in one go.
 const UPKEEP_BUDGET: u32 = 4;
 
@@ -34,6 +32,8 @@ pub struct Bounce<M> {
     counters: Counters,
     /// When upkeep comes; never for a pool that stays as it is.
     upkeep_at: Option<Instant>,
+    /// When the pool next looks whether memory can go back.
+    window_end: Option<Instant>,
 }
 
 /// A source of any bytes: a replay counts copies and makes none.
@@ -68,7 +68,8 @@ impl Bounce<Arena> {
     pub fn growing(slots: u64, areas: u64, growth: GrowthConfig) -> anyhow::Result<Self> {
         let first = slots * SLOT_BYTES;
         // What is freed may lie in pieces: twice as much always has room for one more.
-        let arena = Arena::new((first + growth.bytes_max) * 2).context("memory for bounce pools")?;
+        let arena =
+            Arena::new((first + growth.bytes_max) * 2).context("memory for bounce pools")?;
         let segment = first_segment(&arena, slots)?;
         let platform = HostPlatform::new(CPUS_MAX);
         let pool = BouncePool::growing(platform, segment, &config(areas), growth, arena)?;
@@ -109,6 +110,7 @@ impl<M: PoolMemory> Bounce<M> {
             idle: Vec::new(),
             counters: Counters::default(),
             upkeep_at,
+            window_end: None,
         };
         bounce.note_pools();
         Ok(bounce)
@@ -127,31 +129,27 @@ impl<M: PoolMemory> Bounce<M> {
         self.counters.transient_pools = statistics.transient_mapped;
         self.counters.probed = statistics.probes;
     }
-
-    /// The fast path has asked: upkeep comes a while later.
-    fn want_upkeep(&mut self, now_ns: u64) {
-        let wanted = Instant::from_nanos(now_ns).saturating_add(UPKEEP_AFTER);
-        self.upkeep_at = self.upkeep_at.map(|at| at.min(wanted));
-    }
 }
 
 impl<M: PoolMemory> BounceMemory for Bounce<M> {
     fn advance(&mut self, now_ns: u64) {
         let now = Instant::from_nanos(now_ns);
         while let Some(at) = self.upkeep_at.filter(|at| *at <= now) {
+            // Idle time passes at once but for the ends of windows, where memory goes back.
+            let at = match self.window_end {
+                Some(end) if end > at => end.min(now),
+                _ => at,
+            };
             let done = self.pool.maintain(at, UPKEEP_BUDGET);
+            self.window_end = done.next;
             self.note_pools();
-            let again = at.saturating_add(UPKEEP_AFTER);
-            // Draining pools go when their last mapping has ended; nobody says when that is.
-            let soon = done.has_more || done.draining > 0;
-            let next = if soon { Some(again) } else { done.next };
-            self.upkeep_at = next.map(|next| next.max(again));
+            self.upkeep_at = Some(at.saturating_add(UPKEEP_EVERY));
         }
     }
 
     fn map(
         &mut self,
-        now_ns: u64,
+        _now_ns: u64,
         device: &model::DeviceLimits,
         request: &Request,
     ) -> Result<Slots, MapFailure> {
@@ -168,16 +166,16 @@ impl<M: PoolMemory> BounceMemory for Bounce<M> {
         };
         let source = Uncopied(request.bytes);
         match self.pool.map(self.device, &limits, &source, &asked) {
-            Ok(buffer) => Ok(self.handed_out(now_ns, device, request, buffer)),
-            Err(error) => {
-                self.want_upkeep(now_ns);
-                Err(failure(&error, &self.counters))
-            }
+            Ok(buffer) => Ok(self.handed_out(device, request, buffer)),
+            Err(error) => Err(failure(&error, &self.counters)),
         }
     }
 
     fn unmap(&mut self, slots: &Slots) {
-        let buffer = self.held.get_mut(slots.first as usize).and_then(Option::take);
+        let buffer = self
+            .held
+            .get_mut(slots.first as usize)
+            .and_then(Option::take);
         if let Some(buffer) = buffer {
             let ended = self.pool.unmap_unsynced(buffer);
             debug_assert!(ended.is_ok(), "the buffer is this pool's own");
@@ -200,7 +198,6 @@ impl<M: PoolMemory> Bounce<M> {
     /// under the device's mask are kept within the first slot.
     fn handed_out(
         &mut self,
-        now_ns: u64,
         device: &model::DeviceLimits,
         request: &Request,
         buffer: BounceBuffer<Bidirectional>,
@@ -209,9 +206,6 @@ impl<M: PoolMemory> Bounce<M> {
         let count = (request.bytes + offset).div_ceil(SLOT_BYTES) as u32;
         self.counters.used += count;
         self.counters.high_water = self.counters.high_water.max(self.counters.used);
-        if buffer.is_transient() {
-            self.want_upkeep(now_ns);
-        }
         let slots = Slots {
             pool: PoolId(0),
             first: self.idle.pop().unwrap_or(self.held.len() as u32),
@@ -264,7 +258,10 @@ mod tests {
             ..model::DeviceLimits::default()
         };
         let mut held = Vec::new();
-        for (index, bytes) in [1, 512, 2048, 2049, 4096, 8191, 65536].into_iter().enumerate() {
+        for (index, bytes) in [1, 512, 2048, 2049, 4096, 8191, 65536]
+            .into_iter()
+            .enumerate()
+        {
             for original in [0x1000, 0x1200, 0x1e00, 0x1fff] {
                 let request = request(index as u32, original, bytes);
                 held.push(bounce.map(0, &nvme, &request).unwrap());
@@ -295,7 +292,11 @@ mod tests {
         for step in 0..100 {
             let now_ns = step * 1_000_000;
             bounce.advance(now_ns);
-            held.push(bounce.map(now_ns, &limits, &request(0, 0x1000, 65536)).unwrap());
+            held.push(
+                bounce
+                    .map(now_ns, &limits, &request(0, 0x1000, 65536))
+                    .unwrap(),
+            );
         }
         assert!(bounce.counters().pool_slots >= 3200);
         for slots in held {

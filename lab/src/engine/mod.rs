@@ -2,7 +2,6 @@
 
 mod arena;
 mod bounce;
-mod machine;
 mod no_pool;
 mod run;
 mod setup;
@@ -12,7 +11,7 @@ use clap::builder::PossibleValue;
 use dmakit_linux_model as model;
 
 pub use run::{Failures, Run, failures, run};
-pub use setup::Setup;
+pub use setup::{PAGE_SLOTS, Setup};
 
 /// Bytes of a slot, Linux's and ours.
 pub const SLOT_BYTES: u64 = model::SLOT_BYTES;

@@ -2,12 +2,14 @@
 
 use dmakit_linux_model as model;
 use dmakit_platform::PoolMemory;
-use model::{Agreement, Bounce as Bounced, Demand, Known, Order, ReplayConfig, ReplayReport, SwiotlbConfig};
+use model::{
+    Agreement, Bounce as Bounced, Demand, Known, Order, ReplayConfig, ReplayReport, SwiotlbConfig,
+};
 
+use super::Engine;
 use super::bounce::Bounce;
 use super::no_pool::NoPool;
 use super::setup::{Memory, Setup};
-use super::Engine;
 use crate::load::Load;
 use crate::output::Confidence;
 use crate::replay::BUCKETS;
@@ -56,21 +58,34 @@ pub fn run(load: &Load, setup: &Setup) -> anyhow::Result<Run> {
     })
 }
 
-/// A pool that grows, with the least step that serves the load. Growth is asked for when a mapping
-/// finds no room and comes later, so a burst needs a reserve, and the reserve is one step.
+/// A pool that grows, with the least step and reserve of a ladder that serve the load. Growth comes
+/// a while after it was asked for; what a burst maps meanwhile must find room in the reserve.
 fn with_enough_growth(load: &Load, setup: &Setup) -> anyhow::Result<Setup> {
-    let mut chosen = setup.clone();
-    while let Some(growth) = chosen.growth() {
-        if growth.step >= GROWTH_STEP_MOST || failures(load, &chosen)?.failed == 0 {
+    if setup.growth().is_none() || !load.shows_lifetimes() {
+        return Ok(setup.clone());
+    }
+    let mut last = setup.clone();
+    for (step, reserve) in GROWTH_LADDER {
+        last = setup.with_growth(step, reserve);
+        if failures(load, &last)?.failed == 0 {
             break;
         }
-        chosen = chosen.with_step(growth.step * 2);
     }
-    Ok(chosen)
+    Ok(last)
 }
 
-/// Past this a step is a pool.
-const GROWTH_STEP_MOST: u64 = 64 << 20;
+/// Steps and reserves in bytes.
+const GROWTH_LADDER: [(u64, u64); 9] = [
+    (128 << 10, 128 << 10),
+    (128 << 10, 512 << 10),
+    (512 << 10, 512 << 10),
+    (512 << 10, 2 << 20),
+    (2 << 20, 2 << 20),
+    (2 << 20, 8 << 20),
+    (8 << 20, 8 << 20),
+    (8 << 20, 32 << 20),
+    (32 << 20, 32 << 20),
+];
 
 /// Slots chosen against slots recorded; they can agree only where the setup is the recorded one.
 fn agreement(load: &Load, setup: &Setup) -> Option<Agreement> {
@@ -80,7 +95,14 @@ fn agreement(load: &Load, setup: &Setup) -> Option<Agreement> {
     let Memory::Linux(pool) = setup.memory() else {
         return None;
     };
-    let beginning = model::learn_beginning(&load.demand, &load.recorded, &pool, None)?;
+    let beginning = model::learn_beginning(
+        &load.demand,
+        &load.recorded,
+        &pool,
+        load.recorded_machine
+            .as_ref()
+            .and_then(|machine| machine.pool_start),
+    )?;
     let config = config(setup, pool, Order::Likely, false);
     Some(model::agree(
         &load.demand,
@@ -107,17 +129,29 @@ fn replay(load: &Load, setup: &Setup, order: Order, samples: bool) -> anyhow::Re
     Ok(match setup.memory() {
         Memory::None => model::replay_on(NoPool::default(), demand, &named(NoPool::CONFIG)),
         Memory::Linux(pool) => model::replay(demand, &named(pool)),
-        Memory::Dmakit { slots, areas, growth: None } => {
-            ours(Bounce::fixed(slots, areas)?, demand, &named(NoPool::CONFIG))
-        }
-        Memory::Dmakit { slots, areas, growth: Some(growth) } => {
-            ours(Bounce::growing(slots, areas, growth)?, demand, &named(NoPool::CONFIG))
-        }
+        Memory::Dmakit {
+            slots,
+            areas,
+            growth: None,
+        } => ours(Bounce::fixed(slots, areas)?, demand, &named(NoPool::CONFIG)),
+        Memory::Dmakit {
+            slots,
+            areas,
+            growth: Some(growth),
+        } => ours(
+            Bounce::growing(slots, areas, growth)?,
+            demand,
+            &named(NoPool::CONFIG),
+        ),
     })
 }
 
 /// What the pool itself counts is taken from it.
-fn ours<M: PoolMemory>(mut pool: Bounce<M>, demand: &Demand, config: &ReplayConfig) -> ReplayReport {
+fn ours<M: PoolMemory>(
+    mut pool: Bounce<M>,
+    demand: &Demand,
+    config: &ReplayConfig,
+) -> ReplayReport {
     let mut report = model::replay_on(&mut pool, demand, config);
     let statistics = pool.statistics();
     report.slots_probed = statistics.probes;
@@ -161,9 +195,9 @@ impl Run {
 }
 
 fn confidence(load: &Load, setup: &Setup, report: &ReplayReport) -> Confidence {
-    let extrapolates = !load.shows_lifetimes()
-        || setup.bounce == Bounced::All
-        || report.served_beyond_recording > 0;
+    // A few attempts more or less do not change what a load is.
+    let other_load = report.served_beyond_recording * 100 > report.mappings;
+    let extrapolates = !load.shows_lifetimes() || setup.bounce == Bounced::All || other_load;
     if extrapolates {
         return Confidence::Extrapolated;
     }

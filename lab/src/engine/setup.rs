@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dmakit_addr::DmaMask;
+use dmakit_addr::{DmaMask, PAGE_BYTES};
 use dmakit_linux_model as model;
 use dmakit_swiotlb::{AREA_SLOTS_MIN, AREAS_MAX, GrowthConfig};
 use model::{Bounce, CommandLine, ForceWord, Machine, SwiotlbConfig, SwiotlbParams, Unbounced};
 
-use super::machine::machine;
 use super::{Engine, SLOT_BYTES};
 use crate::load::Load;
 use crate::replay::{GrowthFacts, PoolFacts};
@@ -69,15 +68,22 @@ impl Setup {
     ) -> anyhow::Result<Self> {
         let booted =
             CommandLine::parse(load.facts.command_line.as_deref().unwrap_or("")).dma_only();
-        let base = if only { CommandLine::default() } else { booted.clone() };
+        let base = if only {
+            CommandLine::default()
+        } else {
+            booted.clone()
+        };
         let asked = CommandLine::parse_dma(params.unwrap_or("")).context("--params")?;
         let line = base.overlaid(&asked)?;
-        let machine = machine(load);
+        let machine = load.machine();
         let mut params = line.swiotlb()?;
         if engine == Engine::Dmakit {
             params.slots = asked.swiotlb()?.slots;
         }
-        let recorded = booted.swiotlb().ok().and_then(|p| make(engine, &machine, p).ok());
+        let recorded = booted
+            .swiotlb()
+            .ok()
+            .and_then(|p| make(engine, &machine, p).ok());
         let mut setup = Self {
             engine,
             machine,
@@ -118,13 +124,18 @@ impl Setup {
         other
     }
 
-    /// The same, growing by at least `step` bytes; nothing changes where nothing grows.
-    pub fn with_step(&self, step: u64) -> Self {
+    /// The same, growing by `step` bytes and with `reserve` bytes for what cannot wait; nothing
+    /// changes where nothing grows.
+    pub fn with_growth(&self, step: u64, reserve: u64) -> Self {
         let mut other = self.clone();
-        if let Ok(Pool { growth: Some(growth), .. }) = &mut other.pool {
+        if let Ok(Pool {
+            growth: Some(growth),
+            ..
+        }) = &mut other.pool
+        {
             growth.step = step;
-            growth.granule = step;
-            growth.reserve = step;
+            growth.granule = step.min(reserve);
+            growth.reserve = reserve;
         }
         other
     }
@@ -259,15 +270,23 @@ fn make(engine: Engine, machine: &Machine, params: SwiotlbParams) -> Result<Pool
     })
 }
 
-/// Ours: sizes are rounded to an area's least, areas to none with less.
+/// Slots of a page: what pools of ours are made of.
+pub const PAGE_SLOTS: u64 = PAGE_BYTES / SLOT_BYTES;
+
+/// Ours: sizes are rounded up to whole pages, areas down to none with less than an area's least.
 fn own(machine: &Machine, params: SwiotlbParams, is_forced: bool) -> Pool {
     let least = u64::from(AREA_SLOTS_MIN);
-    let slots = params.slots.map(|slots| u64::from(slots).max(1).next_multiple_of(least));
-    let areas = params.areas.filter(|areas| *areas > 0).unwrap_or(machine.cpus);
+    let slots = params
+        .slots
+        .map(|slots| u64::from(slots).max(1).next_multiple_of(PAGE_SLOTS));
+    let areas = params
+        .areas
+        .filter(|areas| *areas > 0)
+        .unwrap_or(machine.cpus);
     let areas = u64::from(areas).clamp(1, AREAS_MAX as u64);
     Pool {
         slots: slots.unwrap_or(least),
-        areas: slots.map_or(areas, |slots| areas.min(slots / least)),
+        areas: slots.map_or(areas, |slots| areas.min(slots / least).max(1)),
         is_forced,
         growth: slots.is_none().then_some(GROWTH),
         reasons: Vec::new(),
@@ -276,17 +295,15 @@ fn own(machine: &Machine, params: SwiotlbParams, is_forced: bool) -> Pool {
 
 /// How our pools grow where nothing is said: by little, so that little is held in vain.
 const GROWTH: GrowthConfig = GrowthConfig {
-    step: GROWTH_STEP_LEAST,
-    granule: GROWTH_STEP_LEAST,
+    step: 128 << 10,
+    granule: 128 << 10,
     bytes_max: 1 << 30,
-    reserve: GROWTH_STEP_LEAST,
+    reserve: 128 << 10,
     shrink_after: Duration::from_secs(1),
+    headroom: 0,
     node: None,
     limit: DmaMask::ALL,
 };
-
-/// The least step that holds the longest mapping that Linux's drivers make.
-pub const GROWTH_STEP_LEAST: u64 = model::MAPPING_BYTES_MAX;
 
 fn bounce(load: &Load, setup: &Setup) -> Bounce {
     let was_forced = load

@@ -32,7 +32,9 @@ pub(super) fn split_unbounced(demand: &mut Demand, recorded: &mut RecordedAddres
     }
     if split > 0 {
         let ops = std::mem::take(&mut demand.ops);
-        demand.ops.reserve(ops.len() + pieces.iter().map(Vec::len).sum::<usize>() * 2);
+        demand
+            .ops
+            .reserve(ops.len() + pieces.iter().map(Vec::len).sum::<usize>() * 2);
         for op in ops {
             demand.ops.push(op);
             let (index, again): (u32, fn(u32) -> OpKind) = match op.kind {

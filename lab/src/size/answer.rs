@@ -42,7 +42,10 @@ pub fn engine_answer(
             ..base
         });
     };
-    let at: Vec<Setup> = setups.iter().map(|setup| setup.with_slots(answer.slots())).collect();
+    let at: Vec<Setup> = setups
+        .iter()
+        .map(|setup| setup.with_slots(answer.slots()))
+        .collect();
     let results = results(loads, &at)?;
     Ok(EngineAnswer {
         answer: Some(Setting::new(answer)),
@@ -53,7 +56,10 @@ pub fn engine_answer(
         curve,
         confidence: confidence(&results),
         notes: notes(&results),
-        devices: results.into_iter().flat_map(|result| result.devices).collect(),
+        devices: results
+            .into_iter()
+            .flat_map(|result| result.devices)
+            .collect(),
         ..base
     })
 }
@@ -91,7 +97,10 @@ fn growing(loads: &[Load], setups: &[Setup]) -> anyhow::Result<Option<Growing>> 
                 .last()
                 .map_or(0, |slots| slots * SLOT_BYTES),
         };
-        if most.as_ref().is_none_or(|most| most.pool_bytes_peak < one.pool_bytes_peak) {
+        if most
+            .as_ref()
+            .is_none_or(|most| most.pool_bytes_peak < one.pool_bytes_peak)
+        {
             most = Some(one);
         }
     }

@@ -75,8 +75,15 @@ pub fn windows(loads: &[Load], setups: &[Setup]) -> anyhow::Result<Vec<Window>> 
 /// The limits, one by one.
 pub fn not_shown(loads: &[Load], first: &EngineAnswer, windows: &[Window]) -> Vec<String> {
     let mut lines = Vec::new();
-    let most = windows.iter().map(|window| window.high_water_slots).max().unwrap_or(0);
-    let near = windows.iter().filter(|window| window.high_water_slots * 10 >= most * 9).count();
+    let most = windows
+        .iter()
+        .map(|window| window.high_water_slots)
+        .max()
+        .unwrap_or(0);
+    let near = windows
+        .iter()
+        .filter(|window| window.high_water_slots * 10 >= most * 9)
+        .count();
     if most > 0 {
         lines.push(format!(
             "of {WINDOWS} equal parts of the trace {near} come within a tenth of the peak; \
@@ -100,8 +107,14 @@ pub fn not_shown(loads: &[Load], first: &EngineAnswer, windows: &[Window]) -> Ve
     for load in loads.iter().filter(|load| !load.facts.is_whole()) {
         lines.push(format!("{}: {}", load.facts.path, load.facts.fidelity()));
     }
-    if first.answer.as_ref().is_some_and(|answer| answer.slots == 0) {
-        lines.push("a device that reaches less memory, attached later, would need a pool".to_owned());
+    if first
+        .answer
+        .as_ref()
+        .is_some_and(|answer| answer.slots == 0)
+    {
+        lines.push(
+            "a device that reaches less memory, attached later, would need a pool".to_owned(),
+        );
     }
     lines.push(
         "mappings made before the recording began and never unmapped in it are not seen".to_owned(),

@@ -165,4 +165,3 @@ fn setting_line(report: &SizeReport) -> String {
         (None, _) => "none".to_owned(),
     }
 }
-

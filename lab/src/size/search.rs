@@ -1,8 +1,8 @@
 //! Finds the smallest setting that serves.
 
-use dmakit_swiotlb::AREA_SLOTS_MIN;
+use std::collections::BTreeMap;
 
-use crate::engine::{self, Engine, Failures, Setup};
+use crate::engine::{self, Engine, Failures, PAGE_SLOTS, Setup};
 use crate::load::Load;
 
 /// One setting on all loads.
@@ -54,60 +54,89 @@ impl Found {
     }
 }
 
-/// Tries every effective setting from the least to `slots_max`.
+/// Tries settings from the least to `slots_max`: every effective one of a kernel's, and of ours,
+/// whose sizes are finer, enough to prove the answer.
 ///
 /// `setups` are one per load, alike but for what the loads themselves decide. `tell` hears of each
 /// setting before it is tried.
+///
+/// # Errors
+/// Where a pool cannot be made.
 pub fn search(
     loads: &[Load],
     setups: &[Setup],
     slots_max: u64,
     mut tell: impl FnMut(u64),
 ) -> anyhow::Result<Found> {
-    let sizes = match setups[0].engine {
-        Engine::Linux(_) => setups[0].sizes(slots_max),
-        Engine::Dmakit => fine_sizes(loads, setups, slots_max)?,
-    };
-    let mut tried = Vec::new();
-    for setup in sizes {
+    let mut tried = BTreeMap::new();
+    let mut attempt = |setup: &Setup| -> anyhow::Result<u64> {
         tell(setup.slots());
-        tried.push(try_one(loads, setups, &setup)?);
+        let one = try_one(loads, setups, setup)?;
+        let failed = one.failed;
+        tried.insert(setup.slots(), one);
+        Ok(failed)
+    };
+    match setups[0].engine {
+        Engine::Linux(_) => {
+            for setup in setups[0].sizes(slots_max) {
+                attempt(&setup)?;
+            }
+        }
+        Engine::Dmakit => fine(loads, setups, slots_max, &mut attempt)?,
     }
+    let tried: Vec<Tried> = tried.into_values().collect();
     let answer = match tried.iter().rposition(|tried| tried.failed > 0) {
         None => (!tried.is_empty()).then_some(0),
         Some(last) => (last + 1 < tried.len()).then_some(last + 1),
     };
-    Ok(Found {
-        tried,
-        answer,
-    })
+    Ok(Found { tried, answer })
 }
 
-/// Sizes around the high water, where sizes are finer than can all be tried. A pool smaller than
-/// the high water cannot serve, as what is in use does not depend on the size until something
-/// fails. Above it every size is tried up to a quarter more, in steps of an area's least; the
-/// others only shape the curve.
-fn fine_sizes(loads: &[Load], setups: &[Setup], slots_max: u64) -> anyhow::Result<Vec<Setup>> {
-    let step = u64::from(AREA_SLOTS_MIN);
-    let ample = setups[0].with_slots(slots_max);
-    let high = try_one(loads, setups, &ample)?.high_water_slots.max(1);
-    let first = high.next_multiple_of(step);
-    let last = (high + high / 4).next_multiple_of(step) + 4 * step;
-    let coarse = [first / 16, first / 8, first / 4, first / 2, first / 4 * 3, first - step];
-    let above = [last * 2, last * 4];
-    let mut slots: Vec<u64> = coarse.into_iter().chain(above).collect();
-    slots.extend((first..=last).step_by(step as usize));
-    let mut sizes: Vec<u64> = slots.iter().map(|slots| slots.next_multiple_of(step)).collect();
-    if setups.iter().all(|setup| !setup.is_forced()) {
-        sizes.push(0);
-    } else {
-        sizes.retain(|slots| *slots > 0);
+/// Above the high water every 128 slots are tried, up to a quarter more; below the least of them
+/// that serves, page by page down to the first that fails. A pool smaller than the high water
+/// cannot serve, as what is in use does not depend on the size until something fails, so those
+/// only shape the curve.
+fn fine(
+    loads: &[Load],
+    setups: &[Setup],
+    slots_max: u64,
+    attempt: &mut impl FnMut(&Setup) -> anyhow::Result<u64>,
+) -> anyhow::Result<()> {
+    let at = |slots: u64| setups[0].with_slots(slots);
+    if setups.iter().all(|setup| !setup.is_forced()) && attempt(&at(0))? == 0 {
+        return Ok(());
     }
-    sizes.sort_unstable();
-    sizes.dedup();
-    sizes.retain(|slots| *slots <= slots_max);
-    Ok(sizes.into_iter().map(|slots| setups[0].with_slots(slots)).collect())
+    let high = try_one(loads, setups, &at(slots_max))?
+        .high_water_slots
+        .max(1);
+    for part in [16, 8, 4, 2] {
+        attempt(&at((high / part).max(1)))?;
+    }
+    let first = high.next_multiple_of(STEP);
+    let last = (high + high / 4).next_multiple_of(STEP) + 4 * STEP;
+    let mut least = None;
+    let coarse = (first..=last)
+        .step_by(STEP as usize)
+        .chain([last * 2, last * 4]);
+    for slots in coarse.take_while(|slots| *slots <= slots_max) {
+        if attempt(&at(slots))? > 0 {
+            least = None;
+        } else if least.is_none() {
+            least = Some(slots);
+        }
+    }
+    let mut slots = least.unwrap_or(0);
+    while slots > PAGE_SLOTS {
+        slots -= PAGE_SLOTS;
+        if attempt(&at(slots))? > 0 {
+            break;
+        }
+    }
+    Ok(())
 }
+
+/// Slots between sizes that are all tried.
+const STEP: u64 = 128;
 
 /// Runs every load at the size of `setup`.
 pub fn try_one(loads: &[Load], setups: &[Setup], setup: &Setup) -> anyhow::Result<Tried> {

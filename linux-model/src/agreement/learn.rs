@@ -110,10 +110,10 @@ pub(super) fn grown_pool_starts(
     boot_start: u64,
 ) -> Vec<u64> {
     let bytes = u64::from(config.grown_slots()) * SLOT_BYTES;
-    let boot = boot_start..boot_start + u64::from(config.slots) * SLOT_BYTES;
+    let boot_bytes = u64::from(config.slots) * SLOT_BYTES;
     let mut blocks: Vec<(u64, u64)> = Vec::new();
     for (mapping, dma) in bounced(demand, recorded) {
-        if !config.engine.grows() || boot.contains(&dma) {
+        if !config.engine.grows() || dma.wrapping_sub(boot_start) < boot_bytes {
             continue;
         }
         let start = dma - dma % bytes;

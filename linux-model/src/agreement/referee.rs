@@ -231,7 +231,7 @@ impl<'a> Referee<'a> {
         let bytes = u64::from(self.driver.memory().config().grown_slots()) * SLOT_BYTES;
         self.grown_starts
             .iter()
-            .position(|start| (*start..start + bytes).contains(&dma))
+            .position(|start| dma.wrapping_sub(*start) < bytes)
     }
 
     /// When the worker had finished is not recorded: until a pool's first use it may be there or

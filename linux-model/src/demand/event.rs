@@ -33,8 +33,8 @@ pub struct Event {
 pub struct SgEntry {
     /// Physical address of the original.
     pub original: u64,
-    /// DMA address handed out.
-    pub dma: u64,
+    /// DMA address handed out; `None` where segments were merged, behind an IOMMU.
+    pub dma: Option<u64>,
     /// Bytes.
     pub bytes: u64,
 }
@@ -125,14 +125,10 @@ pub enum EventKind {
     },
     /// A probe on the release of a mapping, before it happens.
     SlotReleased {
-        /// The device.
-        device: u32,
         /// Direction.
         direction: Direction,
         /// The mapping's address.
         tlb: u64,
-        /// Bytes.
-        bytes: u64,
     },
     /// A phase marker of the recording script.
     PhaseBegin {

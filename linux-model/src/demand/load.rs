@@ -1,5 +1,7 @@
 //! The demand itself.
 
+use std::collections::BTreeMap;
+
 use dmakit_addr::Direction;
 
 use crate::demand::Context;
@@ -57,6 +59,18 @@ pub struct Mapping {
     pub skips_sync: bool,
 }
 
+impl Mapping {
+    /// Bytes that unmapping copies back.
+    pub fn copied_back(&self) -> u64 {
+        let writes = self.direction.is_some_and(Direction::device_writes);
+        if writes && !self.skips_sync {
+            self.bytes
+        } else {
+            0
+        }
+    }
+}
+
 /// What happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpKind {
@@ -66,8 +80,13 @@ pub enum OpKind {
     Unmap(u32),
     /// The scatterlist of this number was given up: whatever of it is mapped is undone.
     GiveUp(u32),
-    /// This many bytes are copied for a mapping that stays.
-    Sync(u64),
+    /// Bytes are copied for a mapping that stays.
+    Sync {
+        /// The mapping.
+        mapping: u32,
+        /// How many.
+        bytes: u64,
+    },
     /// [`Demand::phases`]`[n]` begins; the recording script resets the kernel's counter.
     PhaseBegin(u32),
     /// It ends.
@@ -116,8 +135,6 @@ pub struct Device {
 /// A CPU turned to another task, or to none, between two events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Switch {
-    /// The CPU.
-    pub cpu: u32,
     /// The last event before.
     pub from_ns: u64,
     /// The first event after.
@@ -149,7 +166,7 @@ pub struct Demand {
     /// The phases in order.
     pub phases: Vec<Phase>,
     /// When CPUs turned to another task, per CPU in order: a work item queued on a CPU runs then.
-    pub switches: Vec<Vec<Switch>>,
+    pub switches: BTreeMap<u32, Vec<Switch>>,
     /// What the recording shows.
     pub known: Known,
     /// What did not fit together.

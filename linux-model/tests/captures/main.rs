@@ -40,7 +40,13 @@ fn the_boot_pool_is_as_large_as_the_kernel_made_it() {
         let setup = capture
             .setup()
             .unwrap_or_else(|why| panic!("{}: {why}", capture.name));
-        assert_eq!(setup.slots, slots, "{}: {:?}", capture.name, setup.reasons);
+        // A dynamic kernel may have grown by the end of its first phase.
+        let fits = if capture.engine().grows() {
+            setup.slots <= slots
+        } else {
+            setup.slots == slots
+        };
+        assert!(fits, "{}: {slots} slots, not {:?}", capture.name, setup);
     }
 }
 
@@ -53,8 +59,7 @@ fn the_high_water_is_the_kernels_in_nearly_every_phase() {
             let PhaseRow {
                 kernel: Some(kernel),
                 ours,
-                low,
-                high,
+                interval: (low, high),
                 ..
             } = row
             else {
@@ -79,8 +84,12 @@ fn slots_are_the_kernels_wherever_the_recording_fixes_the_order() {
             continue;
         };
         let (demand, recorded) = (&capture.demand, &capture.recorded);
-        let Some(beginning) = learn_beginning(demand, recorded, &config.swiotlb, capture.start)
-        else {
+        let Some(beginning) = learn_beginning(
+            demand,
+            recorded,
+            &config.swiotlb,
+            capture.machine.pool_start,
+        ) else {
             continue;
         };
         let agreement = agree(demand, recorded, &config, &beginning);

@@ -9,6 +9,8 @@ mod prefix;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod unpacked;
 
 pub use prefix::{Prefix, split};
 pub use reader::{Error, LINE_BYTES_MAX, Line, Reader};
+pub use unpacked::unpacked;

@@ -223,24 +223,6 @@ pub const RECOGNISERS: &[Recogniser] = &[
         },
     },
     Recogniser {
-        needle: "dma_addr=ffffffffffffffff",
-        pattern: r"dma_map_(?:page|phys|resource): (?P<dev>\S+) dir=\w+ dma_addr=ffffffffffffffff size=(?P<size>\d+)",
-        read: |found| {
-            Some(Event::TracedMapFailed {
-                size: decimal(found, "size")?,
-            })
-        },
-    },
-    Recogniser {
-        needle: "swiotlb_bounced:",
-        pattern: r"swiotlb_bounced: dev_name: (?P<dev>\S+) dma_mask=[0-9a-f]+ dev_addr=[0-9a-f]+ size=(?P<size>\d+)",
-        read: |found| {
-            Some(Event::TracedBounce {
-                size: decimal(found, "size")?,
-            })
-        },
-    },
-    Recogniser {
         // The u-dma-buf module reports what it was given.
         needle: "buffer size",
         pattern: r"buffer size +[=:] +(?P<size>\d+)",

@@ -3,17 +3,12 @@
 use regex_lite::Captures;
 
 use super::{Recogniser, bytes, decimal, errno, hex, text};
-use crate::diagnose::event::{CmaGeneration, CmaSum, Event};
+use crate::diagnose::event::{AreaCounter, CmaGeneration, CmaSum, Event};
 
 pub const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
         needle: "alloc failed, req-size",
-        pattern: r"(?:cma: +)?(?:(?P<function>_*cma_\w+)(?:\(\))?: )?(?:(?P<area>[\w,.@-]{1,64}): )?alloc failed, req-size: ?(?P<pages>\d+) pages?, ret: ?-(?P<errno>\d+)",
-        read: failed,
-    },
-    Recogniser {
-        needle: "cma_alloc_finish:",
-        pattern: r"(?P<function>cma_alloc_finish): name=(?P<area>\S+) .*count=(?P<pages>\d+) align=\d+ errorno=-(?P<errno>\d+)",
+        pattern: r"(?:cma: +)?(?:(?P<function>_*cma_\w+)(?:\(\))?: )?(?:(?P<dev>[\w,.@-]{1,64}): )?alloc failed, req-size: ?(?P<pages>\d+) pages?, ret: ?-(?P<errno>\d+)",
         read: failed,
     },
     Recogniser {
@@ -35,11 +30,6 @@ pub const RECOGNISERS: &[Recogniser] = &[
     Recogniser {
         needle: "is busy, retrying",
         pattern: r"cma_\w+\(\): memory range at .* is busy, retrying",
-        read: |_| Some(Event::CmaRetry),
-    },
-    Recogniser {
-        needle: "cma_alloc_busy_retry:",
-        pattern: r"cma_alloc_busy_retry: name=",
         read: |_| Some(Event::CmaRetry),
     },
     Recogniser {
@@ -116,6 +106,29 @@ pub const RECOGNISERS: &[Recogniser] = &[
         },
     },
     Recogniser {
+        needle: "cma/",
+        pattern: r"cma/(?P<dev>[^/\s]+)/(?P<name>count|used|maxchunk) ?: ?(?P<pages>\d+)(?:\s|$)",
+        read: |found| {
+            Some(Event::AreaCounter {
+                name: match text(found, "name")? {
+                    "count" => AreaCounter::Count,
+                    "used" => AreaCounter::Used,
+                    _ => AreaCounter::LongestFree,
+                },
+                pages: decimal(found, "pages")?,
+            })
+        },
+    },
+    Recogniser {
+        needle: "created CMA memory pool",
+        pattern: r"created CMA memory pool at 0x[0-9a-f]+, size (?P<size>\d+) (?P<unit>[KMG]iB)",
+        read: |found| {
+            Some(Event::CmaReserved {
+                bytes: bytes(decimal(found, "size")?, text(found, "unit")?)?,
+            })
+        },
+    },
+    Recogniser {
         needle: "Cma",
         pattern: r"^\s*Cma(?P<what>Total|Free):\s+(?P<kib>\d+) kB",
         read: |found| {
@@ -149,13 +162,12 @@ pub const RECOGNISERS: &[Recogniser] = &[
 
 fn failed(found: &Captures<'_>) -> Option<Event> {
     let generation = match text(found, "function") {
-        Some("cma_alloc" | "cma_alloc_finish") => CmaGeneration::Old,
+        Some("cma_alloc") => CmaGeneration::Old,
         None | Some("__cma_alloc") => CmaGeneration::Between,
         Some(_) => CmaGeneration::New,
     };
     Some(Event::CmaFailed {
         generation,
-        area: text(found, "area").map(|a| a.trim().to_owned()),
         pages: decimal(found, "pages")?,
         errno: errno(found, "errno")?,
     })

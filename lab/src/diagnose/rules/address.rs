@@ -226,8 +226,8 @@ pub fn refused(evidence: &Evidence) -> Vec<Finding> {
     refusals
         .into_iter()
         .filter(|(seen, _)| {
-            let mut near = evidence.seen.iter().filter(|s| s.line.abs_diff(seen.line) <= 6);
-            !near.any(|s| matches!(s.event, Event::Overflow { .. }))
+                        let near = evidence.around(seen, 6, 6);
+            !near.iter().any(|s| matches!(s.event, Event::Overflow { .. }))
         })
         .flat_map(|(seen, address)| {
             let sum = format!(

@@ -11,7 +11,7 @@ const ALIGN_ORDER: u32 = 8;
 /// The most that option can be.
 const ALIGN_ORDER_MAX: u32 = 12;
 /// A run list follows its failure within so many lines.
-const LIST_LINES: u64 = 12;
+pub(super) const LIST_LINES: u64 = 12;
 
 const ENOMEM: u32 = 12;
 const EBUSY: u32 = 16;
@@ -103,7 +103,7 @@ pub fn failed(evidence: &Evidence) -> Vec<Finding> {
 }
 
 /// The failed claims with the lists that follow them.
-fn claims(evidence: &Evidence) -> Vec<Claim<'_>> {
+pub(super) fn claims(evidence: &Evidence) -> Vec<Claim<'_>> {
     let failures = evidence.all(|event| match event {
         Event::CmaFailed {
             generation,
@@ -163,13 +163,10 @@ fn add_list(evidence: &Evidence, claim: &mut Claim<'_>) {
 
 /// Whether lines just before say that a candidate of this size was busy.
 fn was_busy(evidence: &Evidence, seen: &Seen, pages: u64) -> bool {
-    evidence.seen.iter().any(|s| {
-        let near = s.line < seen.line && s.line.saturating_add(6) >= seen.line;
-        near && match s.event {
-            Event::CmaRetry => true,
-            Event::PfnsBusy { start, end } => end - start == pages,
-            _ => false,
-        }
+    evidence.around(seen, 6, 0).iter().any(|s| match s.event {
+        Event::CmaRetry => true,
+        Event::PfnsBusy { start, end } => end - start == pages,
+        _ => false,
     })
 }
 
@@ -210,7 +207,7 @@ fn is_above_all_areas(evidence: &Evidence, pages: u64) -> bool {
 }
 
 /// Bytes of all contiguous areas, where the log has them.
-fn all_areas(evidence: &Evidence) -> Option<u64> {
+pub(super) fn all_areas(evidence: &Evidence) -> Option<u64> {
     let total = evidence.first(|event| match event {
         Event::CmaTotal { bytes } => Some(*bytes),
         _ => None,
@@ -363,7 +360,7 @@ fn busy_claim(claim: &Claim<'_>, sum: String, certainty: Certainty) -> Finding {
     busy_at(claim.seen, sum, certainty)
 }
 
-fn busy_at(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
+pub(super) fn busy_at(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
     Finding::new(seen, Cause::CmaPinnedOrBusy, certainty, sum)
         .fixed_by([
             "find what holds pages in the area: pins, page cache under writeback, concurrent claims of the same block",
@@ -398,7 +395,7 @@ fn unknown_errno(claim: &Claim<'_>) -> Finding {
     )
 }
 
-fn fallback(seen: &Seen, pages: u64) -> Finding {
+pub(super) fn fallback(seen: &Seen, pages: u64) -> Finding {
     Finding::new(
         seen,
         Cause::Harmless,
@@ -410,207 +407,4 @@ fn fallback(seen: &Seen, pages: u64) -> Finding {
         ),
     )
     .fixed_by(["nothing, unless a driver fails afterwards"])
-}
-
-/// Memory unplug and huge pages try ranges too, and go on without.
-fn other_caller(seen: &Seen, pages: u64) -> Finding {
-    if pages <= BLOCK_PAGES && !pages.is_power_of_two() {
-        return fallback(seen, pages);
-    }
-    Finding::new(
-        seen,
-        Cause::Harmless,
-        Certainty::Possible,
-        format!(
-            "{pages} pages: not every such range is a DMA allocation (memory unplug and huge pages try them too), \
-             and no failed allocation stands beside this line"
-        ),
-    )
-    .fixed_by(["nothing, unless a driver fails afterwards"])
-}
-
-/// Ranges found busy, where no failed claim explains them already.
-pub fn busy(evidence: &Evidence) -> Vec<Finding> {
-    let mut ranges = evidence.all(|event| match event {
-        Event::PfnsBusy { start, end } => Some((*start, *end)),
-        _ => None,
-    });
-    let failures = claims(evidence);
-    ranges.retain(|(seen, _)| {
-        !failures
-            .iter()
-            .any(|c| c.seen.line.abs_diff(seen.line) <= LIST_LINES)
-    });
-    let mut lengths: Vec<u64> = ranges.iter().map(|(_, (start, end))| end - start).collect();
-    lengths.sort_unstable();
-    lengths.dedup();
-    let mut findings = Vec::new();
-    for pages in lengths.into_iter().rev() {
-        let same: Vec<(&Seen, (u64, u64))> = ranges
-            .iter()
-            .copied()
-            .filter(|(_, (start, end))| end - start == pages)
-            .collect();
-        findings.extend(busy_ranges(evidence, pages, &same));
-    }
-    findings
-}
-
-fn busy_ranges(evidence: &Evidence, pages: u64, same: &[(&Seen, (u64, u64))]) -> Vec<Finding> {
-    let Some((seen, (start, end))) = same.first().copied() else {
-        return Vec::new();
-    };
-    let mut sum = format!(
-        "[{start:#x}, {end:#x}) = {pages} pages: free in the area's bitmap, refused as busy"
-    );
-    let step = same.windows(2).find_map(|pair| match pair {
-        [(_, (a, _)), (_, (b, _))] => b.checked_sub(*a).filter(|step| *step > 0),
-        _ => None,
-    });
-    if let Some(step) = step {
-        sum.push_str(&format!(
-            "; {} windows of that length, in steps of {step:#x} pages, were refused",
-            same.len()
-        ));
-    }
-    // Windows that overlap are successive tries of one request.
-    let is_one_request = step.is_some_and(|step| step < pages);
-    let failed = same
-        .iter()
-        .any(|(s, _)| allocation_failed_near(evidence, s, 10));
-    let mut findings = Vec::new();
-    if !failed && pages <= 1 {
-        findings.push(
-            Finding::new(
-                seen,
-                Cause::Harmless,
-                Certainty::Likely,
-                format!("{sum}; a request of one page is served by the page allocator, and no failure stands beside it"),
-            )
-            .fixed_by(["nothing; newer kernels no longer ask a contiguous area for one page"]),
-        );
-        findings.push(busy_at(seen, sum, Certainty::Possible));
-    } else {
-        let certainty = if failed || is_one_request {
-            Certainty::Certain
-        } else {
-            Certainty::Likely
-        };
-        findings.push(busy_at(seen, sum, certainty));
-        if certainty != Certainty::Certain {
-            findings.push(other_caller(seen, pages));
-        }
-    }
-    findings
-        .into_iter()
-        .map(|f| f.counted(same.len()))
-        .collect()
-}
-
-/// A coherent allocation that fell through to the bounce pool.
-pub fn coherent(evidence: &Evidence) -> Vec<Finding> {
-    let failures = evidence.all(|event| match event {
-        Event::CoherentFailed { size } => Some(*size),
-        _ => None,
-    });
-    if !claims(evidence).is_empty() {
-        return Vec::new();
-    }
-    let area = all_areas(evidence);
-    let served = evidence.all(|event| match event {
-        Event::CoherentServed { size } => Some(*size),
-        _ => None,
-    });
-    let largest = served.iter().map(|(_, size)| *size).max().unwrap_or(0);
-    failures
-        .into_iter()
-        .filter(|(seen, _)| !had_a_slot(evidence, seen))
-        .flat_map(|(seen, size)| match huge_page(evidence, seen, size) {
-            Some(finding) => vec![finding],
-            None => fell_through(seen, size, area, largest),
-        })
-        .collect()
-}
-
-/// Whether the line before says that a slot was found but not reachable.
-fn had_a_slot(evidence: &Evidence, seen: &Seen) -> bool {
-    evidence.seen.iter().any(|s| {
-        matches!(s.event, Event::Overflow { .. }) && s.line < seen.line && seen.line - s.line <= 2
-    })
-}
-
-/// Graphics drivers ask for one huge page first and fall back to small ones;
-/// until 4.18 the bounce pool complained all the same.
-fn huge_page(evidence: &Evidence, seen: &Seen, size: u64) -> Option<Finding> {
-    const DRIVERS: [&str; 5] = ["amdgpu", "radeon", "nouveau", "ttm", "vmwgfx"];
-    let refused = |s: &Seen| matches!(s.event, Event::AllocationFailed { .. });
-    if size != 2 << 20 || evidence.seen.iter().any(refused) {
-        return None;
-    }
-    let device = seen.device.as_deref()?;
-    let driver = evidence.seen.iter().find_map(|s| {
-        let (driver, address) = s.device.as_deref()?.split_once(' ')?;
-        (device.ends_with(address) && DRIVERS.contains(&driver)).then_some(driver)
-    })?;
-    Some(
-        Finding::new(
-            seen,
-            Cause::Harmless,
-            Certainty::Certain,
-            format!(
-                "{size} B is one huge page, above the 262144 B that the bounce pool serves, so this last fallback can never succeed; \
-                 {driver} then takes 4 KiB pages, and no failure follows"
-            ),
-        )
-        .fixed_by(["nothing to fix; kernels from 4.18 on no longer print it"]),
-    )
-}
-
-/// `served` is the largest coherent buffer that was given out before.
-fn fell_through(seen: &Seen, size: u64, area: Option<u64>, served: u64) -> Vec<Finding> {
-    let sum = if size > BLOCK_BYTES {
-        format!(
-            "{size} B: tried in a contiguous area first, then the page allocator ({size} > {BLOCK_BYTES} B with 4 KiB pages), \
-             then the bounce pool ({size} > 262144 B); only an area could have served it, and none did"
-        )
-    } else {
-        format!(
-            "{size} B: tried in a contiguous area first, then the page allocator, then the bounce pool, which serves at most 262144 B; none had it"
-        )
-    };
-    let absent = |certainty, sum: String| {
-        Finding::new(seen, Cause::CmaAbsent, certainty, sum)
-            .fixed_by(["reserve an area: cma=SIZE larger than the allocation (the kernel needs CONFIG_DMA_CMA)"])
-            .not_helped_by([
-                "swiotlb=: the message of the bounce pool is the last fallback speaking, not the cause",
-                "freeing memory: blocks above 4 MiB do not exist in the page allocator",
-            ])
-    };
-    let small = |certainty, sum: String| {
-        Finding::new(seen, Cause::CmaTooSmall, certainty, sum)
-            .fixed_by(["a larger cma=; compare it with CmaTotal and CmaFree in /proc/meminfo"])
-            .not_helped_by(["a larger swiotlb="])
-    };
-    match area {
-        Some(0) => vec![absent(
-            Certainty::Certain,
-            format!("{sum}; the log says that 0 B are reserved"),
-        )],
-        Some(bytes) if bytes < size => vec![small(
-            Certainty::Certain,
-            format!("{sum}; the areas hold {bytes} B < {size} B"),
-        )],
-        Some(bytes) => vec![small(
-            Certainty::Likely,
-            format!("{sum}; the areas hold {bytes} B in all"),
-        )],
-        None if served > BLOCK_BYTES => vec![small(
-            Certainty::Likely,
-            format!("{sum}; {served} B were given out before, so an area exists"),
-        )],
-        None => vec![
-            absent(Certainty::Likely, sum.clone()),
-            small(Certainty::Possible, sum),
-        ],
-    }
 }

@@ -10,6 +10,9 @@ use crate::diagnose::finding::Finding;
 /// The smallest pool the kernel makes by itself.
 const SMALLEST_POOL_SLOTS: u64 = 512;
 
+/// Use that never falls for less than this may be a burst.
+const LEAK_SECONDS: f64 = 60.0;
+
 /// One failed bounce mapping.
 #[derive(Clone, Copy)]
 struct Full<'a> {
@@ -57,20 +60,17 @@ pub fn full(evidence: &Evidence) -> Vec<Finding> {
 /// A coherent allocation ends at the bounce pool when everything before it
 /// failed: the pool is then not the cause.
 fn is_coherent_fallback(evidence: &Evidence, full: &Full<'_>) -> bool {
-    evidence.seen.iter().any(|s| {
-        matches!(s.event, Event::CoherentFailed { size } if size == full.size)
-            && s.line.abs_diff(full.seen.line) <= 4
-    })
+    let near = evidence.around(full.seen, 4, 4);
+    near.iter()
+        .any(|s| matches!(s.event, Event::CoherentFailed { size } if size == full.size))
 }
 
 /// Old kernels say it twice: the pool, then `Out of SW-IOMMU space`.
 fn is_echo(evidence: &Evidence, full: &Full<'_>) -> bool {
     const FIRST: &str = "buffer is full";
     !full.seen.text.contains(FIRST)
-        && evidence.seen.iter().any(|s| {
+        && evidence.around(full.seen, 2, 0).iter().any(|s| {
             matches!(s.event, Event::PoolFull { size, .. } if size == full.size)
-                && s.line < full.seen.line
-                && full.seen.line - s.line <= 2
                 && s.text.contains(FIRST)
         })
 }
@@ -223,10 +223,20 @@ fn fits_whatever_the_layout(needed: u64, pool: PoolUse) -> bool {
     pool.used < (pool.total / SEGMENT_SLOTS).saturating_mul(breakers)
 }
 
-/// Whether `used` only rose over at least three failures.
+/// Whether `used` only rose over at least three failures and a while: a burst
+/// also fills a pool, but ends.
 fn never_falls(series: &[(&Full<'_>, PoolUse)]) -> bool {
     let used: Vec<u64> = series.iter().map(|(_, pool)| pool.used).collect();
+    let times: Vec<f64> = series
+        .iter()
+        .filter_map(|(full, _)| full.seen.seconds)
+        .collect();
+    let lasted = times
+        .last()
+        .zip(times.first())
+        .map_or(0.0, |(last, first)| last - first);
     used.len() >= 3
+        && lasted >= LEAK_SECONDS
         && used.windows(2).all(|pair| matches!(pair, [a, b] if a <= b))
         && used.first() < used.last()
 }

@@ -33,7 +33,7 @@ pub fn smmu(evidence: &Evidence) -> Vec<Finding> {
         .copied()
         .flat_map(|(seen, (status, address, syndrome))| {
             // Some kernels print the status on the next lines.
-            let later = evidence.after(seen, 6).find_map(|s| match s.event {
+            let later = evidence.after(seen, 6).iter().find_map(|s| match s.event {
                 Event::FaultStatus { status } => Some(status),
                 _ => None,
             });
@@ -97,7 +97,7 @@ fn page_faults(evidence: &Evidence) -> Vec<Finding> {
         .collect()
 }
 
-fn place(address: Option<u64>) -> String {
+pub(super) fn place(address: Option<u64>) -> String {
     address.map(|a| format!(" at {a:#x}")).unwrap_or_default()
 }
 
@@ -146,6 +146,7 @@ fn by_event(seen: &Seen, id: u8, sum: &str) -> Finding {
 fn words_after(evidence: &Evidence, seen: &Seen) -> Vec<u64> {
     evidence
         .after(seen, 8)
+        .iter()
         .take_while(|s| !matches!(s.event, Event::SmmuFault { .. }))
         .filter_map(|s| match s.event {
             Event::SmmuWord { value } => Some(value),
@@ -229,138 +230,6 @@ fn amd_fault(seen: &Seen, flags: u32, address: u64) -> Finding {
     }
 }
 
-/// VT-d faults and entries found set.
-pub fn vtd(evidence: &Evidence) -> Vec<Finding> {
-    let faults = evidence.all(|event| match event {
-        Event::VtdFault {
-            is_write,
-            address,
-            reason,
-            text,
-        } => Some((*is_write, *address, *reason, text.as_str())),
-        _ => None,
-    });
-    let mut findings: Vec<Finding> = faults
-        .into_iter()
-        .flat_map(|(seen, (is_write, address, reason, text))| {
-            // Old kernels print the reason on a line of its own.
-            let later = evidence.after(seen, 2).find_map(|s| match &s.event {
-                Event::VtdReason { reason, text } => Some((*reason, text.as_str())),
-                _ => None,
-            });
-            let (reason, text) = match reason {
-                Some(reason) => (Some(reason), text),
-                None => (later.map(|(r, _)| r), later.map_or("", |(_, t)| t)),
-            };
-            vtd_fault(seen, is_write, address, reason, text)
-        })
-        .collect();
-    let doubles = evidence.all(|event| match event {
-        Event::PteAlreadySet { page, old, new } => Some((*page, *old, *new)),
-        _ => None,
-    });
-    findings.extend(
-        doubles
-            .into_iter()
-            .flat_map(|(seen, (page, old, new))| already_set(seen, page, old, new)),
-    );
-    findings
-}
-
-fn vtd_fault(
-    seen: &Seen,
-    is_write: bool,
-    address: Option<u64>,
-    reason: Option<u32>,
-    text: &str,
-) -> Vec<Finding> {
-    let access = format!("{}{}", access(is_write), place(address));
-    let Some(reason) = reason else {
-        let sum = format!("{access}; the reason is not in the log");
-        return vec![
-            unmapped(seen, sum.clone(), Certainty::Possible),
-            permission(seen, sum, Certainty::Possible),
-        ];
-    };
-    let said = if text.is_empty() {
-        String::new()
-    } else {
-        format!(" ({text})")
-    };
-    let sum = format!("{access}, reason {reason:#04x}{said}");
-    if matches!(reason, 5 | 6) && address == Some(0) {
-        let sum = format!(
-            "{sum}: the kernel never hands out address 0, so nothing was mapped there, unless the firmware reserves it for the device"
-        );
-        return vec![unmapped(seen, sum, Certainty::Likely)];
-    }
-    if matches!(reason, 5 | 6) {
-        let sum = format!(
-            "{sum}: that permission bit is clear; an entry that is empty and one that only lacks the permission give the same reason"
-        );
-        return vec![
-            unmapped(seen, sum.clone(), Certainty::Likely),
-            permission(seen, sum, Certainty::Possible),
-        ];
-    }
-    let lower = text.to_ascii_lowercase();
-    if lower.contains("first-level") && lower.contains("present bit") {
-        return vec![unmapped(seen, sum, Certainty::Certain)];
-    }
-    if lower.contains("permission") || lower.contains("privilege") {
-        return vec![
-            permission(seen, sum.clone(), Certainty::Likely),
-            unmapped(seen, sum, Certainty::Possible),
-        ];
-    }
-    if lower.contains("present bit") {
-        let sum = format!("{sum}: the device has no domain at all");
-        return vec![unmapped(seen, sum, Certainty::Likely)];
-    }
-    vec![other(
-        seen,
-        format!("{sum}: neither a missing page nor a missing permission"),
-    )]
-}
-
-fn already_set(seen: &Seen, page: u64, old: u64, new: u64) -> Vec<Finding> {
-    let target = old >> 12;
-    if target == page {
-        let sum = format!(
-            "page {page:#x} already maps to {old:#x}: to itself, as a region that the firmware reserves for a device (RMRR); \
-             the new entry {new:#x} would replace it"
-        );
-        let mut findings = vec![
-            Finding::new(seen, Cause::Other, Certainty::Likely, sum)
-                .fixed_by(["the region must be kept out of the IOVA space of every device in the group (fixed in newer kernels)"])
-                .not_helped_by(["changing the driver"]),
-        ];
-        if old == new {
-            findings.extend(double_map(seen, page, old, new));
-        }
-        return findings;
-    }
-    double_map(seen, page, old, new).into_iter().collect()
-}
-
-fn double_map(seen: &Seen, page: u64, old: u64, new: u64) -> Option<Finding> {
-    let what = if old >> 12 == new >> 12 {
-        "the same memory is mapped twice"
-    } else {
-        "it still maps other memory"
-    };
-    Some(
-        Finding::new(
-            seen,
-            Cause::DriverBugDoubleUnmapOrLeak,
-            Certainty::Possible,
-            format!("page {page:#x} maps to {old:#x}, wanted {new:#x}: {what}; an unmap was missed, or the address was handed out twice"),
-        )
-        .fixed_by(["CONFIG_DMA_API_DEBUG names the driver whose mapping was left"])
-        .not_helped_by(["any sizing of memory"]),
-    )
-}
-
 /// Reports of other kinds.
 pub fn rest(evidence: &Evidence) -> Vec<Finding> {
     let events = evidence.all(|event| match event {
@@ -378,7 +247,7 @@ pub fn rest(evidence: &Evidence) -> Vec<Finding> {
         .collect()
 }
 
-fn unmapped(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
+pub(super) fn unmapped(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
     Finding::new(seen, Cause::IommuFaultUnmapped, certainty, sum)
         .fixed_by([
             "find who unmapped or never mapped that address: a driver that stops the device too late, or maps with another device",
@@ -387,18 +256,18 @@ fn unmapped(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
         .not_helped_by(["permissions or directions", "larger tables, iommu=pt: they hide it and let the device write anywhere"])
 }
 
-fn permission(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
+pub(super) fn permission(seen: &Seen, sum: String, certainty: Certainty) -> Finding {
     Finding::new(seen, Cause::IommuFaultPermission, certainty, sum)
         .fixed_by(["the mapping's direction must allow what the device does: a write needs FROM_DEVICE or BIDIRECTIONAL"])
         .not_helped_by(["mapping it again the same way", "more address space"])
 }
 
-fn other(seen: &Seen, sum: String) -> Finding {
+pub(super) fn other(seen: &Seen, sum: String) -> Finding {
     Finding::new(seen, Cause::Other, Certainty::Likely, sum)
         .fixed_by(["see the IOMMU's manual for this event"])
 }
 
-fn access(is_write: bool) -> &'static str {
+pub(super) fn access(is_write: bool) -> &'static str {
     if is_write { "a write" } else { "a read" }
 }
 

@@ -5,8 +5,11 @@
 mod address;
 mod area;
 mod area_boot;
+mod area_busy;
+mod area_snapshot;
 mod bounce;
 mod bounce_advice;
+mod coherent;
 mod driver;
 mod fault;
 mod options;
@@ -15,6 +18,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod traced;
+mod vtd;
 
 use super::event::Event;
 use super::evidence::{Evidence, Seen};
@@ -40,13 +44,13 @@ const RULES: &[Rule] = &[
     address::no_pool_at_boot,
     address::not_linear,
     area::failed,
-    area::busy,
-    area::coherent,
+    area_busy::ranges,
+    coherent::failed,
     area_boot::reserve,
     fault::smmu,
     fault::smmuv3,
     fault::amd,
-    fault::vtd,
+    vtd::faults,
     fault::rest,
     pins::memlock,
     pins::vfio,
@@ -58,6 +62,7 @@ const RULES: &[Rule] = &[
     options::slots_with_unit,
     traced::failed_maps,
     traced::counters,
+    area_snapshot::counters,
 ];
 
 /// All findings, best first; and notices, which only look like failures. A
@@ -81,7 +86,6 @@ fn merged(findings: Vec<Finding>) -> Vec<Finding> {
             k.cause == finding.cause
                 && k.certainty == finding.certainty
                 && k.device == finding.device
-                && k.fix == finding.fix
         });
         match same {
             Some(same) => same.count += finding.count,
@@ -94,12 +98,11 @@ fn merged(findings: Vec<Finding>) -> Vec<Finding> {
 /// Whether a driver or the page allocator reports a refused allocation within
 /// `lines` lines after, or a few before.
 fn allocation_failed_near(evidence: &Evidence, seen: &Seen, lines: u64) -> bool {
-    evidence.seen.iter().any(|s| {
+    evidence.around(seen, 3, lines).iter().any(|s| {
         matches!(
             s.event,
             Event::AllocationFailed { .. } | Event::CoherentFailed { .. }
-        ) && s.line.saturating_add(3) >= seen.line
-            && s.line <= seen.line.saturating_add(lines)
+        )
     })
 }
 

@@ -72,7 +72,7 @@ pub fn its(evidence: &Evidence) -> Vec<Finding> {
     });
     cuts.into_iter()
         .map(|(seen, (table, from, to, unit, its))| {
-            let made = evidence.after(seen, 20).find_map(|s| match &s.event {
+            let made = evidence.after(seen, 20).iter().find_map(|s| match &s.event {
                 Event::ItsTable {
                     its: other,
                     is_flat,

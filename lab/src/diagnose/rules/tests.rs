@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use super::conclude;
 use crate::diagnose::evidence::Evidence;
+use crate::diagnose::traced;
 
 /// `cause:certainty` of the findings, best first, and of the notices.
 fn answer(text: &str) -> (Vec<String>, usize) {
@@ -44,8 +45,19 @@ fn a_full_pool_is_never_certainly_too_small() {
 
 #[test]
 fn a_pool_that_only_fills_looks_like_a_leak() {
-    let log = full(4096, 1024, 1023) + &full(4096, 1024, 1024) + &full(4096, 1024, 1024);
-    assert_eq!(first(&log), "pool-leak:likely");
+    let log = |step: u64| -> String {
+        (0..3)
+            .map(|n| {
+                format!(
+                    "[ {}.000000] {}",
+                    100 + n * step,
+                    full(4096, 1024, 1022 + n)
+                )
+            })
+            .collect()
+    };
+    assert_eq!(first(&log(100)), "pool-leak:likely");
+    assert_eq!(first(&log(1)), "pool-too-small:likely");
 }
 
 #[test]
@@ -324,11 +336,33 @@ fn notices_stand_apart_from_failures() {
 
 #[test]
 fn a_trace_shows_failed_maps() {
-    let trace = "    fio-1      [001] .N...     6.964866: swiotlb_bounced: dev_name: 0000:00:01.0 dma_mask=ffffffffffffffff dev_addr=3792000 size=524288 FORCE\n\
-                 \x20   fio-1      [001] .....     6.964870: dma_map_page: 0000:00:01.0 dir=TO_DEVICE dma_addr=ffffffffffffffff size=524288 phys_addr=3792000 attrs=\n";
-    assert_eq!(first(trace), "request-above-segment-cap:certain");
-    let small = trace.replace("524288", "65536");
-    assert_eq!(first(&small), "pool-too-small:likely");
+    let trace = |size: u64| {
+        let bounced = format!(
+            "dev_name: 0000:00:01.0 dma_mask=ffffffffffffffff dev_addr=3792000 size={size} FORCE"
+        );
+        let failed = format!(
+            "0000:00:01.0 dir=TO_DEVICE dma_addr=ffffffffffffffff size={size} phys_addr=3792000 attrs="
+        );
+        format!(
+            "             fio-7       [001] .....     6.964866: swiotlb_bounced: {bounced}\n\
+             \x20            fio-7       [001] .....     6.964870: dma_map_page: {failed}\n"
+        )
+    };
+    let first = |text: String| {
+        let evidence = traced::evidence(Cursor::new(text)).unwrap();
+        conclude(&evidence)
+            .0
+            .first()
+            .map(|f| format!("{}:{}", f.cause.name(), f.certainty.word()))
+    };
+    assert_eq!(
+        first(trace(524_288)).as_deref(),
+        Some("request-above-segment-cap:certain")
+    );
+    assert_eq!(
+        first(trace(65_536)).as_deref(),
+        Some("pool-too-small:likely")
+    );
 }
 
 #[test]
@@ -340,6 +374,18 @@ fn a_snapshot_shows_a_pool_that_was_full() {
             .0
             .is_empty()
     );
+}
+
+#[test]
+fn a_snapshot_shows_scattered_areas() {
+    let snapshot = |longest: u64| {
+        format!(
+            "/sys/kernel/debug/cma/reserved/count:16384\n/sys/kernel/debug/cma/reserved/used:8192\n\
+             /sys/kernel/debug/cma/reserved/maxchunk:{longest}\n"
+        )
+    };
+    assert_eq!(first(&snapshot(250)), "cma-fragmented:possible");
+    assert!(answer(&snapshot(8000)).0.is_empty());
 }
 
 #[test]

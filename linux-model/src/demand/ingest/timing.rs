@@ -132,11 +132,11 @@ pub(super) fn spread(
             usual.fixed_ns + all
         };
         let fixed = usual.fixed_ns.min(whole / window.count as f64);
-        let mut bytes = 0;
+        let mut bytes: u64 = 0;
         let releases = &mut ops[window.first_op..window.first_op + window.count];
         for (done, op) in releases.iter_mut().enumerate() {
             if let OpKind::Unmap(mapping) = op.kind {
-                bytes += copied(mapping);
+                bytes = copied(mapping).saturating_add(bytes);
             }
             let share = usual.work(done + 1, bytes) / all;
             let at = |run: f64| standstills.after(window.begin_ns, run.max(1.0) as u64);
