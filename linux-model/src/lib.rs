@@ -31,8 +31,9 @@ pub use demand::{
 pub use engine::Engine;
 pub use recorded::RecordedMachine;
 pub use replay::{
-    Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport, Sample,
-    SizeAnswer, SizeError, SizePoint, effective_slots, minimal_slots, replay, replay_bounded, replay_on,
+    Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport,
+    Sample, SizeAnswer, SizeError, SizePoint, effective_slots, minimal_slots, replay,
+    replay_bounded, replay_on,
 };
 pub use swiotlb::{
     Counters, DEFAULT_SLOTS, DeviceLimits, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX, MapFailure,

@@ -2,7 +2,7 @@
 
 use dmakit_addr::Direction;
 use dmakit_linux_model::{
-    Context, Demand, Engine, Event, EventKind, Ingest, Known, OpKind, Order, Recorded,
+    Bounce, Context, Demand, Engine, Event, EventKind, Ingest, Known, OpKind, Order, Recorded,
     RecordedAddresses, ReplayConfig, SgEntry, SwiotlbConfig, agree, learn_beginning,
     learn_min_align_masks, minimal_slots, replay, replay_bounded,
 };
@@ -21,6 +21,7 @@ impl Script {
             cpu,
             pid,
             context,
+            may_sleep: false,
             kind,
         });
     }
@@ -285,6 +286,38 @@ fn copies_are_counted_for_bounced_mappings_only() {
 }
 
 #[test]
+fn what_is_bounced_follows_force_reach_and_translation() {
+    let load = |is_translated: bool| {
+        let mut script = Script::default();
+        if is_translated {
+            script.at(1, TASK, EventKind::Translated);
+        }
+        script.at(2, TASK, bounced(0x1000, 2000));
+        script.at(3, TASK, map_page(0x1000, 2000, Some(0x9000)));
+        script.at(4, TASK, map_page(0x5000, 2000, Some(0x5000)));
+        let (mut demand, _) = script.finish();
+        demand.devices[0].limits.dma_mask = 0xffff;
+        demand
+    };
+    let asked = |demand: &Demand, bounce| {
+        replay(
+            demand,
+            &ReplayConfig {
+                bounce,
+                ..config(256)
+            },
+        )
+        .mappings
+    };
+    let direct = load(false);
+    assert_eq!(asked(&direct, Bounce::AsRecorded), 1);
+    assert_eq!(asked(&direct, Bounce::All), 2);
+    // It was forced, and within the device's reach.
+    assert_eq!(asked(&direct, Bounce::Needed), 0);
+    assert_eq!(asked(&load(true), Bounce::All), 1);
+}
+
+#[test]
 fn attempts_alone_say_nothing_about_size() {
     let mut script = Script::default();
     (1..50).for_each(|t| script.at(t, TASK, bounced(t * 0x1000, 4096)));
@@ -378,21 +411,27 @@ impl Rng {
                     skips_sync,
                 }
             }
-            7 => EventKind::Sync {
+            _ => self.other_kind(device, direction, dma),
+        }
+    }
+
+    fn other_kind(&mut self, device: u32, direction: Direction, dma: u64) -> EventKind {
+        match self.next() % 6 {
+            0 => EventKind::Sync {
                 device,
                 direction,
                 dma,
-                bytes,
-                is_for_cpu: skips_sync,
+                bytes: self.number(),
+                is_for_cpu: self.next() % 2 == 0,
             },
-            8 => EventKind::SlotReturned {
+            1 => EventKind::SlotReturned {
                 tlb: (self.next() % 4 != 0).then_some(dma),
             },
-            9 => EventKind::SlotReleased {
+            2 => EventKind::SlotReleased {
                 direction,
                 tlb: dma,
             },
-            10 => EventKind::SlotWanted,
+            3 => EventKind::SlotWanted,
             _ => match self.next() % 8 {
                 0 => EventKind::PhaseBegin { name: "p".into() },
                 1 => EventKind::PhaseEnd,
@@ -431,6 +470,7 @@ fn no_sequence_of_events_panics() {
                 cpu,
                 pid,
                 context,
+                may_sleep: false,
                 kind,
             });
         }

@@ -13,7 +13,7 @@ use crate::index::AddressIndex;
 use crate::layout::{Layout, SlotShift};
 use crate::level::Level;
 use crate::pool::Pool;
-use crate::slot_pool::Begin;
+use crate::shared_area::Begin;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{DeviceLimits, GrowthConfig, Lifetime, NoRun};
 
@@ -99,6 +99,7 @@ impl<P: Platform> GrownPlace<P> {
 pub(crate) struct Growth<P: Platform, M> {
     pub(crate) provider: M,
     pub(crate) config: GrowthConfig,
+    shift: SlotShift,
     headroom_slots: u64,
     pub(crate) wanted: Wanted,
     /// Serves what cannot wait for growth. It is shared with the host beforehand.
@@ -161,6 +162,7 @@ impl<P: Platform, M> Growth<P, M> {
             places: (0..GROWN_MAX).map(|_| GrownPlace::new()).collect(),
             open: AtomicU64::new(0),
             index: AddressIndex::new(config.granule.trailing_zeros(), granules),
+            shift,
             headroom_slots: shift.slots(config.headroom),
             config,
             bytes: Bytes {
@@ -219,7 +221,8 @@ impl<P: Platform, M> Growth<P, M> {
                 Ok(taken)
             }
             None => {
-                self.wanted.raise(request.layout.slots_with_slack());
+                self.wanted
+                    .raise(request.layout.slots_with_slack(self.shift));
                 request.take(&self.reserve).map(|slot| (RESERVE, slot))
             }
         }

@@ -127,9 +127,14 @@ impl Layout {
         boundary < shift.mask() && (u64::from(self.offset) & boundary) + len - 1 > boundary
     }
 
-    /// As many slots as surely hold the run, wherever they start.
-    pub(crate) fn slots_with_slack(&self) -> u32 {
-        self.slots.saturating_add(self.align - 1)
+    /// As many slots as hold the run in an empty pool, which starts at a page.
+    pub(crate) fn slots_with_slack(&self, shift: SlotShift) -> u32 {
+        let ahead = if u64::from(self.align) <= shift.slots(PAGE_BYTES) {
+            self.phase
+        } else {
+            self.align - 1
+        };
+        self.slots.saturating_add(ahead)
     }
 
     pub(crate) fn align(&self) -> u32 {

@@ -66,8 +66,7 @@ impl Setup {
         params: Option<&str>,
         only: bool,
     ) -> anyhow::Result<Self> {
-        let booted =
-            CommandLine::parse(load.facts.command_line.as_deref().unwrap_or("")).dma_only();
+        let booted = CommandLine::parse(load.command_line()).dma_only();
         let base = if only {
             CommandLine::default()
         } else {
@@ -117,7 +116,7 @@ impl Setup {
     }
 
     /// The same without a size: ours begins small and grows then.
-    pub fn unsized_(&self) -> Self {
+    pub fn without_size(&self) -> Self {
         let mut other = self.clone();
         other.params.slots = None;
         other.pool = make(self.engine, &other.machine, other.params);
@@ -217,10 +216,20 @@ impl Setup {
                 ..SwiotlbParams::default()
             },
         };
-        let effective = CommandLine::parse(&format!("swiotlb={effective}"));
-        // Both were read before, so laying one on the other cannot fail.
-        let line = self.line.overlaid(&effective).unwrap_or(effective);
-        line.to_string()
+        let mut words: Vec<String> = Vec::new();
+        for parameter in self
+            .line
+            .parameters()
+            .iter()
+            .filter(|p| p.name != "swiotlb")
+        {
+            words.push(match &parameter.value {
+                Some(value) => format!("{}={value}", parameter.name),
+                None => parameter.name.clone(),
+            });
+        }
+        words.push(format!("swiotlb={effective}"));
+        words.join(" ")
     }
 
     /// The pool.
@@ -233,6 +242,7 @@ impl Setup {
                 Engine::Dmakit => self.growth().is_some(),
                 Engine::Linux(engine) => engine.grows(),
             },
+            reasons: self.reasons(),
             growth: self.growth().map(|growth| GrowthFacts {
                 step_bytes: growth.step,
                 reserve_bytes: growth.reserve,
@@ -243,7 +253,7 @@ impl Setup {
     }
 
     /// How the size came about, where it is not what was asked for; why there is no pool.
-    pub fn reasons(&self) -> Vec<String> {
+    fn reasons(&self) -> Vec<String> {
         match &self.pool {
             Ok(pool) => pool.reasons.clone(),
             Err(unbounced) => vec![format!("no pool: {unbounced}")],

@@ -113,6 +113,22 @@ impl Load {
             .any(|mapping| mapping.was_bounced)
     }
 
+    /// What the recorded kernel was booted with. Without a sidecar only what the trace itself
+    /// shows: that bouncing was forced.
+    pub fn command_line(&self) -> &str {
+        let was_forced = || {
+            self.demand
+                .mappings
+                .iter()
+                .any(|mapping| mapping.was_forced)
+        };
+        match &self.facts.command_line {
+            Some(line) => line,
+            None if was_forced() => "swiotlb=force",
+            None => "",
+        }
+    }
+
     /// The engine that models the recorded kernel, if the sidecar names it.
     pub fn recorded_engine(&self) -> Option<Engine> {
         self.recorded_machine.as_ref()?.engine.map(Engine::Linux)

@@ -67,12 +67,8 @@ impl Plan {
             Show::Json => envelope("replay", &report, &closing)?,
             Show::Text(look) => text::render(&report, &closing, look).into_bytes(),
         };
-        let failed = report
-            .results
-            .first()
-            .and_then(|result| result.failed)
-            .unwrap_or(0);
-        let outcome = if failed > 0 {
+        let fails = |result: &EngineResult| result.failed.unwrap_or(0) > 0;
+        let outcome = if report.results.iter().any(fails) {
             Outcome::Refuted
         } else {
             Outcome::Answered

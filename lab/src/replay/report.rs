@@ -29,6 +29,8 @@ pub struct PoolFacts {
     pub bytes: u64,
     /// Whether it may grow.
     pub grows: bool,
+    /// How the size came about, step by step; why there is no pool.
+    pub reasons: Vec<String>,
     /// How ours grows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthFacts>,

@@ -46,7 +46,15 @@ pub fn engine_answer(
         .iter()
         .map(|setup| setup.with_slots(answer.slots()))
         .collect();
-    let results = results(loads, &at)?;
+    let mut results = results(loads, &at)?;
+    if loads.len() > 1 {
+        // Machines name their devices alike.
+        for (load, result) in loads.iter().zip(&mut results) {
+            for device in &mut result.devices {
+                device.name = format!("{} {}", load.facts.path, device.name);
+            }
+        }
+    }
     Ok(EngineAnswer {
         answer: Some(Setting::new(answer)),
         proof: Proof::new(found),
@@ -77,7 +85,7 @@ fn growing(loads: &[Load], setups: &[Setup]) -> anyhow::Result<Option<Growing>> 
     if setups[0].engine != Engine::Dmakit {
         return Ok(None);
     }
-    let setups: Vec<Setup> = setups.iter().map(Setup::unsized_).collect();
+    let setups: Vec<Setup> = setups.iter().map(Setup::without_size).collect();
     let mut most: Option<Growing> = None;
     for result in results(loads, &setups)? {
         let Some(growth) = result.pool.growth else {

@@ -1,5 +1,7 @@
 //! Address by address, with the orders that the recording leaves open told apart.
 
+use std::collections::{BTreeMap, HashSet};
+
 use crate::agreement::Beginning;
 use crate::agreement::learn::grown_pool_starts;
 use crate::demand::{Demand, Op, OpKind, Recorded, RecordedAddresses};
@@ -102,6 +104,10 @@ struct Referee<'a> {
     grown_starts: Vec<u64>,
     /// The model's pools that were added, as far as they have been used.
     grown_pools: Vec<PoolId>,
+    /// Per area of the boot pool whether an attempt without an address left its cursor open.
+    doubtful: Vec<bool>,
+    /// Attempts with which a list was given up.
+    gave_up: HashSet<u32>,
     /// Releases by the earliest moment, and how many of them have been looked at.
     releases: Vec<usize>,
     seen: usize,
@@ -130,6 +136,8 @@ impl<'a> Referee<'a> {
             done: vec![false; demand.ops.len()],
             grown_starts: grown_pool_starts(demand, recorded, &config.swiotlb, beginning.start),
             grown_pools: Vec::new(),
+            doubtful: vec![false; config.swiotlb.areas as usize],
+            gave_up: last_attempts(demand),
             releases,
             seen: 0,
             open: Vec::new(),
@@ -162,6 +170,7 @@ impl<'a> Referee<'a> {
                 chosen = Some(change);
             }
         }
+        let is_settled = wanted.is_some_and(|wanted| wanted == likely) || chosen.is_some();
         let mut delayed = Vec::new();
         match chosen {
             Some(Change::Advance(ops)) => ops.into_iter().for_each(|op| self.run(op)),
@@ -173,11 +182,39 @@ impl<'a> Referee<'a> {
             }
             None => {}
         }
+        is_open |= self.settle_doubt(mapping, is_open && !is_settled);
         self.run(index);
         for op in delayed {
             self.driver.release_again(self.released(op));
         }
         self.count(mapping, is_open);
+    }
+
+    /// An attempt of a list that was given up left no address, so an order that its answer
+    /// depended on stays open, and with it where its area's search went on. The next recorded
+    /// address in the area tells that; its mapping counts as unknowable. Returns whether it was
+    /// such a one.
+    fn settle_doubt(&mut self, mapping: u32, is_unsettled: bool) -> bool {
+        let config = *self.driver.memory().config();
+        let area_slots = config.slots / config.areas;
+        let Some(dma) = self.recorded.dma[mapping as usize] else {
+            if is_unsettled {
+                self.doubtful.fill(true);
+            }
+            return false;
+        };
+        if !self.is_in_boot_pool(dma) {
+            return false;
+        }
+        let slot = ((dma - self.beginning.start) / SLOT_BYTES) as u32;
+        let area = slot / area_slots;
+        if !std::mem::take(&mut self.doubtful[area as usize]) {
+            return false;
+        }
+        if Some(self.answer(mapping)) != self.wanted(mapping) {
+            self.driver.memory_mut().set_cursor(area, slot % area_slots);
+        }
+        true
     }
 
     fn run(&mut self, index: usize) {
@@ -216,6 +253,7 @@ impl<'a> Referee<'a> {
                 None => Answer::No,
             }),
             (None, Recorded::Failed) => Some(Answer::No),
+            (None, _) if self.gave_up.contains(&mapping) => Some(Answer::No),
             _ => None,
         }
     }
@@ -391,4 +429,15 @@ impl<'a> Referee<'a> {
             }
         }
     }
+}
+
+/// The last attempts of the lists that the recording gives up: those that failed.
+fn last_attempts(demand: &Demand) -> HashSet<u32> {
+    let mut last = BTreeMap::new();
+    for (index, mapping) in demand.mappings.iter().enumerate() {
+        if let (Some(list), Recorded::FailedSilently) = (mapping.list, mapping.recorded) {
+            last.insert(list, index as u32);
+        }
+    }
+    last.into_values().collect()
 }

@@ -24,6 +24,8 @@ pub struct Event {
     pub pid: u32,
     /// What the CPU was doing.
     pub context: Context,
+    /// Whether it could have slept: a task with interrupts and preemption on.
+    pub may_sleep: bool,
     /// What happened.
     pub kind: EventKind,
 }
@@ -130,6 +132,8 @@ pub enum EventKind {
         /// The mapping's address.
         tlb: u64,
     },
+    /// The IOMMU layer mapped something: devices see translated addresses.
+    Translated,
     /// A phase marker of the recording script.
     PhaseBegin {
         /// Its name.

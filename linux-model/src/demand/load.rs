@@ -41,6 +41,8 @@ pub struct Mapping {
     pub cpu: u32,
     /// Where it was asked for.
     pub context: Context,
+    /// Whether the caller could have slept, as far as the recording tells.
+    pub may_sleep: bool,
     /// Physical address of the original.
     pub original: u64,
     /// Bytes.
@@ -167,6 +169,9 @@ pub struct Demand {
     pub phases: Vec<Phase>,
     /// When CPUs turned to another task, per CPU in order: a work item queued on a CPU runs then.
     pub switches: BTreeMap<u32, Vec<Switch>>,
+    /// Whether an IOMMU translated. Such a device's mappings do not go through the pool when
+    /// everything is forced to, as translation reaches all memory.
+    pub is_translated: bool,
     /// What the recording shows.
     pub known: Known,
     /// What did not fit together.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use dmakit_addr::{Attributes, Direction};
-use dmakit_trace::{Body, Level, Marker, Name, Probe, SyncFor};
+use dmakit_trace::{Body, IommuEvent, Level, Marker, Name, Probe, SyncFor};
 
 use crate::demand::event::{Context, Event, EventKind, SgEntry};
 use crate::demand::{Demand, Ingest, RecordedAddresses};
@@ -34,6 +34,7 @@ impl TraceIngest {
             cpu: event.cpu,
             pid: event.task.pid,
             context,
+            may_sleep: event.context.is_some_and(|context| context.may_sleep()),
             kind,
         });
     }
@@ -100,6 +101,7 @@ impl TraceIngest {
                 name: name.as_str().to_owned(),
             },
             Body::Marker(Marker::PhaseEnd(_)) => EventKind::PhaseEnd,
+            Body::Iommu(IommuEvent::Map { .. }) => EventKind::Translated,
             Body::Probe(probe) => Self::probe(probe).unwrap_or(EventKind::Other),
             _ => EventKind::Other,
         }
@@ -126,20 +128,22 @@ impl TraceIngest {
     }
 }
 
-/// Behind an IOMMU entries are merged into fewer segments and their own lengths are not shown:
-/// they are taken to be equal shares of the whole.
 fn entries(event: &dmakit_trace::MapSg) -> Vec<SgEntry> {
+    // Behind an IOMMU segments are merged, so only originals are told apart there.
     let is_direct = event.dma.len() == event.phys.len();
-    let count = event.phys.len().max(1) as u64;
-    let whole: u64 = event.sizes.iter().sum();
-    let share = |index: u64| whole * index / count;
     let entry = |(index, phys): (usize, &dmakit_addr::PhysAddr)| SgEntry {
         original: phys.raw(),
-        dma: event.dma.get(index).filter(|_| is_direct).map(|dma| dma.raw()),
-        bytes: match event.sizes.get(index) {
-            Some(bytes) if is_direct => *bytes,
-            _ => share(index as u64 + 1) - share(index as u64),
-        },
+        dma: event
+            .dma
+            .get(index)
+            .filter(|_| is_direct)
+            .map(|dma| dma.raw()),
+        bytes: event
+            .sizes
+            .get(index)
+            .copied()
+            .filter(|_| is_direct)
+            .unwrap_or(0),
     };
     event.phys.iter().enumerate().map(entry).collect()
 }

@@ -283,6 +283,11 @@ impl Swiotlb {
         }
     }
 
+    /// As [`Swiotlb::set_cursors`] for one area.
+    pub(crate) fn set_cursor(&mut self, area: u32, cursor: u32) {
+        self.pools[0].1.set_cursor(area, cursor);
+    }
+
     /// What writing 0 to `io_tlb_used_hiwater` does: the counter moves again only at the next
     /// mapping, so until then it can be below `used`.
     pub fn reset_high_water(&mut self) {

@@ -44,6 +44,7 @@ pub struct Ingest {
     phase_is_open: bool,
     lists: u32,
     has_dma_events: bool,
+    is_translated: bool,
     unpaired: Unpaired,
     last_ns: u64,
 }
@@ -122,6 +123,7 @@ impl Ingest {
             }
             EventKind::PhaseBegin { name } => self.begin_phase(name, at_ns),
             EventKind::PhaseEnd => self.end_phase(at_ns),
+            EventKind::Translated => self.is_translated = true,
             EventKind::SlotWanted | EventKind::Other => {}
         }
     }
@@ -223,6 +225,7 @@ impl Ingest {
             ops: self.ops,
             phases: self.phases,
             switches: self.switches,
+            is_translated: self.is_translated,
             known,
             unpaired: self.unpaired,
         };

@@ -109,10 +109,10 @@ impl Cost {
 
 /// Spreads each window's releases over it.
 ///
-/// Each release takes at least what the recording's fastest ones took; that bounds the `n`th from
-/// both ends. A window that is not much longer than usual was spent on the work, so its releases
-/// are evenly spread, and a steady pace bounds them further; in a longer one they came first, at
-/// the usual pace.
+/// All that is certain of a release is its window. A window that is not much longer than usual was
+/// spent on the work, so its releases are evenly spread; in a longer one they came first, at the
+/// usual pace. A release hardly takes less than the recording's fastest tenth took, which bounds
+/// the `n`th from both ends of the window, and a steady pace bounds it further.
 pub(super) fn spread(
     ops: &mut [Op],
     windows: &[Window],
@@ -148,11 +148,11 @@ pub(super) fn spread(
             } else {
                 f64::INFINITY
             };
-            op.earliest_ns = at(earliest);
+            op.earliest_ns = window.begin_ns;
             op.sooner_ns = at(earliest.max(likely / change));
             op.likely_ns = at(likely);
             op.later_ns = at(latest.min(likely * change)).min(window.end_ns);
-            op.latest_ns = at(latest).min(window.end_ns);
+            op.latest_ns = window.end_ns;
         }
     }
 }

@@ -1,16 +1,20 @@
 //! One pass over the operations.
 
+mod sampler;
+mod trial;
+
 use crate::demand::{Demand, Mapping, Op, OpKind, Recorded};
-use crate::replay::report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
+use crate::replay::driver::sampler::Sampler;
 use crate::replay::memory::BounceMemory;
-use crate::swiotlb::{MapFailure, PoolId, Request, Slots, Swiotlb, SwiotlbConfig};
+use crate::replay::report::{DeviceReport, PhaseReport, Placed, ReplayReport};
+use crate::swiotlb::{MapFailure, Request, Slots, Swiotlb, SwiotlbConfig};
 
 /// Which mappings go through the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bounce {
     /// Those that the recorded kernel bounced.
     AsRecorded,
-    /// All (`swiotlb=force`).
+    /// All that no IOMMU translates (`swiotlb=force`).
     All,
     /// Those that the device cannot reach.
     Needed,
@@ -73,6 +77,8 @@ pub(crate) struct Driver<'a, M = Swiotlb> {
     states: Vec<State>,
     /// Per scatterlist whether it has been given up.
     given_up: Vec<bool>,
+    /// Per scatterlist whether the recording has given it up.
+    is_over: Vec<bool>,
     /// Mappings held by each scatterlist that the recording gave up.
     held_by: Vec<Vec<u32>>,
     open_phase: Option<usize>,
@@ -209,6 +215,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
             memory,
             states: vec![State::Idle; demand.mappings.len()],
             given_up: vec![false; lists as usize],
+            is_over: vec![false; lists as usize],
             held_by: vec![Vec::new(); lists as usize],
             open_phase: None,
             sampler: Sampler::new(demand, config.samples_max),
@@ -269,7 +276,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
     fn bounces(&self, mapping: &Mapping) -> bool {
         match self.config.bounce {
             Bounce::AsRecorded => mapping.was_bounced,
-            Bounce::All => true,
+            Bounce::All => mapping.was_bounced || !self.demand.is_translated,
             Bounce::Needed => {
                 let limits = &self.demand.devices[mapping.device as usize].limits;
                 let last = mapping.original.saturating_add(mapping.bytes - 1);
@@ -323,7 +330,8 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
             return true;
         };
         if mapping.recorded == Recorded::FailedSilently {
-            self.given_up[list as usize] = false;
+            // In an extreme order a list can be over before all of it was tried.
+            self.given_up[list as usize] = self.is_over[list as usize];
         }
         !self.given_up[list as usize]
     }
@@ -392,6 +400,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
         if !self.given_up[list as usize] {
             self.report.served_beyond_recording += 1;
         }
+        self.is_over[list as usize] = true;
         self.undo(list);
     }
 
@@ -428,129 +437,5 @@ fn request(mapping: &Mapping) -> Request {
         original: mapping.original,
         bytes: mapping.bytes,
         alloc_align_mask: 0,
-    }
-}
-
-/// What the referee needs to try orders.
-impl Driver<'_> {
-    /// Whether mapping this would reach the pool now.
-    pub fn will_ask(&self, index: u32) -> bool {
-        let mapping = &self.demand.mappings[index as usize];
-        let goes_on = mapping.recorded == Recorded::FailedSilently
-            || mapping
-                .list
-                .is_none_or(|list| !self.given_up[list as usize]);
-        mapping.bytes > 0 && self.bounces(mapping) && goes_on
-    }
-
-    /// Lets pools appear that are due.
-    pub fn catch_up(&mut self, now_ns: u64) {
-        self.memory.run_worker(now_ns);
-    }
-
-    /// Where it would be put now.
-    pub fn peek(&self, index: u32) -> Option<(PoolId, u64)> {
-        let mapping = &self.demand.mappings[index as usize];
-        self.memory.peek(
-            &self.demand.devices[mapping.device as usize].limits,
-            &request(mapping),
-        )
-    }
-
-    /// The slots that a mapping holds.
-    pub fn held(&self, index: u32) -> Option<Slots> {
-        match self.states.get(index as usize) {
-            Some(State::Held(slots)) if !slots.is_transient => Some(*slots),
-            _ => None,
-        }
-    }
-
-    /// The slots that a mapping held before its release.
-    pub fn last_slots(&self, index: u32) -> Option<Slots> {
-        match (
-            self.states.get(index as usize),
-            self.report.placed.get(index as usize),
-        ) {
-            (Some(State::Ended), Some(Placed::At(slots))) if !slots.is_transient => Some(*slots),
-            _ => None,
-        }
-    }
-
-    /// Takes a release back; does nothing if the slots have another owner.
-    pub fn unrelease(&mut self, index: u32) {
-        if let Some(slots) = self.last_slots(index) {
-            if self.memory.retake(&slots) {
-                self.states[index as usize] = State::Held(slots);
-                let device = self.demand.mappings[index as usize].device;
-                self.report.devices[device as usize].used += slots.count;
-            }
-        }
-    }
-
-    /// Releases what [`Driver::unrelease`] took back.
-    pub fn release_again(&mut self, index: u32) {
-        self.release(index);
-    }
-
-    /// Where a mapping was put.
-    pub fn placed(&self, index: u32) -> Placed {
-        self.report.placed[index as usize]
-    }
-
-    /// The pools.
-    pub fn memory(&self) -> &Swiotlb {
-        &self.memory
-    }
-
-    /// The pools, to try orders on.
-    pub fn memory_mut(&mut self) -> &mut Swiotlb {
-        &mut self.memory
-    }
-}
-
-/// Keeps the highest use of equal parts of the recording's time.
-struct Sampler {
-    begin_ns: u64,
-    part_ns: u64,
-    max: usize,
-    samples: Vec<Sample>,
-}
-
-impl Sampler {
-    fn new(demand: &Demand, max: usize) -> Self {
-        let begin_ns = demand.ops.first().map_or(0, |op| op.likely_ns);
-        let end_ns = demand.ops.last().map_or(0, |op| op.likely_ns);
-        let part_ns = ((end_ns - begin_ns) / (max.max(1) as u64) + 1).max(1);
-        Self {
-            begin_ns,
-            part_ns,
-            max,
-            samples: Vec::new(),
-        }
-    }
-
-    fn note(&mut self, at_ns: u64, used_slots: u32, pool_slots: u32) {
-        if self.max == 0 {
-            return;
-        }
-        let part = at_ns.saturating_sub(self.begin_ns) / self.part_ns;
-        let sample = Sample {
-                at_ns: self.begin_ns + part * self.part_ns,
-                used_slots,
-                used_at_end: used_slots,
-                pool_slots,
-            };
-        match self.samples.last_mut() {
-            Some(last) if last.at_ns == sample.at_ns => {
-                last.used_slots = last.used_slots.max(used_slots);
-                last.used_at_end = used_slots;
-                last.pool_slots = last.pool_slots.max(pool_slots);
-            }
-            _ => self.samples.push(sample),
-        }
-    }
-
-    fn finish(self) -> Vec<Sample> {
-        self.samples
     }
 }
