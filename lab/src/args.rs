@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
+use crate::record::RecordArgs;
 
 /// What was typed, or an early answer that clap itself gives.
 pub enum Typed {
@@ -25,6 +26,7 @@ Examples:
   dmakit diagnose boot.log --json     the same for a program
   dmakit replay io.trace              what did bounce buffers do under this load?
   dmakit size swiotlb io.trace        how large must the pool be?
+  sudo dmakit record -- fio job.fio   capture such a trace
   dmakit completions bash             shell completions
 
 Exit status: 0 answered, 1 the property asked about does not hold,
@@ -59,6 +61,7 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+    Record(RecordArgs),
     /// Print shell completions
     Completions {
         /// The shell to print them for
@@ -225,7 +228,7 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
-            said.contains("diagnose, replay, size, completions, man"),
+            said.contains("diagnose, replay, size, record, completions, man"),
             "{said}"
         );
     }
