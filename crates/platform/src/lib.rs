@@ -24,6 +24,7 @@
 extern crate alloc;
 
 mod buffer;
+mod carved;
 #[cfg(feature = "host")]
 pub mod host;
 mod instant;
@@ -37,6 +38,7 @@ mod segment;
 mod window;
 
 pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
+pub use carved::Carved;
 pub use instant::Instant;
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
 pub use memory::{NoMemory, PoolMemory, SegmentRequest, TableMemory};
