@@ -1,6 +1,5 @@
 //! Numbers with units, as typed and as printed.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use thiserror::Error;
