@@ -100,6 +100,14 @@ const ROWS: &[Row] = &[
         reason: "every byte of every mapping, growth and shrink included",
     },
     Row {
+        name: "dma-lockstep",
+        run: Run::Test {
+            package: "dmakit-dma",
+            test: "lockstep",
+        },
+        reason: "drivers and devices beside a model of every byte",
+    },
+    Row {
         name: "trace-mutation",
         run: Run::Test {
             package: "dmakit-trace",
