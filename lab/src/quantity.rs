@@ -1,6 +1,5 @@
 //! Numbers with units, as typed and as printed.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -131,23 +130,6 @@ pub fn percent(part: u64, whole: u64) -> String {
 pub fn seconds(ns: u64) -> f64 {
     // Whole microseconds first, so that the printed decimal is short.
     (ns / 1_000) as f64 / 1e6
-}
-
-/// A span of time for people: `13.2 s`, `412 ms`, `7.0 us`.
-pub fn span(ns: u64) -> String {
-    let mut text = String::new();
-    let (value, unit) = match ns {
-        0..1_000 => (ns as f64, "ns"),
-        1_000..1_000_000 => (ns as f64 / 1e3, "us"),
-        1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
-        _ => (ns as f64 / 1e9, "s"),
-    };
-    // Writing to a String cannot fail.
-    let _ = match value {
-        100.0.. => write!(text, "{value:.0} {unit}"),
-        _ => write!(text, "{value:.1} {unit}"),
-    };
-    text
 }
 
 #[cfg(test)]

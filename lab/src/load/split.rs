@@ -10,7 +10,7 @@ use dmakit_linux_model::{Demand, MAPPING_BYTES_MAX, OpKind, RecordedAddresses, S
 pub(super) fn split_unbounced(demand: &mut Demand, recorded: &mut RecordedAddresses) -> u64 {
     let mut pieces: Vec<Vec<u32>> = vec![Vec::new(); demand.mappings.len()];
     let mut split = 0;
-    for index in 0..demand.mappings.len() {
+    for (index, pieces) in pieces.iter_mut().enumerate() {
         let whole = demand.mappings[index];
         let limits = demand.devices[whole.device as usize].limits;
         let most = MAPPING_BYTES_MAX - limits.min_align_mask.next_multiple_of(SLOT_BYTES);
@@ -24,7 +24,7 @@ pub(super) fn split_unbounced(demand: &mut Demand, recorded: &mut RecordedAddres
             let mut piece = whole;
             piece.original = whole.original.wrapping_add(done);
             piece.bytes = most.min(whole.bytes - done);
-            pieces[index].push(demand.mappings.len() as u32);
+            pieces.push(demand.mappings.len() as u32);
             demand.mappings.push(piece);
             recorded.dma.push(None);
             done += most;

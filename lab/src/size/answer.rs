@@ -60,7 +60,11 @@ pub fn engine_answer(
         proof: Proof::new(found),
         serving_below: found.serving_below().map(Tried::slots).collect(),
         margin: Margin::new(found),
-        growing: growing(loads, setups)?,
+        growing: if answer.mappings > 0 {
+            growing(loads, setups)?
+        } else {
+            None
+        },
         curve,
         confidence: confidence(&results),
         notes: notes(&results),
