@@ -48,13 +48,20 @@ fn buffer(len: u64) -> CpuBuffer {
     CpuBuffer::from_segment(ram(0x1_0000_0000, len), len).expect("long enough")
 }
 
-fn bench(criterion: &mut Criterion) {
-    let platform = HostPlatform::new(2);
-    let info = DeviceInfo::new(DeviceId::new(1), NAME, DmaMask::ALL);
-    let chunk = OneChunk(std::sync::Mutex::new(Some(ram(0x2_0000_0000, 4096))));
-    let source = CoherentSource::Cached(&chunk);
-    let device = Device::<_>::new(platform.clone(), info, Path::Direct, source);
+fn info() -> DeviceInfo<'static> {
+    DeviceInfo::new(DeviceId::new(1), NAME, DmaMask::ALL)
+}
 
+fn direct_device() -> Device<'static, HostPlatform> {
+    Device::new(
+        HostPlatform::new(2),
+        info(),
+        Path::Direct,
+        CoherentSource::None,
+    )
+}
+
+fn floor(criterion: &mut Criterion) {
     let counters = [AtomicU64::new(0), AtomicU64::new(0)];
     criterion.bench_function("floor: two counters", |bench| {
         bench.iter(|| {
@@ -62,7 +69,10 @@ fn bench(criterion: &mut Criterion) {
             black_box(&counters[1]).fetch_add(1, Ordering::Relaxed);
         });
     });
+}
 
+fn direct(criterion: &mut Criterion) {
+    let device = direct_device();
     let mut slot = Some(buffer(4096));
     criterion.bench_function("direct 4 KiB: map, unmap_and_sync", |bench| {
         bench.iter(|| {
@@ -102,7 +112,10 @@ fn bench(criterion: &mut Criterion) {
                 .expect("own");
         });
     });
+}
 
+fn scattered(criterion: &mut Criterion) {
+    let device = direct_device();
     let mut list = Some(
         CpuBuffer::from_segments(
             (0..32)
@@ -125,7 +138,10 @@ fn bench(criterion: &mut Criterion) {
             });
         },
     );
+}
 
+fn bounced(criterion: &mut Criterion) {
+    let platform = HostPlatform::new(2);
     let pool = BouncePool::new(
         platform.clone(),
         ram(0x1000_0000, 64 << 20),
@@ -138,7 +154,7 @@ fn bench(criterion: &mut Criterion) {
         id,
         when: BounceWhen::Always,
     };
-    let bounced = Device::<_>::new(platform, info, path, CoherentSource::None);
+    let bounced = Device::<_>::new(platform, info(), path, CoherentSource::None);
     for len in [512, 4096] {
         let mut slot = Some(buffer(len));
         criterion.bench_function(
@@ -154,7 +170,12 @@ fn bench(criterion: &mut Criterion) {
             },
         );
     }
+}
 
+fn blocks(criterion: &mut Criterion) {
+    let chunk = OneChunk(std::sync::Mutex::new(Some(ram(0x2_0000_0000, 4096))));
+    let source = CoherentSource::Cached(&chunk);
+    let device = Device::<_>::new(HostPlatform::new(2), info(), Path::Direct, source);
     let layout = BlockLayout::new(64, 64, BoundaryMask::NONE).expect("a layout");
     let blocks = DmaPool::new(&device, layout, [PoolChunk::default()]);
     blocks.refill(&device, 1).expect("one chunk");
@@ -166,5 +187,5 @@ fn bench(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, bench);
+criterion_group!(benches, floor, direct, scattered, bounced, blocks);
 criterion_main!(benches);

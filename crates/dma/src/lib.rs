@@ -1,9 +1,8 @@
 //! The DMA mapping API that drivers call.
 //!
-//! A [`Device`] is what a driver holds: the memory side of one device. It lends buffers to the
-//! device and takes them back, passes them back and forth, and gives memory that both use at once.
-//! Whether the device reaches memory itself or works on a bounced copy is its [`Path`], and no
-//! driver's concern. What a token proves:
+//! A [`Device`] is what a driver holds: it lends buffers to the device and takes them back, and
+//! gives memory that both use at once. Whether the device reaches memory itself or works on a
+//! bounced copy is its [`Path`], and no driver's concern. What a token proves:
 //!
 //! * [`Mapping`]: the device owns the memory; the CPU has no way to its bytes.
 //! * [`CpuMapping`], [`CpuPart`]: the CPU owns it, and reads or writes only where the direction
@@ -11,9 +10,8 @@
 //! * [`Debt`]: it is unmapped, and no [`Proof`] has shown yet that the device cannot reach it.
 //! * [`Coherent`]: both use it; values are copied out once, and never referred to.
 //!
-//! Tokens own their memory, hold no reference and can be sent, never cloned. Forgetting one leaks
-//! its memory, which the device's counters and a [`Ledger`] show; it breaks nothing. Nothing here
-//! programs devices or runs by itself. Layer L3; no allocation on any path.
+//! Tokens can be sent, never cloned. Forgetting one leaks its memory, which the device's counters
+//! and a [`Ledger`] show. Nothing here programs devices or runs by itself. Layer L3; no allocation.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -36,6 +34,7 @@ mod mapping;
 mod memory;
 mod page_pool;
 mod raw;
+mod raw_error;
 mod segments;
 mod shared;
 mod stats;
@@ -57,7 +56,7 @@ pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
 pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
 pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
-pub use raw::RawError;
+pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};
 pub use stats::{DeviceStats, Failures};
