@@ -1,7 +1,11 @@
 //! RAM and a platform for processes on a hosted system: simulators, device models, tests, tools.
 
+mod context;
 mod machine;
 mod ram;
 
+pub use context::{
+    AtomicScope, CheckedIrqLock, CheckedSleepLock, ContextViolation, ThreadContext, ViolationSink,
+};
 pub use machine::{HostPlatform, ThreadCpu};
 pub use ram::HostRam;
