@@ -156,19 +156,39 @@ impl Tree {
     /// O(levels) for each of the at most `2 x log2 len` aligned blocks that make up the run.
     pub(crate) fn give(&mut self, start: u64, len: u64) -> Result<(), TreeError> {
         let end = start.checked_add(len).ok_or(TreeError::WrongState)?;
-        if end > 1 << child_order(self.levels + 1) {
+        if end > self.capacity() || blocks(start, end).any(|(at, order)| !self.is(FULL, at, order))
+        {
             return Err(TreeError::WrongState);
         }
         for (block, order) in blocks(start, end) {
-            if !self.is_taken(block, order) {
-                return Err(TreeError::WrongState);
-            }
-        }
-        for (block, order) in blocks(start, end) {
-            self.give_block(block, order)?;
+            self.set_block(FREE, block, order)?;
         }
         self.free += len;
         Ok(())
+    }
+
+    /// Takes exactly `[start, start + len)`, all of it free. Nothing changes on an error.
+    ///
+    /// Allocates nodes; O(levels) for each of the at most `2 x log2 len` aligned blocks.
+    pub(crate) fn take_at(&mut self, start: u64, len: u64) -> Result<(), TreeError> {
+        let end = start.checked_add(len).ok_or(TreeError::WrongState)?;
+        if end > self.capacity() || blocks(start, end).any(|(at, order)| !self.is(FREE, at, order))
+        {
+            return Err(TreeError::WrongState);
+        }
+        // Each end of the run cuts through at most one node per level.
+        self.reserve(Self::nodes_per_operation())
+            .ok_or(TreeError::NoNodes)?;
+        for (block, order) in blocks(start, end) {
+            self.set_block(FULL, block, order)?;
+        }
+        self.free -= len;
+        Ok(())
+    }
+
+    /// The first granule that the tree has no place for.
+    fn capacity(&self) -> u64 {
+        1 << child_order(self.levels + 1)
     }
 
     fn node(&mut self, index: u32) -> &mut Node {
@@ -186,7 +206,7 @@ impl Tree {
         let mut depth = 0;
         let (mut index, mut level, mut base) = (self.root, self.levels, 0);
         // Where the limit falls inside the node at hand, or past its end.
-        let mut below = end.min(1 << child_order(self.levels + 1));
+        let mut below = end.min(self.capacity());
         loop {
             let span = child_order(level);
             let allowed = low_bits(below >> span);
@@ -325,8 +345,8 @@ impl Tree {
         self.stock[level as usize - 2].push((slot - 1) as u32);
     }
 
-    /// Whether the aligned block has no free granule.
-    fn is_taken(&self, start: u64, order: u32) -> bool {
+    /// Whether every granule of the aligned block is in `state`.
+    fn is(&self, state: u64, start: u64, order: u32) -> bool {
         let (mut index, mut level) = (self.root, self.levels);
         loop {
             let span = child_order(level);
@@ -334,14 +354,17 @@ impl Tree {
             let node = self.peek(index);
             if order >= span {
                 let group = word::group_mask(child, order - span);
-                return node.fitting(0) & group == 0;
+                return match state {
+                    FREE => node.whole(level) & group == group,
+                    _ => node.fitting(0) & group == 0,
+                };
             }
-            let slot = node.slots[child as usize];
-            match slot {
-                FREE => return false,
-                FULL => return true,
+            match node.slots[child as usize] {
+                FREE => return state == FREE,
+                FULL => return state == FULL,
                 bits if level == 1 => {
-                    return bits & word::group_mask(start as u32 % FANOUT, order) == 0;
+                    let group = word::group_mask(start as u32 % FANOUT, order);
+                    return bits & group == group & state;
                 }
                 slot => index = (slot - 1) as u32,
             }
@@ -349,8 +372,8 @@ impl Tree {
         }
     }
 
-    /// Frees an aligned block that is taken.
-    fn give_block(&mut self, start: u64, order: u32) -> Result<(), TreeError> {
+    /// Sets every granule of an aligned block, all of them in the other state, to `state`.
+    fn set_block(&mut self, state: u64, start: u64, order: u32) -> Result<(), TreeError> {
         let mut path = [Step { node: 0, child: 0 }; LEVELS_MAX as usize];
         let mut depth = 0;
         let (mut index, mut level) = (self.root, self.levels);
@@ -358,18 +381,18 @@ impl Tree {
             let span = child_order(level);
             let child = (start >> span) as u32 % FANOUT;
             if order >= span {
-                self.give_children(index, level, child, order - span);
-                self.climb(&path[..depth], index, level);
-                return Ok(());
+                self.drop_nodes(index, level, child, order - span);
+                self.set_group(index, level, child, order - span, state);
+                break;
             }
             if level == 1 {
+                let group = word::group_mask(start as u32 % FANOUT, order);
                 let node = self.node(index);
-                let free = node.slots[child as usize];
-                let more = free | word::group_mask(start as u32 % FANOUT, order);
-                node.slots[child as usize] = more;
-                node.set_room(child, word_room(free), word_room(more));
-                self.climb(&path[..depth], index, level);
-                return Ok(());
+                let old = node.slots[child as usize];
+                let new = old & !group | group & state;
+                node.slots[child as usize] = new;
+                node.set_room(child, word_room(old), word_room(new));
+                break;
             }
             path[depth] = Step { node: index, child };
             depth += 1;
@@ -378,10 +401,13 @@ impl Tree {
                 .ok_or(TreeError::NoNodes)?;
             level -= 1;
         }
+        self.climb(&path[..depth], index, level);
+        Ok(())
     }
 
-    /// Frees `2^order` children that are full. One that has a node, full bit by bit, loses it.
-    fn give_children(&mut self, index: u32, level: u32, child: u32, order: u32) {
+    /// Takes back the nodes of `2^order` children that are full bit by bit, before they become
+    /// free as wholes.
+    fn drop_nodes(&mut self, index: u32, level: u32, child: u32, order: u32) {
         for child in child..child + (1 << order) {
             let slot = self.peek(index).slots[child as usize];
             if level > 1 && slot != FULL && slot != FREE {
@@ -389,7 +415,6 @@ impl Tree {
                 self.node(index).slots[child as usize] = FULL;
             }
         }
-        self.set_group(index, level, child, order, FREE);
     }
 
     /// Takes a full node and all below it back as blank ones.
