@@ -26,6 +26,11 @@ pub struct PageTable<F: Format, P: Platform, M: TableMemory> {
     node: Option<NodeId>,
     /// Whether hardware walks go past the CPU's caches.
     cleans: bool,
+    /// Of the geometry, at hand for the short ways: log2 of what a granule and a leaf table map.
+    granule_shift: u32,
+    leaf_table_shift: u32,
+    /// Whether every granule can be unmapped alone.
+    has_single_leaves: bool,
     tables: Arena<Table>,
     root: u32,
     /// Clean tables without, and with, records for tables below them.
@@ -73,6 +78,9 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let height = format.geometry().root_height();
         let entries = format.geometry().root_entries();
         let mut this = Self {
+            granule_shift: format.geometry().shift(0),
+            leaf_table_shift: format.geometry().shift(1),
+            has_single_leaves: format.contiguous(0).is_none(),
             format,
             platform,
             memory,
@@ -140,6 +148,20 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let end = range.end().raw();
         let mut at = range.start().raw();
         let mut to = phys.raw();
+        if let Some((table, indices)) = self.short_way(at, end) {
+            let count = indices.len();
+            let bits = self.format.leaf(0, permissions);
+            let wrote = self.fill(table, 0, indices.clone(), bits, to);
+            if wrote == count {
+                self.clean(table, indices.start, count);
+                return Ok(());
+            }
+            self.undo(at, at + ((wrote as u64) << self.granule_shift));
+            return Err(fail(
+                (wrote as u64) << self.granule_shift,
+                MapFailure::Occupied,
+            ));
+        }
         while at < end {
             match self.map_run(at, to, end - at, permissions) {
                 Ok(bytes) => {
@@ -170,6 +192,12 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             .is_some_and(|last| last >> self.format.geometry().input_bits() == 0);
         if range.is_empty() || (at | end) & mask != 0 || !inside {
             return Err(UnmapError::Range(range));
+        }
+        if let Some((table, indices)) = self.short_way(at, end) {
+            return match self.clear(table, 0, indices.start, at, end, gather) {
+                bytes if bytes == end - at => Ok(()),
+                _ => Err(UnmapError::Absent(range)),
+            };
         }
         self.refuse_cut_leaf(range, at)?;
         self.refuse_cut_leaf(range, end)?;
@@ -258,23 +286,31 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         to: u64,
     ) -> usize {
         let span = self.format.geometry().span(height);
-        let mut to = to;
-        let mut done = 0;
         let Some(words) = table.words().get(indices.clone()) else {
             return 0;
         };
-        for word in words {
-            let taken = word.load(Ordering::Relaxed) != 0
-                || height > 0 && table.child(indices.start + done).is_some();
-            if taken {
+        // Where a table has tables below it, one of them may be in the way of a block.
+        let free = match height {
+            0 => words.len(),
+            _ => indices
+                .clone()
+                .take_while(|&index| table.child(index).is_none())
+                .count(),
+        };
+        let mut entry = bits | self.format.address(PhysAddr::new(to));
+        // Address bits above 47 may stand elsewhere in an entry, so that adding would not carry.
+        let is_linear = (to + words.len() as u64 * span) >> 48 == 0;
+        let mut done = 0;
+        for word in &words[..free] {
+            if word.load(Ordering::Relaxed) != 0 {
                 break;
             }
-            word.store(
-                bits | self.format.address(PhysAddr::new(to)),
-                Ordering::Relaxed,
-            );
-            to = to.wrapping_add(span);
+            word.store(entry, Ordering::Relaxed);
             done += 1;
+            entry = match is_linear {
+                true => entry + span,
+                false => bits | self.format.address(PhysAddr::new(to + done as u64 * span)),
+            };
         }
         done
     }
@@ -498,11 +534,16 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let shift = self.format.geometry().shift(height);
         let words = table.words();
         let count = ((end - at) >> shift).min((words.len() - index) as u64) as usize;
+        // Where a table has tables below it, leaves end where one of those begins.
+        let leaves = match height {
+            0 => count,
+            _ => (index..index + count)
+                .take_while(|&index| table.child(index).is_none())
+                .count(),
+        };
         let mut done = 0;
-        for word in &words[index..index + count] {
-            if !self.format.is_present(word.load(Ordering::Relaxed))
-                || height > 0 && table.child(index + done).is_some()
-            {
+        for word in &words[index..index + leaves] {
+            if !self.format.is_present(word.load(Ordering::Relaxed)) {
                 break;
             }
             word.store(0, Ordering::Relaxed);
@@ -628,10 +669,25 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         }
     }
 
+    /// The leaf table that has all of `[at, end)`, and where in it, if it is remembered, is not
+    /// covered whole, and has only single leaves.
+    #[inline]
+    fn short_way(&self, at: u64, end: u64) -> Option<(&Table, core::ops::Range<usize>)> {
+        let tag = at >> self.leaf_table_shift;
+        let whole = (end - at) >> self.leaf_table_shift != 0;
+        if (end - 1) >> self.leaf_table_shift != tag || whole || !self.has_single_leaves {
+            return None;
+        }
+        let table = self.hinted(at)?;
+        let start = (at - (tag << self.leaf_table_shift)) >> self.granule_shift;
+        let count = (end - at) >> self.granule_shift;
+        Some((table, start as usize..(start + count) as usize))
+    }
+
     /// The leaf table for `at`, if it is remembered.
     #[inline]
     fn hinted(&self, at: u64) -> Option<&Table> {
-        let tag = at >> self.format.geometry().shift(1);
+        let tag = at >> self.leaf_table_shift;
         let hint = self.hints[tag as usize % HINTS].load(Ordering::Acquire);
         if hint >> 32 != tag {
             return None;
@@ -643,7 +699,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// take it out of the tree meanwhile.
     #[inline]
     fn remember(&self, at: u64, number: u32) {
-        let tag = at >> self.format.geometry().shift(1);
+        let tag = at >> self.leaf_table_shift;
         let hint = tag << 32 | u64::from(number + 1);
         self.hints[tag as usize % HINTS].store(hint, Ordering::Release);
     }
