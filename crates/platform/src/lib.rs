@@ -23,6 +23,8 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+#[cfg(feature = "alloc")]
+mod arena;
 mod buffer;
 #[cfg(feature = "host")]
 pub mod host;
@@ -36,6 +38,8 @@ mod ram;
 mod segment;
 mod window;
 
+#[cfg(feature = "alloc")]
+pub use arena::Arena;
 pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
 pub use instant::Instant;
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
