@@ -1,6 +1,6 @@
 //! Which commands forget a range.
 
-use dmakit_addr::{Granule, IovaRange};
+use dmakit_iommu::Invalidation;
 
 use crate::spec::command::{Command, RANGE_NUM_MAX, TlbiRange};
 
@@ -13,28 +13,12 @@ pub enum Tag {
     Vmid(u16),
 }
 
-/// What to forget.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Invalidation {
-    /// Whose translations.
-    pub tag: Tag,
-    /// Which addresses, whole granules.
-    pub range: IovaRange,
-    /// The granule of the tables.
-    pub granule: Granule,
-    /// log2 of what one leaf maps, where all are alike.
-    pub leaf_shift: Option<u32>,
-    /// Arm's level of those leaves.
-    pub leaf_level: Option<u32>,
-    /// Whether tables left the tree, so that caches of walks must go too.
-    pub tables: bool,
-}
-
 /// The commands that forget exactly a range.
 ///
 /// With range invalidation at most one command for every five bits of its length in granules:
 /// the lowest set bits first, as `num x 2^scale` (4.4.1.1). Without, one for each leaf.
 pub(crate) struct Commands {
+    tag: Tag,
     what: Invalidation,
     ranges: bool,
     at: u64,
@@ -42,8 +26,9 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    pub(crate) fn new(what: Invalidation, ranges: bool) -> Self {
+    pub(crate) fn new(tag: Tag, what: Invalidation, ranges: bool) -> Self {
         Self {
+            tag,
             what,
             ranges,
             at: what.range.start().raw(),
@@ -62,7 +47,8 @@ impl Commands {
             scale,
             level_hint: match self.what.tables {
                 true => 0,
-                false => self.what.leaf_level.unwrap_or(0),
+                // Arm counts levels from the root: 3 is the table of single granules.
+                false => self.what.leaf_height.map_or(0, |height| 3 - height),
             },
             granule: (shift - 10) / 2,
             leaf: !self.what.tables,
@@ -103,7 +89,7 @@ impl Iterator for Commands {
         } else {
             self.single()
         };
-        Some(match self.what.tag {
+        Some(match self.tag {
             Tag::Asid(asid) => range.of_asid(asid),
             Tag::Vmid(vmid) => range.of_vmid(vmid),
         })
@@ -115,18 +101,17 @@ mod tests {
     extern crate alloc;
     use super::*;
     use alloc::vec::Vec;
-    use dmakit_addr::Iova;
+    use dmakit_addr::{Granule, Iova, IovaRange};
 
     fn commands(asid: u16, start: u64, len: u64, level: u32, tables: bool) -> Vec<Command> {
         let what = Invalidation {
-            tag: Tag::Asid(asid),
             range: IovaRange::new(Iova::new(start), len).unwrap(),
             granule: Granule::K4,
             leaf_shift: Some(12),
-            leaf_level: Some(level),
+            leaf_height: Some(3 - level),
             tables,
         };
-        Commands::new(what, true).collect()
+        Commands::new(Tag::Asid(asid), what, true).collect()
     }
 
     #[test]

@@ -17,6 +17,7 @@ extern crate alloc;
 mod entry;
 mod events;
 mod features;
+mod hardware;
 mod invalidate;
 mod queue;
 mod smmu;
@@ -25,6 +26,7 @@ mod stream_table;
 mod tags;
 
 pub use features::{Features, ProbeError};
-pub use invalidate::{Invalidation, Tag};
+pub use hardware::Translation;
+pub use invalidate::Tag;
 pub use queue::{COMMAND_TIME_MAX, RefusedCommand, SyncTimeout};
 pub use smmu::{AttachError, Config, Context, EventCount, Smmu, StartError};

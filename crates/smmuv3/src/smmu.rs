@@ -6,7 +6,8 @@ use core::time::Duration;
 
 use dmakit_addr::{DmaMask, NodeId};
 use dmakit_io_pgtable::lpae::{Lpae, MAIR, Stage};
-use dmakit_io_pgtable::{Format, Gather, PageTable};
+use dmakit_io_pgtable::{Format, PageTable};
+use dmakit_iommu::Invalidation;
 use dmakit_platform::{
     Barrier, IrqMutex, Mmio, NoMemory, Platform, Segment, SegmentRequest, SleepMutex, TableMemory,
 };
@@ -22,7 +23,7 @@ use crate::spec::registers as reg;
 use crate::spec::ste::{self, Ste};
 use crate::stream_table::StreamTable;
 use crate::tags::Tags;
-use crate::{Features, Invalidation, ProbeError, Tag};
+use crate::{Features, ProbeError, Tag};
 
 /// The longest that a change of `CR0` or `GBPA` may take.
 const CONTROL_TIME_MAX: Duration = Duration::from_millis(100);
@@ -285,46 +286,21 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         self.set_stream(stream, &ste::BYPASS)
     }
 
-    /// Queues what forgets a range. Usable in any context.
+    /// Queues what forgets a range of a tag. Usable in any context.
     ///
     /// # Errors
     /// [`SyncTimeout`] where the queue stayed full; part of the range may have been forgotten.
-    pub fn invalidate(&self, what: Invalidation) -> Result<(), SyncTimeout> {
+    pub fn invalidate(&self, tag: Tag, what: &Invalidation) -> Result<(), SyncTimeout> {
         let mut queue = self.commands.produce(&self.platform, &self.regs);
-        if !self.features.ranges && self.is_long(&what) {
-            queue.push(whole(what.tag))?;
+        if !self.features.ranges && is_long(what) {
+            queue.push(whole(tag))?;
         } else {
-            for command in Commands::new(what, self.features.ranges) {
+            for command in Commands::new(tag, *what, self.features.ranges) {
                 queue.push(command)?;
             }
         }
         queue.publish();
         Ok(())
-    }
-
-    /// Queues what forgets a gather's range of a context's table.
-    ///
-    /// # Errors
-    /// As [`invalidate`](Self::invalidate).
-    pub fn invalidate_gather<Q: Platform, N: TableMemory>(
-        &self,
-        context: &Context,
-        table: &PageTable<Lpae, Q, N>,
-        gather: &Gather,
-    ) -> Result<(), SyncTimeout> {
-        let Some(range) = gather.range() else {
-            return Ok(());
-        };
-        let geometry = table.format().geometry();
-        let height = gather.leaf_height();
-        self.invalidate(Invalidation {
-            tag: context.tag(),
-            range,
-            granule: geometry.granule(),
-            leaf_shift: height.map(|height| geometry.shift(height)),
-            leaf_level: height.map(|height| 3 - height),
-            tables: gather.frees_tables(),
-        })
     }
 
     /// Queues what forgets everything of a tag.
@@ -477,11 +453,11 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         let entry = streams.entry(stream, &self.platform, &self.memory)?;
         replace(entry, words, || self.run([command::cfgi_ste(stream)])).map_err(AttachError::Sync)
     }
+}
 
-    fn is_long(&self, what: &Invalidation) -> bool {
-        let shift = what.leaf_shift.unwrap_or(what.granule.shift());
-        what.range.len() >> shift > COMMANDS_MAX as u64
-    }
+fn is_long(what: &Invalidation) -> bool {
+    let shift = what.leaf_shift.unwrap_or(what.granule.shift());
+    what.range.len() >> shift > COMMANDS_MAX as u64
 }
 
 fn whole(tag: Tag) -> Command {
