@@ -1,0 +1,72 @@
+//! `cargo xtask test`: every check, in one order, with nothing left out in continuous integration.
+
+use anyhow::Result;
+
+use crate::cargo::{cargo, succeed};
+use crate::environment::is_continuous_integration;
+use crate::steps::{Outcome, Steps};
+use crate::workspace::Workspace;
+use crate::{bare, deny, readme, tidy, toolchain};
+
+/// Runs all steps and fails if any did not hold. The tests come last, so that the run closes with
+/// their summaries.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let mut steps = Steps::new(9, !is_continuous_integration());
+    steps.step(
+        "toolchain",
+        "the pinned compiler, formatter and lints",
+        || toolchain::run(workspace),
+    )?;
+    cargo_step(
+        &mut steps,
+        workspace,
+        "format",
+        &["fmt", "--all", "--check"],
+    )?;
+    let lints = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    cargo_step(&mut steps, workspace, "lints", &lints)?;
+    steps.step(
+        "bare",
+        "the no_std crates for a target without an operating system",
+        || bare::run(workspace),
+    )?;
+    steps.step("tidy", "house rules", || tidy::run(workspace).map(held))?;
+    steps.step("deny", "licences, bans and sources of dependencies", || {
+        deny::run(workspace).map(held)
+    })?;
+    steps.step("documentation", "cargo doc --workspace --no-deps", || {
+        let mut command = cargo(&workspace.root);
+        command.args(["doc", "--workspace", "--no-deps", "--locked"]);
+        succeed(command.env("RUSTDOCFLAGS", "-D warnings")).map(held)
+    })?;
+    steps.step("readme", "the README's commands and sample output", || {
+        readme::run(workspace).map(held)
+    })?;
+    let tests = ["test", "--workspace", "--locked", "--no-fail-fast"];
+    cargo_step(&mut steps, workspace, "tests", &tests)?;
+    steps.finish()
+}
+
+fn cargo_step(
+    steps: &mut Steps,
+    workspace: &Workspace,
+    name: &str,
+    arguments: &[&str],
+) -> Result<()> {
+    let what = format!("cargo {}", arguments.join(" "));
+    steps.step(name, &what, || {
+        succeed(cargo(&workspace.root).args(arguments)).map(held)
+    })
+}
+
+fn held((): ()) -> Outcome {
+    Outcome::Held
+}
