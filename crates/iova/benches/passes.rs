@@ -45,6 +45,22 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Before the first pass.
+    pub const NONE: Self = Self {
+        median: f64::MAX,
+        min: f64::MAX,
+        max: 0.0,
+    };
+
+    /// Least and most with another pass; the median is the least so far.
+    pub fn with(self, time: f64) -> Self {
+        Self {
+            median: self.median.min(time),
+            min: self.min.min(time),
+            max: self.max.max(time),
+        }
+    }
+
     /// What is left of each figure without that of `other`.
     pub fn less(self, other: Self) -> Self {
         Self {
