@@ -23,6 +23,8 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+#[cfg(feature = "alloc")]
+mod arena;
 mod buffer;
 mod carved;
 #[cfg(feature = "host")]
@@ -37,6 +39,8 @@ mod ram;
 mod segment;
 mod window;
 
+#[cfg(feature = "alloc")]
+pub use arena::Arena;
 pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
 pub use carved::Carved;
 pub use instant::Instant;
