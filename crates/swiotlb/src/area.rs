@@ -1,0 +1,494 @@
+//! The free slots of one area: what stands under one lock.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::fmt;
+
+use crate::bits::SlotBits;
+use crate::entry::Entry;
+use crate::fit::Wish;
+use crate::lists::{LISTED_MAX, Listed, RunLists};
+use crate::tree::RunTree;
+use crate::{Fit, Record};
+
+/// No run of slots that fits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoRun {
+    /// How many slots were asked for.
+    pub slots: u32,
+    /// The longest free run there is, which may be long enough but lie wrong.
+    pub largest: u32,
+}
+
+impl fmt::Display for NoRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "no fitting run of {} slots; the longest free run has {}",
+            self.slots, self.largest
+        )
+    }
+}
+
+impl core::error::Error for NoRun {}
+
+/// Slot bookkeeping without memory: which slots are free, and the record of each mapping.
+///
+/// It finds a run for a [`Fit`], or knows that there is none, in a bounded number of probes (see
+/// [`take`](Self::take)). Free runs are kept maximal: neighbours are merged when slots come back.
+/// One run, the rest of what was split last, is kept out of the index, so that a run of requests
+/// against an empty area moves one number.
+///
+/// An area is a plain value; whoever shares it puts it under a lock.
+pub struct Area {
+    slots: u32,
+    used: u32,
+    used_high: u32,
+    /// Slots free from slot 0 on.
+    prefix: u32,
+    /// Slots free up to the last.
+    suffix: u32,
+    /// The run out of the index; empty where `rest_len` is 0.
+    rest_start: u32,
+    rest_len: u32,
+    probes: u64,
+    probes_max: u32,
+    free: SlotBits,
+    starts: SlotBits,
+    entries: Box<[Entry]>,
+    lists: RunLists,
+    tree: RunTree,
+}
+
+/// A maximal free run, as a search found it.
+#[derive(Clone, Copy)]
+struct Run {
+    start: u32,
+    len: u32,
+}
+
+impl Area {
+    /// The greatest number of slots of an area.
+    pub const SLOTS_MAX: u32 = 1 << 24;
+
+    /// An area of `slots` free slots, cut to [`SLOTS_MAX`](Self::SLOTS_MAX). Allocates.
+    pub fn new(slots: u32) -> Self {
+        let slots = slots.min(Self::SLOTS_MAX);
+        let mut free = SlotBits::new(slots);
+        if slots > 0 {
+            free.insert_run(0, slots);
+        }
+        Self {
+            slots,
+            used: 0,
+            used_high: 0,
+            prefix: slots,
+            suffix: slots,
+            rest_start: 0,
+            rest_len: slots,
+            probes: 0,
+            probes_max: 0,
+            free,
+            starts: SlotBits::new(slots),
+            entries: vec![Entry::default(); slots as usize].into_boxed_slice(),
+            lists: RunLists::new(slots),
+            tree: RunTree::new(slots),
+        }
+    }
+
+    /// How many slots there are.
+    #[inline]
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// How many are taken.
+    #[inline]
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// The most that were ever taken at once.
+    pub fn used_high(&self) -> u32 {
+        self.used_high
+    }
+
+    /// Forgets the high water: it is what is used now.
+    pub fn reset_high(&mut self) {
+        self.used_high = self.used;
+    }
+
+    /// All probes of all searches, and the most of one.
+    pub fn probes(&self) -> (u64, u32) {
+        (self.probes, self.probes_max)
+    }
+
+    /// The length of the longest free run.
+    #[inline]
+    pub fn largest(&self) -> u32 {
+        self.rest_len
+            .max(self.lists.longest())
+            .max(self.tree.longest())
+    }
+
+    /// How many slots are free from the first on.
+    #[inline]
+    pub fn prefix(&self) -> u32 {
+        self.prefix
+    }
+
+    /// How many slots are free up to the last.
+    #[inline]
+    pub fn suffix(&self) -> u32 {
+        self.suffix
+    }
+
+    /// Bytes of bookkeeping, this value included.
+    pub fn metadata_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.free.heap_bytes()
+            + self.starts.heap_bytes()
+            + size_of_val(&*self.entries)
+            + self.lists.heap_bytes()
+            + self.tree.heap_bytes()
+    }
+
+    /// Takes a run that fits: its first slot. Of two lists of runs it prefers the shorter length,
+    /// and in a list the run that was freed last.
+    ///
+    /// Probes, each one word or one node of 64 entries: at most 40 for up to 34 slots aligned to up
+    /// to 32; for more slots aligned to at most 2, four more. Linear terms remain in three cases,
+    /// only where runs of the right length exist and the first tried lies wrong: an alignment above
+    /// 2 in an area under 4096 slots (at most 64 words), an alignment above 2 for more than 34
+    /// slots, or above 32 (one node per 4096 slots), and a limit or boundary inside the area (two
+    /// words per free run).
+    ///
+    /// # Errors
+    /// [`NoRun`]; nothing has changed then.
+    #[inline]
+    pub fn take(&mut self, fit: &Fit) -> Result<u32, NoRun> {
+        self.take_from(fit, 0)
+    }
+
+    /// As [`take`](Self::take), where the fit is in the numbers of a pool whose slot `first` is
+    /// this area's first.
+    #[inline]
+    pub(crate) fn take_from(&mut self, fit: &Fit, first: u32) -> Result<u32, NoRun> {
+        let mut probes = 0;
+        let taken = if fit.boundary != 0 || fit.limit < first + self.slots {
+            self.take_cut(&fit.within(first), &mut probes)
+        } else {
+            self.take_uncut(fit.wish(first), &mut probes)
+        };
+        self.probes += u64::from(probes);
+        self.probes_max = self.probes_max.max(probes);
+        taken.ok_or_else(|| NoRun {
+            slots: fit.slots,
+            largest: self.largest(),
+        })
+    }
+
+    /// Takes `slots` slots from `at` on; `false`, and nothing has changed, unless all are free.
+    /// Costs a probe for each free run below: it is for edges and tests.
+    pub fn take_at(&mut self, at: u32, slots: u32) -> bool {
+        let mut from = 0;
+        let mut probes = 0;
+        if at >= self.slots - self.suffix {
+            from = self.slots - self.suffix;
+        }
+        while let Some((start, len)) = self.next_run(from, &mut probes) {
+            if start > at {
+                return false;
+            }
+            if at < start + len {
+                let fits = slots > 0 && slots <= start + len - at;
+                if fits {
+                    self.carve(Run { start, len }, at, slots);
+                }
+                return fits;
+            }
+            from = start + len;
+        }
+        false
+    }
+
+    /// Gives back `slots` slots from `at` on.
+    ///
+    /// # Panics
+    /// Where one of them is free already, or out of the area: the caller has lost count.
+    #[inline]
+    pub fn give_back(&mut self, at: u32, slots: u32) {
+        assert!(slots > 0 && slots <= self.slots && at <= self.slots - slots);
+        assert!(self.free.insert_run(at, slots), "slots freed twice");
+        let (mut start, mut end) = (at, at + slots);
+        let mut is_rest = false;
+        if end < self.slots && self.free.contains(end) {
+            end = self.absorb_above(end, &mut is_rest);
+        }
+        if start > 0 && self.free.contains(start - 1) {
+            start = self.absorb_below(start, &mut is_rest);
+        }
+        self.used -= slots;
+        if start == 0 {
+            self.prefix = end;
+        }
+        if end == self.slots {
+            self.suffix = end - start;
+        }
+        if is_rest {
+            (self.rest_start, self.rest_len) = (start, end - start);
+        } else {
+            self.attach(start, end - start);
+        }
+    }
+
+    /// Writes down what was decided about the mapping whose first slot is `first`.
+    #[inline]
+    pub fn set_record(&mut self, first: u32, record: Record) {
+        self.starts.insert(first);
+        self.entries[first as usize].set_record(record);
+    }
+
+    /// The record of the mapping whose first slot is `first`, if one begins there.
+    #[inline]
+    pub fn record(&self, first: u32) -> Option<Record> {
+        self.starts
+            .contains(first)
+            .then(|| self.entries[first as usize].record())
+    }
+
+    /// Takes the record of the mapping whose first slot is `first`, if one begins there.
+    #[inline]
+    pub fn take_record(&mut self, first: u32) -> Option<Record> {
+        let record = self.record(first)?;
+        self.starts.remove(first);
+        Some(record)
+    }
+
+    /// The mapping that `slot` may belong to: the last that begins at or below it. One word, and
+    /// one more for every 64 slots of the mapping.
+    pub fn mapping_at(&self, slot: u32) -> Option<u32> {
+        self.starts.last_at(slot)
+    }
+
+    /// The maximal free runs from slot 0 up: first slot and length.
+    pub fn free_runs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let mut from = 0;
+        core::iter::from_fn(move || {
+            let (start, len) = self.next_run(from, &mut 0)?;
+            from = start + len;
+            Some((start, len))
+        })
+    }
+
+    #[inline]
+    fn take_uncut(&mut self, wish: Wish, probes: &mut u32) -> Option<u32> {
+        if wish.slots.wrapping_sub(1) >= self.slots {
+            return None;
+        }
+        if !self.lists.has(wish.slots)
+            && wish.place(self.rest_start, self.rest_len) == Some(self.rest_start)
+        {
+            // The commonest case of all, an area that is not full: one number moves.
+            *probes += 2;
+            let at = self.rest_start;
+            self.note_taken(at, self.rest_len, at, wish.slots);
+            self.rest_start += wish.slots;
+            self.rest_len -= wish.slots;
+            return Some(at);
+        }
+        let (run, at) = self.find(wish, probes)?;
+        self.carve(run, at, wish.slots);
+        Some(at)
+    }
+
+    #[inline]
+    fn find(&self, wish: Wish, probes: &mut u32) -> Option<(Run, u32)> {
+        match self.lists.find(wish, probes) {
+            Listed::Run(start, len) => placed(start, len, wish.place(start, len)),
+            Listed::None => self.find_long(wish, probes),
+            Listed::Unclear => {
+                let unclear =
+                    |probes| self.scan(probes, u32::MAX, |start, len| wish.place(start, len));
+                self.find_long(wish, probes).or_else(|| unclear(probes))
+            }
+        }
+    }
+
+    /// Looks at the rest, then at the long runs.
+    fn find_long(&self, wish: Wish, probes: &mut u32) -> Option<(Run, u32)> {
+        *probes += 1;
+        let (start, len) = (self.rest_start, self.rest_len);
+        if let Some(at) = wish.place(start, len) {
+            return Some((Run { start, len }, at));
+        }
+        let (start, len) = self.tree.find(wish, probes)?;
+        placed(start, len, wish.place(start, len))
+    }
+
+    /// With a limit or an edge inside the area, an index that knows neither still answers most
+    /// wishes: a run that it finds may lie well, and where it finds none there is none.
+    #[cold]
+    fn take_cut(&mut self, fit: &Fit, probes: &mut u32) -> Option<u32> {
+        let wish = fit.wish(0);
+        if !fit.is_cut(self.slots) {
+            return self.take_uncut(wish, probes);
+        }
+        if wish.slots.wrapping_sub(1) >= self.slots {
+            return None;
+        }
+        let (run, _) = self.find(wish, probes)?;
+        let place = |start, len| fit.place(start, len);
+        let (run, at) = placed(run.start, run.len, place(run.start, run.len))
+            .or_else(|| self.scan(probes, fit.limit, place))?;
+        self.carve(run, at, fit.slots);
+        Some(at)
+    }
+
+    /// Looks at every free run that starts below `limit`.
+    #[cold]
+    fn scan(
+        &self,
+        probes: &mut u32,
+        limit: u32,
+        place: impl Fn(u32, u32) -> Option<u32>,
+    ) -> Option<(Run, u32)> {
+        let mut from = 0;
+        while from < limit {
+            let (start, len) = self.next_run(from, probes)?;
+            if let Some(found) = placed(start, len, place(start, len)) {
+                return Some(found);
+            }
+            from = start + len;
+        }
+        None
+    }
+
+    fn next_run(&self, from: u32, probes: &mut u32) -> Option<(u32, u32)> {
+        let (start, len) = self.free.next_run(from, probes)?;
+        // The last word may reach past the area.
+        Some((start, len.min(self.slots - start)))
+    }
+
+    #[inline]
+    fn carve(&mut self, run: Run, at: u32, slots: u32) {
+        let Run { start, len } = run;
+        let (end, past) = (start + len, at + slots);
+        self.note_taken(start, len, at, slots);
+        if start == self.rest_start && self.rest_len > 0 {
+            (self.rest_start, self.rest_len) = (past, end - past);
+        } else {
+            self.detach(start, len);
+            if past < end {
+                self.attach(past, end - past);
+            }
+        }
+        if start < at {
+            self.attach(start, at - start);
+        }
+    }
+
+    /// Counts `slots` slots at `at` out of the free run of `len` slots at `start`.
+    #[inline]
+    fn note_taken(&mut self, start: u32, len: u32, at: u32, slots: u32) {
+        assert!(self.free.remove_run(at, slots), "a run found free was not");
+        let (end, past) = (start + len, at + slots);
+        if start == 0 {
+            self.prefix = at;
+        }
+        if end == self.slots {
+            self.suffix = end - past;
+        }
+        self.used += slots;
+        self.used_high = self.used_high.max(self.used);
+    }
+
+    /// Puts a maximal free run into the index, or makes it the rest where it is the longer.
+    #[inline]
+    fn attach(&mut self, start: u32, len: u32) {
+        if len <= LISTED_MAX {
+            return self.attach_listed(start, len);
+        }
+        let (mut start, mut len) = (start, len);
+        if len > self.rest_len {
+            core::mem::swap(&mut start, &mut self.rest_start);
+            core::mem::swap(&mut len, &mut self.rest_len);
+        }
+        match len {
+            0 => {}
+            1..=LISTED_MAX => self.attach_listed(start, len),
+            _ => {
+                self.tag(start, len);
+                self.tree.insert(start, len);
+            }
+        }
+    }
+
+    #[inline]
+    fn attach_listed(&mut self, start: u32, len: u32) {
+        self.tag(start, len);
+        self.lists.push(&mut self.entries, start, len);
+    }
+
+    /// Notes the extent of a run at both its ends.
+    #[inline]
+    fn tag(&mut self, start: u32, len: u32) {
+        if len > 1 {
+            self.entries[(start + len - 1) as usize].set_first(start);
+        }
+        self.entries[start as usize].set_len(len);
+    }
+
+    #[inline]
+    fn detach(&mut self, start: u32, len: u32) {
+        if len <= LISTED_MAX {
+            self.lists.remove(&mut self.entries, start, len);
+        } else {
+            self.tree.remove(start);
+        }
+    }
+
+    /// Takes the free run that starts at `end` out of the index; says where it ends.
+    #[inline]
+    fn absorb_above(&mut self, end: u32, is_rest: &mut bool) -> u32 {
+        if end == self.rest_start && self.rest_len > 0 {
+            *is_rest = true;
+            return end + self.rest_len;
+        }
+        let len = self.entries[end as usize].len();
+        self.detach(end, len);
+        end + len
+    }
+
+    /// Takes the free run that ends before `start` out of the index; says where it starts.
+    #[inline]
+    fn absorb_below(&mut self, start: u32, is_rest: &mut bool) -> u32 {
+        if start == self.rest_start + self.rest_len && self.rest_len > 0 {
+            *is_rest = true;
+            return self.rest_start;
+        }
+        // A run of one slot has no room for a second note.
+        let first = if start > 1 && self.free.contains(start - 2) {
+            self.entries[start as usize - 1].first()
+        } else {
+            start - 1
+        };
+        self.detach(first, start - first);
+        first
+    }
+}
+
+#[inline]
+fn placed(start: u32, len: u32, at: Option<u32>) -> Option<(Run, u32)> {
+    at.map(|at| (Run { start, len }, at))
+}
+
+impl fmt::Debug for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Area")
+            .field("slots", &self.slots)
+            .field("used", &self.used)
+            .field("largest", &self.largest())
+            .finish_non_exhaustive()
+    }
+}

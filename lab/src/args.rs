@@ -1,0 +1,241 @@
+//! Raw arguments as typed. Nothing is judged here that clap cannot judge.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::load_args::LoadArgs;
+use crate::quantity::parse_size;
+
+/// What was typed, or an early answer that clap itself gives.
+pub enum Typed {
+    /// A command to plan and run.
+    Command(Box<Args>),
+    /// Help or version text, already laid out.
+    Text(String),
+}
+
+/// Replay, size and diagnose DMA memory.
+#[derive(Debug, Parser)]
+#[command(name = "dmakit", version, max_term_width = 100)]
+#[command(after_help = "\
+Examples:
+  dmesg | dmakit diagnose             why did a mapping or allocation fail?
+  dmakit diagnose boot.log --json     the same for a program
+  dmakit replay io.trace              what did bounce buffers do under this load?
+  dmakit size swiotlb io.trace        how large must the pool be?
+  dmakit completions bash             shell completions
+
+Exit status: 0 answered, 1 the property asked about does not hold,
+2 usage, input or environment.")]
+pub struct Args {
+    /// Print the answer as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Colour the answer
+    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
+    pub color: Colour,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Diagnose(DiagnoseArgs),
+    Replay(ReplayArgs),
+    /// Find the smallest setting that serves a load
+    #[command(subcommand)]
+    Size(SizeCommand),
+    /// Print shell completions
+    Completions {
+        /// The shell to print them for
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// The command it is about; without one, the whole
+        command: Option<String>,
+    },
+}
+
+/// Say what a configuration does under a recorded load
+///
+/// Runs what a trace asked of bounce buffers through the model of a Linux
+/// version and through this project's own pool: occupancy over time, failures,
+/// high water, cost counts, per device and phase. Exits 1 if a mapping failed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmakit replay io.trace
+  dmakit replay io.txt.zst --engine linux-6.12 --params swiotlb=4096,2,force
+  dmakit replay io.trace --html io.html --json")]
+pub struct ReplayArgs {
+    /// Trace; `-` is standard input
+    #[arg(value_name = "TRACE")]
+    pub trace: PathBuf,
+
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// What to size.
+#[derive(Debug, Subcommand)]
+pub enum SizeCommand {
+    Swiotlb(SizeSwiotlbArgs),
+}
+
+/// Find the smallest bounce pool that serves
+///
+/// Proves the answer: no mapping fails at it, and one fails at the next
+/// smaller setting that the kernel would really make. Of several traces, the
+/// setting that serves them all. Exits 1 if no setting serves.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmakit size swiotlb io.trace
+  dmakit size swiotlb disk.trace net.trace --html size.html
+  dmakit size swiotlb io.trace --engine linux-6.12-dynamic --max 256M")]
+pub struct SizeSwiotlbArgs {
+    /// Traces; `-` is standard input
+    #[arg(value_name = "TRACE", required = true)]
+    pub traces: Vec<PathBuf>,
+
+    /// The largest pool to try, in bytes with K, M, G (binary) or KB, MB, GB
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub max: u64,
+
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// Say why a mapping or allocation failed
+///
+/// Reads a kernel log, a debugfs snapshot or a trace and names the cause of
+/// each failure in it: what proves it, what fixes it and what will not.
+/// `certain` is said only where the arithmetic printed beside it proves it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmesg | dmakit diagnose
+  journalctl -k | dmakit diagnose -
+  dmakit diagnose boot.log --json
+  grep -r . /sys/kernel/debug/swiotlb /sys/kernel/debug/cma | dmakit diagnose")]
+pub struct DiagnoseArgs {
+    /// Log, debugfs snapshot or trace; `-` or nothing is standard input
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// What the input is, if its content does not say
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<Format>,
+}
+
+/// The kinds of input that `diagnose` reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Kernel log text: dmesg, journalctl -k, syslog, a serial console
+    Log,
+    /// `grep -r .` over debugfs swiotlb and cma directories
+    Debugfs,
+    /// ftrace or perf script text
+    Trace,
+}
+
+/// Reads the process's own arguments.
+pub fn read() -> anyhow::Result<Typed> {
+    parse(std::env::args_os())
+}
+
+fn parse(words: impl IntoIterator<Item = OsString>) -> anyhow::Result<Typed> {
+    use clap::error::ErrorKind;
+    match Args::try_parse_from(words) {
+        Ok(args) => Ok(Typed::Command(Box::new(args))),
+        Err(e) => match e.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(Typed::Text(e.render().to_string()))
+            }
+            _ => Err(anyhow::anyhow!("{}", condensed(&e.render().to_string()))),
+        },
+    }
+}
+
+/// The command line's own description, for completions and the manual page.
+pub fn description() -> clap::Command {
+    Args::command()
+}
+
+/// One line of clap's several: the complaint and the tip, without the usage
+/// block.
+fn condensed(rendered: &str) -> String {
+    let body = rendered.split("\nUsage:").next().unwrap_or(rendered);
+    if !rendered.starts_with("error:") {
+        let names: Vec<String> = Args::command()
+            .get_subcommands()
+            .map(|c| c.get_name().to_owned())
+            .collect();
+        return format!(
+            "no command given, expected one of {}; see `dmakit --help`",
+            names.join(", ")
+        );
+    }
+    let lines: Vec<&str> = body
+        .trim_start_matches("error:")
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .collect();
+    format!("{}; see `dmakit --help`", lines.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(words: &[&str]) -> String {
+        let typed = parse(words.iter().map(OsString::from));
+        typed.err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_misspelt_word_is_one_line_with_the_nearest() {
+        let said = complaint(&["dmakit", "diagnos"]);
+        assert!(!said.contains('\n'), "{said}");
+        assert!(said.contains("'diagnose'"), "{said}");
+    }
+
+    #[test]
+    fn no_command_names_the_commands() {
+        let said = complaint(&["dmakit"]);
+        assert!(
+            said.contains("diagnose, replay, size, completions, man"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn help_is_an_answer_not_an_error() {
+        let typed = parse(["dmakit", "diagnose", "--help"].map(OsString::from));
+        let Ok(Typed::Text(text)) = typed else {
+            panic!("no help text");
+        };
+        assert!(text.contains("Examples:"));
+    }
+}

@@ -1,0 +1,49 @@
+//! What a load can be run on.
+
+mod no_pool;
+mod run;
+mod setup;
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use dmakit_linux_model as model;
+
+pub use run::{Failures, Run, failures, run};
+pub use setup::Setup;
+
+/// Bytes of a slot, Linux's and ours.
+pub const SLOT_BYTES: u64 = model::SLOT_BYTES;
+
+/// Whose rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// This project's bounce pool: the code that ships.
+    Dmakit,
+    /// The model of a Linux version.
+    Linux(model::Engine),
+}
+
+impl Engine {
+    /// The name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dmakit => "dmakit",
+            Self::Linux(engine) => engine.name(),
+        }
+    }
+}
+
+impl ValueEnum for Engine {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Dmakit,
+            Self::Linux(model::Engine::Linux6_1),
+            Self::Linux(model::Engine::Linux6_12),
+            Self::Linux(model::Engine::Linux6_12Dynamic),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}

@@ -1,0 +1,78 @@
+//! Typed arguments, checked and completed: what will be run, on which input,
+//! shown how.
+
+use std::io::IsTerminal;
+
+use crate::args::{Args, Colour, Command, Format, SizeCommand, Typed};
+use crate::input::Source;
+use crate::output::{Look, Show};
+use crate::{replay, size};
+
+/// One thing to do, and how to show its answer.
+pub struct Plan {
+    pub action: Action,
+    pub show: Show,
+}
+
+/// What to do.
+pub enum Action {
+    Diagnose {
+        source: Source,
+        format: Option<Format>,
+    },
+    Replay(Box<replay::Plan>),
+    SizeSwiotlb(Box<size::Plan>),
+    Completions(clap_complete::Shell),
+    Man(Option<String>),
+    Print(String),
+}
+
+/// Checks what was typed.
+pub fn check(typed: Typed) -> anyhow::Result<Plan> {
+    let args = match typed {
+        Typed::Command(args) => *args,
+        Typed::Text(text) => {
+            return Ok(Plan {
+                action: Action::Print(text),
+                show: Show::Text(Look::plain()),
+            });
+        }
+    };
+    let show = show(&args);
+    let action = match args.command {
+        Command::Diagnose(typed) => {
+            let source = Source::new(typed.file);
+            if source.is_terminal() {
+                anyhow::bail!(
+                    "nothing to diagnose: expected a file, `-`, or text on standard input \
+                     (`dmesg | dmakit diagnose`)"
+                );
+            }
+            Action::Diagnose {
+                source,
+                format: typed.format,
+            }
+        }
+        Command::Replay(typed) => Action::Replay(Box::new(replay::Plan::new(typed)?)),
+        Command::Size(SizeCommand::Swiotlb(typed)) => {
+            Action::SizeSwiotlb(Box::new(size::Plan::new(typed)?))
+        }
+        Command::Completions { shell } => Action::Completions(shell),
+        Command::Man { command } => Action::Man(command),
+    };
+    Ok(Plan { action, show })
+}
+
+fn show(args: &Args) -> Show {
+    if args.json {
+        return Show::Json;
+    }
+    let terminal = std::io::stdout().is_terminal();
+    let colour = match args.color {
+        Colour::Always => true,
+        Colour::Never => false,
+        // An empty NO_COLOR counts as unset (no-color.org).
+        Colour::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+    };
+    Show::Text(Look::new(colour, terminal))
+}

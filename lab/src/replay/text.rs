@@ -1,0 +1,271 @@
+//! The answer of `replay` for people at a terminal.
+
+use std::fmt::Write;
+
+use super::report::{EngineResult, ReplayReport};
+use crate::chart;
+use crate::load::TraceFacts;
+use crate::output::{Cell, Closing, Look, Table, Tone};
+use crate::quantity::{bytes, grouped, percent, slots};
+
+const PLOT_ROWS: usize = 5;
+
+/// Lays the answer out.
+pub fn render(report: &ReplayReport, closing: &Closing, look: Look) -> String {
+    let mut text = String::new();
+    text.push_str(&about(&report.trace, look));
+    for result in &report.results {
+        text.push('\n');
+        text.push_str(&one(result, look));
+    }
+    for (heading, table) in tables(report) {
+        if !table.is_empty() {
+            let _ = write!(
+                text,
+                "\n{}\n{}",
+                look.paint(Tone::Strong, heading),
+                table.render(look)
+            );
+        }
+    }
+    text.push('\n');
+    text.push_str(&closing.render(look));
+    text
+}
+
+/// What was read, and what it lacks.
+pub fn about(trace: &TraceFacts, look: Look) -> String {
+    let mut text = String::new();
+    let kernel = trace
+        .kernel
+        .as_deref()
+        .map_or(String::new(), |k| format!(", Linux {k}"));
+    let _ = writeln!(
+        text,
+        "{}: {}{kernel}, {} events in {:.1} s",
+        look.paint(Tone::Strong, &trace.path),
+        trace.format,
+        grouped(trace.events),
+        trace.duration_s,
+    );
+    if let Some(line) = &trace.command_line {
+        text.push_str(&look.field("booted", 8, Tone::Dim, line));
+    }
+    let fidelity = trace.fidelity();
+    let tone = if trace.is_whole() {
+        Tone::Dim
+    } else {
+        Tone::Warning
+    };
+    text.push_str(&look.field("fidelity", 8, tone, &fidelity));
+    text
+}
+
+fn one(result: &EngineResult, look: Look) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{}  {}",
+        look.paint(Tone::Strong, result.engine),
+        result.params
+    );
+    let tone = match result.failed {
+        Some(0) => Tone::Good,
+        Some(_) => Tone::Bad,
+        None => Tone::Warning,
+    };
+    let _ = writeln!(text, "  {}", look.paint(tone, &verdict(result)));
+    for unknown in &result.unknown {
+        text.push_str(&look.field("", 0, Tone::Dim, unknown));
+    }
+    text.push_str(&plot(result, look));
+    for note in &result.notes {
+        text.push_str(&look.field("note", 4, Tone::Dim, note));
+    }
+    text
+}
+
+/// One sentence.
+pub fn verdict(result: &EngineResult) -> String {
+    let (Some(failed), Some(high)) = (result.failed, result.high_water_slots) else {
+        return format!(
+            "{} attempts; failures and use cannot be known from this trace.",
+            grouped(result.mappings)
+        );
+    };
+    if result.mappings == 0 {
+        return "Nothing is bounced.".to_owned();
+    }
+    let at_most = format!("at most {} in use", slots(high));
+    if failed == 0 {
+        return format!(
+            "All {} mappings served, {at_most}.",
+            grouped(result.mappings)
+        );
+    }
+    format!(
+        "{} of {} mappings failed ({}), {} of them without any event; {at_most}.",
+        grouped(failed),
+        grouped(result.mappings),
+        percent(failed, result.mappings),
+        grouped(result.failed_silent.unwrap_or(0)),
+    )
+}
+
+fn plot(result: &EngineResult, look: Look) -> String {
+    let used = &result.occupancy.used_slots;
+    let Some(most) = used.iter().max().copied().filter(|most| *most > 0) else {
+        return String::new();
+    };
+    let top = grouped(most);
+    let gutter = top.chars().count();
+    let columns = look.width().saturating_sub(gutter + 6).clamp(20, 72);
+    let rows = chart::blocks(used, columns, PLOT_ROWS);
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let label = if number == 0 { top.as_str() } else { "" };
+        let _ = writeln!(text, "  {label:>gutter$} \u{2502}{}", row.trim_end());
+    }
+    let end_s = result.occupancy.step_s * used.len() as f64;
+    let rule = "\u{2500}".repeat(columns);
+    let _ = writeln!(text, "  {:>gutter$} \u{2514}{rule}", 0);
+    let mut ruler: Vec<char> = vec![' '; columns];
+    for (number, phase) in result.phases.iter().enumerate() {
+        let place = (phase.begin_s / end_s.max(1e-9) * columns as f64) as usize;
+        if let Some(spot) = ruler.get_mut(place) {
+            *spot = letter(number);
+        }
+    }
+    let ruler: String = ruler.into_iter().collect();
+    let span = format!("{end_s:.1} s");
+    let _ = writeln!(text, "  {:>gutter$}  {} {span}", "", ruler.trim_end());
+    text
+}
+
+/// Phases are lettered, so that the plot can name them.
+fn letter(number: usize) -> char {
+    char::from_u32('a' as u32 + number as u32)
+        .filter(char::is_ascii_lowercase)
+        .unwrap_or('*')
+}
+
+/// The tables, the same here and on the page.
+pub fn tables(report: &ReplayReport) -> Vec<(&'static str, Table)> {
+    vec![
+        ("engines", engines(report)),
+        ("phases (slots in use at most)", phases(report)),
+        ("devices", devices(report)),
+    ]
+}
+
+fn number(value: Option<u64>) -> Cell {
+    value.map_or_else(|| Cell::from("?"), |value| Cell::from(grouped(value)))
+}
+
+fn failures(value: Option<u64>) -> Cell {
+    value.map_or_else(|| Cell::from("?"), Cell::bad_unless_zero)
+}
+
+fn size(value: Option<u64>) -> Cell {
+    value.map_or_else(|| Cell::from("?"), |value| Cell::from(bytes(value)))
+}
+
+fn engines(report: &ReplayReport) -> Table {
+    let mut table = Table::new(&[
+        "engine",
+        "mappings",
+        "failed",
+        "silent",
+        "high water",
+        "pool peak",
+        "copied",
+        "probed",
+        "confidence",
+    ]);
+    for result in &report.results {
+        table.row(vec![
+            result.engine.into(),
+            grouped(result.mappings).into(),
+            failures(result.failed),
+            failures(result.failed_silent),
+            number(result.high_water_slots),
+            size(result.pool_bytes_peak),
+            size(result.bytes_copied),
+            number(result.slots_probed),
+            result.confidence.word().into(),
+        ]);
+    }
+    table
+}
+
+/// One row per phase: the kernel's own counter beside each engine's figure.
+fn phases(report: &ReplayReport) -> Table {
+    let mut heads = vec!["phase", "kernel"];
+    for result in &report.results {
+        heads.push(result.engine);
+        heads.push("failed");
+    }
+    let mut table = Table::new(&heads);
+    let count = report
+        .results
+        .first()
+        .map_or(0, |result| result.phases.len());
+    for index in 0..count {
+        let mut row: Vec<Cell> = Vec::new();
+        for result in &report.results {
+            let Some(phase) = result.phases.get(index) else {
+                continue;
+            };
+            if row.is_empty() {
+                row.push(format!("{} {}", letter(index), phase.name).into());
+                let kernel = report.kernel.phases.get(index);
+                row.push(
+                    kernel
+                        .and_then(|k| k.high_water_slots)
+                        .map_or_else(|| "-".to_owned(), grouped)
+                        .into(),
+                );
+            }
+            row.push(high_water(
+                phase.high_water_slots,
+                phase.high_water_interval,
+            ));
+            row.push(failures(phase.failed));
+        }
+        table.row(row);
+    }
+    table
+}
+
+fn high_water(value: Option<u64>, interval: Option<[u64; 2]>) -> Cell {
+    match (value, interval) {
+        (Some(value), Some([low, high])) => {
+            format!("{} [{}..{}]", grouped(value), grouped(low), grouped(high)).into()
+        }
+        (value, _) => number(value),
+    }
+}
+
+fn devices(report: &ReplayReport) -> Table {
+    let mut table = Table::new(&[
+        "device",
+        "engine",
+        "mappings",
+        "failed",
+        "own peak",
+        "at the peak",
+    ]);
+    for result in &report.results {
+        for device in &result.devices {
+            table.row(vec![
+                device.name.as_str().into(),
+                result.engine.into(),
+                grouped(device.mappings).into(),
+                failures(device.failed),
+                number(device.high_water_slots),
+                number(device.slots_at_peak),
+            ]);
+        }
+    }
+    table
+}
