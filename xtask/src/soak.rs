@@ -40,6 +40,11 @@ enum Run {
         package: &'static str,
         test: &'static str,
     },
+    /// Unit tests of a package whose names contain a text, likewise.
+    Unit {
+        package: &'static str,
+        filter: &'static str,
+    },
     /// All tests of a package under Miri, on the nightly toolchain if it has Miri.
     Miri { package: &'static str },
     /// Every fuzz target in a folder, for ten minutes each, if cargo-fuzz is installed.
@@ -69,6 +74,54 @@ const ROWS: &[Row] = &[
             package: "dmakit-platform",
         },
         reason: "the one library crate with unsafe code",
+    },
+    Row {
+        name: "swiotlb-area",
+        run: Run::Test {
+            package: "dmakit-swiotlb",
+            test: "area_lockstep",
+        },
+        reason: "the slot search against a bit-by-bit look",
+    },
+    Row {
+        name: "swiotlb-slots",
+        run: Run::Test {
+            package: "dmakit-swiotlb",
+            test: "slot_pool_lockstep",
+        },
+        reason: "areas shared by CPUs against one flat pool",
+    },
+    Row {
+        name: "swiotlb-bounce",
+        run: Run::Test {
+            package: "dmakit-swiotlb",
+            test: "bounce_lockstep",
+        },
+        reason: "every byte of every mapping, growth and shrink included",
+    },
+    Row {
+        name: "trace-mutation",
+        run: Run::Test {
+            package: "dmakit-trace",
+            test: "mutation",
+        },
+        reason: "readers meet whatever a broken machine printed",
+    },
+    Row {
+        name: "model-slots",
+        run: Run::Unit {
+            package: "dmakit-linux-model",
+            filter: "swiotlb",
+        },
+        reason: "the incumbent's free lists against a naive count",
+    },
+    Row {
+        name: "diagnose-mutation",
+        run: Run::Unit {
+            package: "dmakit-lab",
+            filter: "diagnose",
+        },
+        reason: "logs are pasted, wrapped, cut and mangled",
     },
     Row {
         name: "readers-fuzz",
@@ -133,6 +186,12 @@ fn start(workspace: &Workspace, arguments: &Arguments, run: &Run) -> Result<Ende
                 test,
             ]);
             command.args(["--", "--nocapture"]);
+            go(lengthen(&mut command, arguments))
+        }
+        Run::Unit { package, filter } => {
+            let mut command = cargo(&workspace.root);
+            command.args(["test", "--release", "--locked", "--package", package]);
+            command.args([filter, "--", "--nocapture"]);
             go(lengthen(&mut command, arguments))
         }
         Run::Miri { package } => {
@@ -203,8 +262,10 @@ pub(crate) const STEPS_VARIABLE: &str = "DMAKIT_STEPS";
 
 /// Whether any test of a package has a long form here.
 pub(crate) fn has_row_for(package: &str) -> bool {
-    ROWS.iter()
-        .any(|row| matches!(row.run, Run::Test { package: of, .. } if of == package))
+    ROWS.iter().any(|row| match row.run {
+        Run::Test { package: of, .. } | Run::Unit { package: of, .. } => of == package,
+        Run::Miri { .. } | Run::Fuzz { .. } => false,
+    })
 }
 
 /// Rows that name a test which does not exist: `tidy` refuses them.
@@ -218,7 +279,7 @@ pub(crate) fn rows_without_a_test(workspace: &Workspace) -> Vec<&'static str> {
     };
     let dangling = ROWS.iter().filter(|row| match row.run {
         Run::Test { package, test } => !exists(package, Some(test)),
-        Run::Miri { package } => !exists(package, None),
+        Run::Miri { package } | Run::Unit { package, .. } => !exists(package, None),
         Run::Fuzz { .. } => false,
     });
     dangling.map(|row| row.name).collect()

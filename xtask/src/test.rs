@@ -11,7 +11,7 @@ use crate::{bare, deny, readme, tidy, toolchain};
 /// Runs all steps and fails if any did not hold. The tests come last, so that the run closes with
 /// their summaries.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let mut steps = Steps::new(9, !is_continuous_integration());
+    let mut steps = Steps::new(10, !is_continuous_integration());
     steps.step(
         "toolchain",
         "the pinned compiler, formatter and lints",
@@ -50,9 +50,39 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     steps.step("readme", "the README's commands and sample output", || {
         readme::run(workspace).map(held)
     })?;
+    steps.step(
+        "interleavings",
+        "small protocols under every order of threads",
+        || {
+            LOOM_TESTS
+                .iter()
+                .try_for_each(|(package, test)| loom(workspace, package, test))
+                .map(held)
+        },
+    )?;
     let tests = ["test", "--workspace", "--locked", "--no-fail-fast"];
     cargo_step(&mut steps, workspace, "tests", &tests)?;
     steps.finish()
+}
+
+/// Tests that `loom` runs: package and test. It wants a build of its own.
+const LOOM_TESTS: &[(&str, &str)] = &[("dmakit-swiotlb", "loom")];
+
+fn loom(workspace: &Workspace, package: &str, test: &str) -> Result<()> {
+    let mut command = cargo(&workspace.root);
+    command.args([
+        "test",
+        "--release",
+        "--locked",
+        "--target-dir",
+        "target/loom",
+    ]);
+    command.args(["--package", package, "--test", test]);
+    succeed(
+        command
+            .env("RUSTFLAGS", "--cfg loom")
+            .env("LOOM_MAX_PREEMPTIONS", "2"),
+    )
 }
 
 fn cargo_step(

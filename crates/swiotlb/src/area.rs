@@ -156,12 +156,12 @@ impl Area {
     /// Takes a run that fits: its first slot. Of two lists of runs it prefers the shorter length,
     /// and in a list the run that was freed last.
     ///
-    /// Probes, each one word or one node of 64 entries: at most 40 for up to 34 slots aligned to up
-    /// to 32; for more slots aligned to at most 2, four more. Linear terms remain in three cases,
-    /// only where runs of the right length exist and the first tried lies wrong: an alignment above
-    /// 2 in an area under 4096 slots (at most 64 words), an alignment above 2 for more than 34
-    /// slots, or above 32 (one node per 4096 slots), and a limit or boundary inside the area (two
-    /// words per free run).
+    /// Probes, each one word or one node of 64 entries: at most 9 for any number of slots aligned to
+    /// at most 2, at most 40 for up to 34 slots aligned to at most 32, whatever the fill and the
+    /// outcome. Beyond these, linear terms come in where runs of the right length exist but the
+    /// first tried lies wrong: one node per 4096 slots for larger alignments or more slots, one
+    /// word per 64 slots and one per free run in an area under 4096 slots, and the same two in any
+    /// area that a limit or a boundary cuts.
     ///
     /// # Errors
     /// [`NoRun`]; nothing has changed then.
@@ -174,18 +174,49 @@ impl Area {
     /// this area's first.
     #[inline]
     pub(crate) fn take_from(&mut self, fit: &Fit, first: u32) -> Result<u32, NoRun> {
+        if fit.boundary == 0 && fit.limit >= first + self.slots {
+            let wish = fit.wish(first);
+            // The commonest case of all, an area with nothing in its lists: one number moves.
+            if let Some(at) = self.take_rest(wish) {
+                self.probes += 2;
+                return Ok(at);
+            }
+            return self.take_searching(|area, probes| area.take_uncut(wish, probes), wish.slots);
+        }
+        let fit = fit.within(first);
+        self.take_searching(|area, probes| area.take_cut(&fit, probes), fit.slots)
+    }
+
+    #[inline(never)]
+    fn take_searching(
+        &mut self,
+        search: impl FnOnce(&mut Self, &mut u32) -> Option<u32>,
+        slots: u32,
+    ) -> Result<u32, NoRun> {
         let mut probes = 0;
-        let taken = if fit.boundary != 0 || fit.limit < first + self.slots {
-            self.take_cut(&fit.within(first), &mut probes)
-        } else {
-            self.take_uncut(fit.wish(first), &mut probes)
-        };
+        let taken = search(self, &mut probes);
         self.probes += u64::from(probes);
         self.probes_max = self.probes_max.max(probes);
         taken.ok_or_else(|| NoRun {
-            slots: fit.slots,
+            slots,
             largest: self.largest(),
         })
+    }
+
+    /// Takes the front of the rest where nothing is listed that would do, and the front does.
+    #[inline]
+    fn take_rest(&mut self, wish: Wish) -> Option<u32> {
+        let at = self.rest_start;
+        let fits = wish.slots.wrapping_sub(1) < self.rest_len
+            && (wish.residue ^ at) & (wish.align - 1) == 0
+            && !self.lists.has(wish.slots);
+        if !fits {
+            return None;
+        }
+        self.note_taken(at, self.rest_len, at, wish.slots);
+        self.rest_start += wish.slots;
+        self.rest_len -= wish.slots;
+        Some(at)
     }
 
     /// Takes `slots` slots from `at` on; `false`, and nothing has changed, unless all are free.
@@ -220,7 +251,23 @@ impl Area {
     pub fn give_back(&mut self, at: u32, slots: u32) {
         assert!(slots > 0 && slots <= self.slots && at <= self.slots - slots);
         assert!(self.free.insert_run(at, slots), "slots freed twice");
-        let (mut start, mut end) = (at, at + slots);
+        self.used -= slots;
+        let end = at + slots;
+        let grows_rest = end == self.rest_start && self.rest_len > 0;
+        if grows_rest && (at == 0 || !self.free.contains(at - 1)) {
+            // What was split last grows back.
+            self.rest_start = at;
+            self.rest_len += slots;
+            self.note_freed(at, at + self.rest_len);
+        } else {
+            self.merge(at, end);
+        }
+    }
+
+    /// Puts freed slots, with what is free on both sides, into the index.
+    #[inline(never)]
+    fn merge(&mut self, at: u32, past: u32) {
+        let (mut start, mut end) = (at, past);
         let mut is_rest = false;
         if end < self.slots && self.free.contains(end) {
             end = self.absorb_above(end, &mut is_rest);
@@ -228,17 +275,22 @@ impl Area {
         if start > 0 && self.free.contains(start - 1) {
             start = self.absorb_below(start, &mut is_rest);
         }
-        self.used -= slots;
+        self.note_freed(start, end);
+        if is_rest {
+            (self.rest_start, self.rest_len) = (start, end - start);
+        } else {
+            self.attach(start, end - start);
+        }
+    }
+
+    /// Keeps the ends when a free run has become the one from `start` to `end`.
+    #[inline]
+    fn note_freed(&mut self, start: u32, end: u32) {
         if start == 0 {
             self.prefix = end;
         }
         if end == self.slots {
             self.suffix = end - start;
-        }
-        if is_rest {
-            (self.rest_start, self.rest_len) = (start, end - start);
-        } else {
-            self.attach(start, end - start);
         }
     }
 
@@ -285,17 +337,6 @@ impl Area {
     fn take_uncut(&mut self, wish: Wish, probes: &mut u32) -> Option<u32> {
         if wish.slots.wrapping_sub(1) >= self.slots {
             return None;
-        }
-        if !self.lists.has(wish.slots)
-            && wish.place(self.rest_start, self.rest_len) == Some(self.rest_start)
-        {
-            // The commonest case of all, an area that is not full: one number moves.
-            *probes += 2;
-            let at = self.rest_start;
-            self.note_taken(at, self.rest_len, at, wish.slots);
-            self.rest_start += wish.slots;
-            self.rest_len -= wish.slots;
-            return Some(at);
         }
         let (run, at) = self.find(wish, probes)?;
         self.carve(run, at, wish.slots);

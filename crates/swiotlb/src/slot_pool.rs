@@ -49,6 +49,14 @@ pub(crate) struct AreaState {
     pub(crate) devices: Box<[DeviceUse]>,
 }
 
+/// What is written down when a mapping begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Begin {
+    pub(crate) record: Record,
+    /// Bytes that are copied in.
+    pub(crate) copied: u64,
+}
+
 /// What a device has in an area, and had.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct DeviceUse {
@@ -185,28 +193,35 @@ impl<P: Platform> SlotPool<P> {
     /// [`NoRun`] where no run fits, not even across areas; nothing has changed then.
     #[inline]
     pub fn take(&self, fit: &Fit, cpu: CpuId, record: Record) -> Result<u32, NoRun> {
+        self.take_counted(fit, cpu, Begin { record, copied: 0 })
+    }
+
+    #[inline]
+    pub(crate) fn take_counted(&self, fit: &Fit, cpu: CpuId, begin: Begin) -> Result<u32, NoRun> {
         let index = home(cpu, self.areas.len());
         if self.hints[index].largest() >= fit.slots {
-            if let Some(at) = self.take_in(index, fit, record) {
+            if let Some(at) = self.take_in(index, fit, &begin) {
                 return Ok(at);
             }
         }
-        self.steal(index, fit, record)
+        self.steal(index, fit, &begin)
     }
 
     /// Tries the areas after that of `home`, in turn, then the seams between them.
     #[inline(never)]
-    fn steal(&self, home: usize, fit: &Fit, record: Record) -> Result<u32, NoRun> {
+    fn steal(&self, home: usize, fit: &Fit, begin: &Begin) -> Result<u32, NoRun> {
         let count = self.areas.len();
-        for index in (home + 1..count).chain(0..home) {
+        let mut index = home;
+        for _ in 1..count {
+            index = if index + 1 == count { 0 } else { index + 1 };
             if self.hints[index].largest() >= fit.slots {
-                if let Some(at) = self.take_in(index, fit, record) {
+                if let Some(at) = self.take_in(index, fit, begin) {
                     return Ok(at);
                 }
             }
         }
         if count > 1 {
-            self.take_spanning(fit, record)
+            self.take_spanning(fit, begin)
         } else {
             Err(self.no_run(fit))
         }
@@ -221,16 +236,16 @@ impl<P: Platform> SlotPool<P> {
     }
 
     #[inline(never)]
-    fn take_in(&self, index: usize, fit: &Fit, record: Record) -> Option<u32> {
+    fn take_in(&self, index: usize, fit: &Fit, begin: &Begin) -> Option<u32> {
         let first = (index as u32) << self.area_shift;
         let mut state = self.areas[index].0.lock();
         if state.closed {
             return None;
         }
         let at = state.area.take_from(fit, first).ok()?;
-        state.area.set_record(at, record);
+        state.area.set_record(at, begin.record);
         self.enter(&mut state, index);
-        state.begin(&record);
+        state.begin(begin);
         Some(first + at)
     }
 
@@ -301,6 +316,46 @@ impl<P: Platform> SlotPool<P> {
         }
     }
 
+    /// Changes the flags of the mapping whose first slot is `first`, if `change` says so: the record
+    /// as it was.
+    pub(crate) fn change_flags(
+        &self,
+        first: u32,
+        change: impl FnOnce(&Record) -> Option<u16>,
+    ) -> Option<Record> {
+        let (index, at) = self.split(first)?;
+        let mut state = self.areas[index].0.lock();
+        let record = state.area.record(at)?;
+        let flags = change(&record)?;
+        state.area.set_record(at, Record { flags, ..record });
+        Some(record)
+    }
+
+    /// Sums over the areas: what a device has and had; all devices for `None`.
+    pub(crate) fn device_use(&self, device: Option<usize>) -> DeviceUse {
+        let mut sum = DeviceUse::default();
+        for shared in &self.areas {
+            let state = shared.0.lock();
+            let rows = state.devices.iter().enumerate();
+            for (_, row) in rows.filter(|(index, _)| device.is_none_or(|device| device == *index)) {
+                sum.slots += row.slots;
+                sum.mapped += row.mapped;
+                sum.unmapped += row.unmapped;
+                sum.copied += row.copied;
+            }
+        }
+        sum
+    }
+
+    /// Hands idle credit back.
+    pub(crate) fn return_credit(&self) {
+        for shared in &self.areas {
+            let mut state = shared.0.lock();
+            let used = state.area.used();
+            self.level.settle(&mut state.credit, used);
+        }
+    }
+
     /// From now on, no area takes a new mapping.
     pub(crate) fn close(&self) {
         for (shared, hint) in self.areas.iter().zip(self.hints.iter()) {
@@ -352,10 +407,11 @@ impl<P: Platform> SlotPool<P> {
 impl AreaState {
     /// Counts a mapping that begins.
     #[inline]
-    pub(crate) fn begin(&mut self, record: &Record) {
-        let device = self.device(record);
-        device.slots += record.slots;
+    pub(crate) fn begin(&mut self, begin: &Begin) {
+        let device = self.device(&begin.record);
+        device.slots += begin.record.slots;
         device.mapped += 1;
+        device.copied += begin.copied;
     }
 
     #[inline]

@@ -83,6 +83,11 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ),
     ("iommu", "io-pgtable", "a domain builds tables"),
     ("iommu", "iova", "a domain hands out addresses"),
+    (
+        "linux-model",
+        "trace",
+        "the model is fed, and held to account, by recordings",
+    ),
 ];
 
 /// Drivers may know `iommu`, which is of their own layer: they fill in what it asks of hardware.

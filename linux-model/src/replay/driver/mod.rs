@@ -1,16 +1,20 @@
 //! One pass over the operations.
 
+mod sampler;
+mod trial;
+
 use crate::demand::{Demand, Mapping, Op, OpKind, Recorded};
+use crate::replay::driver::sampler::Sampler;
 use crate::replay::memory::BounceMemory;
-use crate::replay::report::{DeviceReport, PhaseReport, Placed, ReplayReport, Sample};
-use crate::swiotlb::{MapFailure, PoolId, Request, Slots, Swiotlb, SwiotlbConfig};
+use crate::replay::report::{DeviceReport, PhaseReport, Placed, ReplayReport};
+use crate::swiotlb::{MapFailure, Request, Slots, Swiotlb, SwiotlbConfig};
 
 /// Which mappings go through the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bounce {
     /// Those that the recorded kernel bounced.
     AsRecorded,
-    /// All (`swiotlb=force`).
+    /// All that no IOMMU translates (`swiotlb=force`).
     All,
     /// Those that the device cannot reach.
     Needed,
@@ -73,6 +77,8 @@ pub(crate) struct Driver<'a, M = Swiotlb> {
     states: Vec<State>,
     /// Per scatterlist whether it has been given up.
     given_up: Vec<bool>,
+    /// Per scatterlist whether the recording has given it up.
+    is_over: Vec<bool>,
     /// Mappings held by each scatterlist that the recording gave up.
     held_by: Vec<Vec<u32>>,
     open_phase: Option<usize>,
@@ -120,14 +126,54 @@ fn run<M: BounceMemory>(mut driver: Driver<'_, M>) -> ReplayReport {
     driver.finish()
 }
 
+/// [`replay`] in the most likely order, with each phase's high water bounded by the extreme ones.
+///
+/// The recording does not show in which order releases and mappings of different CPUs happened
+/// where their windows overlap, so the kernel's figure is one of the interval's; the report's is
+/// the most likely one. Costs three replays.
+pub fn replay_bounded(demand: &Demand, config: &ReplayConfig) -> ReplayReport {
+    let run = |order| {
+        replay(
+            demand,
+            &ReplayConfig {
+                order,
+                ..config.clone()
+            },
+        )
+    };
+    let bare = ReplayConfig {
+        samples_max: 0,
+        keeps_places: false,
+        ..config.clone()
+    };
+    let extreme = |order| {
+        replay(
+            demand,
+            &ReplayConfig {
+                order,
+                ..bare.clone()
+            },
+        )
+    };
+    let mut report = run(Order::Likely);
+    for other in [extreme(Order::Least), extreme(Order::Most)] {
+        for (phase, other) in report.phases.iter_mut().zip(other.phases) {
+            let (low, high) = phase.high_water_interval;
+            let bound = other.high_water_slots;
+            phase.high_water_interval = (low.min(bound), high.max(bound));
+        }
+    }
+    report
+}
+
 fn moment(op: &Op, order: Order) -> u64 {
     let is_release = matches!(op.kind, OpKind::Unmap(_) | OpKind::GiveUp(_));
     let is_map = matches!(op.kind, OpKind::Map(_));
     match order {
-        Order::Least if is_release => op.earliest_ns,
-        Order::Most if is_release => op.latest_ns,
-        Order::Least if is_map => op.latest_ns,
-        Order::Most if is_map => op.earliest_ns,
+        Order::Least if is_release => op.sooner_ns,
+        Order::Most if is_release => op.later_ns,
+        Order::Least if is_map => op.later_ns,
+        Order::Most if is_map => op.sooner_ns,
         _ => op.likely_ns,
     }
 }
@@ -152,6 +198,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
         let phase = |phase: &crate::demand::Phase| PhaseReport {
             name: phase.name.clone(),
             high_water_slots: 0,
+            high_water_interval: (0, 0),
             used_at_end: 0,
             mappings: 0,
             failed: 0,
@@ -168,6 +215,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
             memory,
             states: vec![State::Idle; demand.mappings.len()],
             given_up: vec![false; lists as usize],
+            is_over: vec![false; lists as usize],
             held_by: vec![Vec::new(); lists as usize],
             open_phase: None,
             sampler: Sampler::new(demand, config.samples_max),
@@ -198,7 +246,12 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
             OpKind::Map(index) => self.map(at_ns, index),
             OpKind::Unmap(index) => self.unmap(index),
             OpKind::GiveUp(list) => self.give_up(list),
-            OpKind::Sync(bytes) => self.report.bytes_copied += bytes,
+            OpKind::Sync { mapping, bytes } => {
+                if matches!(self.states[mapping as usize], State::Held(_)) {
+                    let most = self.demand.mappings[mapping as usize].bytes;
+                    self.report.bytes_copied += bytes.min(most);
+                }
+            }
             OpKind::PhaseBegin(index) => {
                 self.memory.reset_high_water();
                 self.open_phase = Some(index as usize);
@@ -207,6 +260,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
                 let counters = self.memory.counters();
                 let phase = &mut self.report.phases[index as usize];
                 phase.high_water_slots = counters.high_water;
+                phase.high_water_interval = (counters.high_water, counters.high_water);
                 phase.used_at_end = counters.used;
                 self.open_phase = None;
             }
@@ -222,7 +276,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
     fn bounces(&self, mapping: &Mapping) -> bool {
         match self.config.bounce {
             Bounce::AsRecorded => mapping.was_bounced,
-            Bounce::All => true,
+            Bounce::All => mapping.was_bounced || !self.demand.is_translated,
             Bounce::Needed => {
                 let limits = &self.demand.devices[mapping.device as usize].limits;
                 let last = mapping.original.saturating_add(mapping.bytes - 1);
@@ -260,7 +314,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
 
     /// When a work item queued on a CPU can run: as soon as the CPU turns to another task.
     fn next_switch_ns(&self, cpu: u32, at_ns: u64) -> u64 {
-        let Some(switches) = self.demand.switches.get(cpu as usize) else {
+        let Some(switches) = self.demand.switches.get(&cpu) else {
             return at_ns;
         };
         let next = switches.partition_point(|switch| switch.to_ns <= at_ns);
@@ -276,7 +330,8 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
             return true;
         };
         if mapping.recorded == Recorded::FailedSilently {
-            self.given_up[list as usize] = false;
+            // In an extreme order a list can be over before all of it was tried.
+            self.given_up[list as usize] = self.is_over[list as usize];
         }
         !self.given_up[list as usize]
     }
@@ -333,9 +388,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
     fn unmap(&mut self, index: u32) {
         let mapping = &self.demand.mappings[index as usize];
         if matches!(self.states[index as usize], State::Held(_)) {
-            if mapping.direction.is_some_and(|d| d.device_writes()) && !mapping.skips_sync {
-                self.report.bytes_copied += mapping.bytes;
-            }
+            self.report.bytes_copied += mapping.copied_back();
             self.release(index);
         }
         self.states[index as usize] = State::Ended;
@@ -347,6 +400,7 @@ impl<'a, M: BounceMemory> Driver<'a, M> {
         if !self.given_up[list as usize] {
             self.report.served_beyond_recording += 1;
         }
+        self.is_over[list as usize] = true;
         self.undo(list);
     }
 
@@ -383,124 +437,5 @@ fn request(mapping: &Mapping) -> Request {
         original: mapping.original,
         bytes: mapping.bytes,
         alloc_align_mask: 0,
-    }
-}
-
-/// What the referee needs to try orders.
-impl Driver<'_> {
-    /// Whether mapping this would reach the pool now.
-    pub fn will_ask(&self, index: u32) -> bool {
-        let mapping = &self.demand.mappings[index as usize];
-        let goes_on = mapping.recorded == Recorded::FailedSilently
-            || mapping
-                .list
-                .is_none_or(|list| !self.given_up[list as usize]);
-        mapping.bytes > 0 && self.bounces(mapping) && goes_on
-    }
-
-    /// Lets pools appear that are due.
-    pub fn catch_up(&mut self, now_ns: u64) {
-        self.memory.run_worker(now_ns);
-    }
-
-    /// Where it would be put now.
-    pub fn peek(&self, index: u32) -> Option<(PoolId, u64)> {
-        let mapping = &self.demand.mappings[index as usize];
-        self.memory.peek(
-            &self.demand.devices[mapping.device as usize].limits,
-            &request(mapping),
-        )
-    }
-
-    /// The slots that a mapping holds.
-    pub fn held(&self, index: u32) -> Option<Slots> {
-        match self.states.get(index as usize) {
-            Some(State::Held(slots)) if !slots.is_transient => Some(*slots),
-            _ => None,
-        }
-    }
-
-    /// The slots that a mapping held before its release.
-    pub fn last_slots(&self, index: u32) -> Option<Slots> {
-        match (
-            self.states.get(index as usize),
-            self.report.placed.get(index as usize),
-        ) {
-            (Some(State::Ended), Some(Placed::At(slots))) if !slots.is_transient => Some(*slots),
-            _ => None,
-        }
-    }
-
-    /// Takes a release back; does nothing if the slots have another owner.
-    pub fn unrelease(&mut self, index: u32) {
-        if let Some(slots) = self.last_slots(index) {
-            if self.memory.retake(&slots) {
-                self.states[index as usize] = State::Held(slots);
-                let device = self.demand.mappings[index as usize].device;
-                self.report.devices[device as usize].used += slots.count;
-            }
-        }
-    }
-
-    /// Releases what [`Driver::unrelease`] took back.
-    pub fn release_again(&mut self, index: u32) {
-        self.release(index);
-    }
-
-    /// Where a mapping was put.
-    pub fn placed(&self, index: u32) -> Placed {
-        self.report.placed[index as usize]
-    }
-
-    /// The pools.
-    pub fn memory_mut(&mut self) -> &mut Swiotlb {
-        &mut self.memory
-    }
-}
-
-/// Keeps the highest use of equal parts of the recording's time.
-struct Sampler {
-    begin_ns: u64,
-    part_ns: u64,
-    max: usize,
-    samples: Vec<Sample>,
-}
-
-impl Sampler {
-    fn new(demand: &Demand, max: usize) -> Self {
-        let begin_ns = demand.ops.first().map_or(0, |op| op.likely_ns);
-        let end_ns = demand.ops.last().map_or(0, |op| op.likely_ns);
-        let part_ns = ((end_ns - begin_ns) / (max.max(1) as u64) + 1).max(1);
-        Self {
-            begin_ns,
-            part_ns,
-            max,
-            samples: Vec::new(),
-        }
-    }
-
-    fn note(&mut self, at_ns: u64, used_slots: u32, pool_slots: u32) {
-        if self.max == 0 {
-            return;
-        }
-        let part = at_ns.saturating_sub(self.begin_ns) / self.part_ns;
-        let sample = Sample {
-            at_ns: self.begin_ns + part * self.part_ns,
-            used_slots,
-            used_at_end: used_slots,
-            pool_slots,
-        };
-        match self.samples.last_mut() {
-            Some(last) if last.at_ns == sample.at_ns => {
-                last.used_slots = last.used_slots.max(used_slots);
-                last.used_at_end = used_slots;
-                last.pool_slots = last.pool_slots.max(pool_slots);
-            }
-            _ => self.samples.push(sample),
-        }
-    }
-
-    fn finish(self) -> Vec<Sample> {
-        self.samples
     }
 }

@@ -44,7 +44,7 @@ impl Probes {
     /// Takes the slots; returns mappings that must have been released unseen.
     pub fn occupy(&mut self, tlb: u64, bytes: u64, mapping: u32) -> Vec<u32> {
         let first = tlb / SLOT_BYTES;
-        let after = (tlb + bytes).div_ceil(SLOT_BYTES);
+        let after = tlb.saturating_add(bytes).div_ceil(SLOT_BYTES);
         let mut stale = Vec::new();
         while let Some((&begin, &(end, other))) = self.occupied.range(..after).next_back() {
             if end <= first {

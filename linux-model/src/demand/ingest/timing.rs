@@ -109,10 +109,10 @@ impl Cost {
 
 /// Spreads each window's releases over it.
 ///
-/// Each release takes at least what the recording's fastest ones took; that bounds the `n`th from
-/// both ends. A window that is not much longer than usual was spent on the work, so its releases
-/// are evenly spread and their pace bounds them further; in a longer one they came first, at the
-/// usual pace.
+/// All that is certain of a release is its window. A window that is not much longer than usual was
+/// spent on the work, so its releases are evenly spread; in a longer one they came first, at the
+/// usual pace. A release hardly takes less than the recording's fastest tenth took, which bounds
+/// the `n`th from both ends of the window, and a steady pace bounds it further.
 pub(super) fn spread(
     ops: &mut [Op],
     windows: &[Window],
@@ -132,24 +132,27 @@ pub(super) fn spread(
             usual.fixed_ns + all
         };
         let fixed = usual.fixed_ns.min(whole / window.count as f64);
-        let mut bytes = 0;
+        let mut bytes: u64 = 0;
         let releases = &mut ops[window.first_op..window.first_op + window.count];
         for (done, op) in releases.iter_mut().enumerate() {
             if let OpKind::Unmap(mapping) = op.kind {
-                bytes += copied(mapping);
+                bytes = copied(mapping).saturating_add(bytes);
             }
             let share = usual.work(done + 1, bytes) / all;
             let at = |run: f64| standstills.after(window.begin_ns, run.max(1.0) as u64);
             let likely = (fixed + (whole - fixed) * share).min(running - 1.0);
-            let mut earliest = least * share;
-            let mut latest = running - least * (1.0 - share);
-            if is_busy {
-                earliest = earliest.max(likely / PACE_CHANGE_MAX);
-                latest = latest.min(likely * PACE_CHANGE_MAX);
-            }
-            op.earliest_ns = at(earliest.min(likely));
+            let earliest = (least * share).min(likely);
+            let latest = (running - least * (1.0 - share)).max(likely);
+            let change = if is_busy {
+                PACE_CHANGE_MAX
+            } else {
+                f64::INFINITY
+            };
+            op.earliest_ns = window.begin_ns;
+            op.sooner_ns = at(earliest.max(likely / change));
             op.likely_ns = at(likely);
-            op.latest_ns = at(latest.max(likely)).min(window.end_ns);
+            op.later_ns = at(latest.min(likely * change)).min(window.end_ns);
+            op.latest_ns = window.end_ns;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Finds the mapping that an unmapping ends.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use dmakit_addr::Direction;
 
@@ -47,10 +47,16 @@ impl ListKey {
 pub(super) struct Live {
     pages: HashMap<PageKey, VecDeque<u32>>,
     lists: HashMap<ListKey, VecDeque<Vec<u32>>>,
+    /// Bounced single mappings by device and first byte, for syncs: their length and number.
+    bounced: BTreeMap<(u32, u64), (u64, u32)>,
 }
 
 impl Live {
-    pub fn add_page(&mut self, key: PageKey, mapping: u32) {
+    pub fn add_page(&mut self, key: PageKey, mapping: u32, is_bounced: bool) {
+        if is_bounced {
+            self.bounced
+                .insert((key.device, key.dma), (key.bytes, mapping));
+        }
         self.pages.entry(key).or_default().push_back(mapping);
     }
 
@@ -60,7 +66,20 @@ impl Live {
         if queue.is_empty() {
             self.pages.remove(key);
         }
+        let place = (key.device, key.dma);
+        if self.bounced.get(&place).map(|(_, held)| *held) == mapping {
+            self.bounced.remove(&place);
+        }
         mapping
+    }
+
+    /// The bounced mapping in which an address lies.
+    pub fn at(&self, device: u32, dma: u64) -> Option<u32> {
+        let ((_, first), (bytes, mapping)) = self
+            .bounced
+            .range((device, 0)..=(device, dma))
+            .next_back()?;
+        (dma - first < *bytes).then_some(*mapping)
     }
 
     pub fn add_list(&mut self, key: ListKey, mappings: Vec<u32>) {
