@@ -8,6 +8,9 @@
 //! node, register regions as [`QemuMmio`], and the functions of its [`PciBus`]. The child ends when
 //! the machine is dropped, or when this process dies; its log is part of every error.
 //!
+//! [`smmu`] puts the stack on a machine with an SMMUv3; [`devices`] has drivers of two devices that
+//! use it as any driver would.
+//!
 //! What it cannot show, because the models do not: missing barriers, missing cache maintenance,
 //! missing command syncs, wrong memory attributes.
 //!
@@ -16,10 +19,12 @@
 
 mod child;
 mod config;
+pub mod devices;
 mod error;
 mod machine;
 mod pci;
 mod qtest;
+pub mod smmu;
 mod version;
 
 pub use config::{Board, Clock, Config};
