@@ -108,6 +108,22 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
+        name: "page-tables",
+        run: Run::Test {
+            package: "dmakit-io-pgtable",
+            test: "lockstep",
+        },
+        reason: "tables of every shape against a map of pages",
+    },
+    Row {
+        name: "qemu-nvme",
+        run: Run::Test {
+            package: "dmakit-qemu",
+            test: "nvme",
+        },
+        reason: "a disk behind the SMMU, on device models nobody here wrote",
+    },
+    Row {
         name: "trace-mutation",
         run: Run::Test {
             package: "dmakit-trace",
