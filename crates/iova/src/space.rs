@@ -267,7 +267,8 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         if !cache.is_empty(order) {
             return None;
         }
-        let starts = self.depots.get(order)?.pop()?;
+        let depot = self.depots.get(order)?;
+        let starts = depot.has_below(end).then(|| depot.pop()).flatten()?;
         cache.load(order, &starts);
         cache.pop(order, end)
     }
