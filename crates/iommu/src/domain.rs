@@ -8,9 +8,10 @@ use dmakit_iova::{CpuCache, Request, Reservation, Space};
 use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
 
 use crate::batch::{Joined, joined};
+use crate::epochs::Epochs;
 use crate::error::{AttachRegionError, MapError, UnmapFailure};
 use crate::hardware::{Hardware, Invalidation, SyncError};
-use crate::ticket::{DomainId, Epochs, Proof, RedeemError, RedeemFailure, Ticket};
+use crate::ticket::{DomainId, Proof, RedeemError, RedeemFailure, Ticket};
 
 /// A mapped range of device addresses.
 ///

@@ -21,6 +21,7 @@ extern crate alloc;
 mod batch;
 mod costs;
 mod domain;
+mod epochs;
 mod error;
 mod fault;
 mod fold;

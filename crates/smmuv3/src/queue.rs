@@ -307,6 +307,7 @@ impl<P: Platform, R: Mmio> Producer<'_, P, R> {
         // The commands before the index that makes them valid.
         self.platform.barrier(Barrier::BeforeDevice);
         let index = (to & self.queue.mask()) as u32;
+        self.queue.progress.publish(to);
         self.regs.write32(CMDQ_PROD, index);
         self.state.published = to;
         self.state.counts.doorbells += 1;
