@@ -16,6 +16,7 @@ mod progress;
 mod quantity;
 mod replay;
 mod run;
+mod scenario;
 mod size;
 
 use std::process::ExitCode;
