@@ -7,7 +7,11 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
+<<<<<<< HEAD
 use crate::record::RecordArgs;
+=======
+use crate::scenario::MachineName;
+>>>>>>> wip/run
 
 /// What was typed, or an early answer that clap itself gives.
 pub enum Typed {
@@ -26,7 +30,11 @@ Examples:
   dmakit diagnose boot.log --json     the same for a program
   dmakit replay io.trace              what did bounce buffers do under this load?
   dmakit size swiotlb io.trace        how large must the pool be?
+<<<<<<< HEAD
   sudo dmakit record -- fio job.fio   capture such a trace
+=======
+  dmakit run --machine qemu:virt      watch a disk being read through an SMMU
+>>>>>>> wip/run
   dmakit completions bash             shell completions
 
 Exit status: 0 answered, 1 the property asked about does not hold,
@@ -61,7 +69,11 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+<<<<<<< HEAD
     Record(RecordArgs),
+=======
+    Run(RunArgs),
+>>>>>>> wip/run
     /// Print shell completions
     Completions {
         /// The shell to print them for
@@ -92,6 +104,44 @@ pub struct ReplayArgs {
 
     #[command(flatten)]
     pub load: LoadArgs,
+}
+
+/// Bring up a machine with the stack and drive it
+///
+/// A scenario says which devices do what, and what must hold. Without one, a
+/// short one runs. On qemu:virt the devices are QEMU's own models, behind its
+/// SMMUv3. Exits 1 if a property is violated, 2 if the machine cannot do it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmakit run
+  dmakit run --machine qemu:virt
+  dmakit run smmu-nvme --machine qemu:virt --json
+  dmakit run --list")]
+pub struct RunArgs {
+    /// A built-in scenario, or a file of the same form
+    #[arg(value_name = "SCENARIO")]
+    pub scenario: Option<String>,
+
+    /// The machine to run it on
+    #[arg(long, value_enum, default_value_t = MachineName::Sim, value_name = "MACHINE")]
+    pub machine: MachineName,
+
+    /// The QEMU program, if not the one on the path
+    #[arg(long, value_name = "PATH")]
+    pub qemu: Option<PathBuf>,
+
+    /// What everything random follows from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Name the built-in scenarios and what they show
+    #[arg(long)]
+    pub list: bool,
+
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// What to size.
@@ -228,7 +278,11 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
+<<<<<<< HEAD
             said.contains("diagnose, replay, size, record, completions, man"),
+=======
+            said.contains("diagnose, replay, size, run, completions, man"),
+>>>>>>> wip/run
             "{said}"
         );
     }

@@ -17,6 +17,7 @@ mod quantity;
 mod record;
 mod replay;
 mod run;
+mod scenario;
 mod size;
 
 use std::process::ExitCode;
