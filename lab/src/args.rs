@@ -7,11 +7,8 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
-<<<<<<< HEAD
 use crate::record::RecordArgs;
-=======
 use crate::scenario::MachineName;
->>>>>>> wip/run
 
 /// What was typed, or an early answer that clap itself gives.
 pub enum Typed {
@@ -30,11 +27,8 @@ Examples:
   dmakit diagnose boot.log --json     the same for a program
   dmakit replay io.trace              what did bounce buffers do under this load?
   dmakit size swiotlb io.trace        how large must the pool be?
-<<<<<<< HEAD
   sudo dmakit record -- fio job.fio   capture such a trace
-=======
   dmakit run --machine qemu:virt      watch a disk being read through an SMMU
->>>>>>> wip/run
   dmakit completions bash             shell completions
 
 Exit status: 0 answered, 1 the property asked about does not hold,
@@ -69,11 +63,8 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
-<<<<<<< HEAD
     Record(RecordArgs),
-=======
     Run(RunArgs),
->>>>>>> wip/run
     /// Print shell completions
     Completions {
         /// The shell to print them for
@@ -278,11 +269,7 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
-<<<<<<< HEAD
-            said.contains("diagnose, replay, size, record, completions, man"),
-=======
-            said.contains("diagnose, replay, size, run, completions, man"),
->>>>>>> wip/run
+            said.contains("diagnose, replay, size, record, run, completions, man"),
             "{said}"
         );
     }

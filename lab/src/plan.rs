@@ -6,11 +6,7 @@ use std::io::IsTerminal;
 use crate::args::{Args, Colour, Command, Format, SizeCommand, Typed};
 use crate::input::Source;
 use crate::output::{Look, Show};
-<<<<<<< HEAD
-use crate::{record, replay, size};
-=======
-use crate::{replay, scenario, size};
->>>>>>> wip/run
+use crate::{record, replay, scenario, size};
 
 /// One thing to do, and how to show its answer.
 pub struct Plan {
@@ -26,11 +22,8 @@ pub enum Action {
     },
     Replay(Box<replay::Plan>),
     SizeSwiotlb(Box<size::Plan>),
-<<<<<<< HEAD
     Record(Box<record::Plan>),
-=======
     Run(scenario::Plan),
->>>>>>> wip/run
     Completions(clap_complete::Shell),
     Man(Option<String>),
     Print(String),
@@ -66,11 +59,8 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         Command::Size(SizeCommand::Swiotlb(typed)) => {
             Action::SizeSwiotlb(Box::new(size::Plan::new(typed)?))
         }
-<<<<<<< HEAD
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),
-=======
         Command::Run(typed) => Action::Run(scenario::Plan::new(typed)?),
->>>>>>> wip/run
         Command::Completions { shell } => Action::Completions(shell),
         Command::Man { command } => Action::Man(command),
     };

@@ -108,6 +108,14 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
+        name: "iova-spaces",
+        run: Run::Test {
+            package: "dmakit-iova",
+            test: "lockstep",
+        },
+        reason: "spaces, caches and limits against a list of flags",
+    },
+    Row {
         name: "page-tables",
         run: Run::Test {
             package: "dmakit-io-pgtable",
