@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::bench::BenchArgs;
 use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
 use crate::record::RecordArgs;
@@ -61,6 +62,7 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+    Bench(BenchArgs),
     Record(RecordArgs),
     /// Print shell completions
     Completions {
@@ -228,7 +230,7 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
-            said.contains("diagnose, replay, size, record, completions, man"),
+            said.contains("diagnose, replay, size, bench, record, completions, man"),
             "{said}"
         );
     }
