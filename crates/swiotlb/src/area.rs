@@ -173,6 +173,7 @@ impl Area {
             // The commonest case of all, an area with nothing in its lists: one number moves.
             if let Some(at) = self.take_rest(wish) {
                 self.probes += 2;
+                self.probes_max = self.probes_max.max(2);
                 return Ok(at);
             }
             return self.take_searching(|area, probes| area.take_uncut(wish, probes), wish.slots);

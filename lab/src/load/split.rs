@@ -2,6 +2,9 @@
 
 use dmakit_linux_model::{Demand, MAPPING_BYTES_MAX, OpKind, RecordedAddresses, SLOT_BYTES};
 
+/// Longer mappings than this are no transfer that a driver would split.
+const SPLIT_BYTES_MAX: u64 = 64 << 20;
+
 /// Splits what was not bounced and is longer than a bounce pool of Linux serves. Drivers that
 /// transfer in such lengths ask for the limit (`dma_max_mapping_size`), which is shorter where
 /// everything is bounced. Returns how many mappings were split.
@@ -14,7 +17,8 @@ pub(super) fn split_unbounced(demand: &mut Demand, recorded: &mut RecordedAddres
         let whole = demand.mappings[index];
         let limits = demand.devices[whole.device as usize].limits;
         let most = MAPPING_BYTES_MAX - limits.min_align_mask.next_multiple_of(SLOT_BYTES);
-        if whole.was_bounced || whole.bytes <= most || most == 0 {
+        let is_split = (most + 1..=SPLIT_BYTES_MAX).contains(&whole.bytes);
+        if whole.was_bounced || most == 0 || !is_split {
             continue;
         }
         split += 1;

@@ -108,6 +108,7 @@ fn growing(loads: &[Load], setups: &[Setup]) -> anyhow::Result<Option<Growing>> 
                 .pool_slots
                 .last()
                 .map_or(0, |slots| slots * SLOT_BYTES),
+            back_within_s: 2.0 * growth.shrink_after_s,
         };
         if most
             .as_ref()
