@@ -71,6 +71,14 @@ const ROWS: &[Row] = &[
         reason: "the one library crate with unsafe code",
     },
     Row {
+        name: "smmuv3-sim",
+        run: Run::Test {
+            package: "dmakit-smmuv3",
+            test: "sim",
+        },
+        reason: "stale hits that need an unlucky order of commands and evictions",
+    },
+    Row {
         name: "readers-fuzz",
         run: Run::Fuzz { folder: "fuzz" },
         reason: "readers meet whatever a broken machine printed",
