@@ -4,4 +4,5 @@ mod costs;
 mod mutants;
 mod recovery;
 mod rig;
+mod room;
 mod shapes;
