@@ -154,6 +154,12 @@ const ROWS: &[Row] = &[
             filter: "diagnose",
         },
         reason: "logs are pasted, wrapped, cut and mangled",
+        name: "smmuv3-sim",
+        run: Run::Test {
+            package: "dmakit-smmuv3",
+            test: "sim",
+        },
+        reason: "stale hits that need an unlucky order of commands and evictions",
     },
     Row {
         name: "readers-fuzz",

@@ -146,7 +146,7 @@ mod protocol {
     #[test]
     fn nobody_believes_a_command_done_that_is_not() {
         let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
+        model.preemption_bound = Some(2);
         model.check(two_waiters);
     }
 }

@@ -305,8 +305,10 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
             if cleans {
                 self.platform.clean(range);
             }
-            // A descriptor that it read through the old entry goes too.
-            self.run([forget, command::cfgi_cd(stream, 0)])
+            // A descriptor that it read through the old entry goes too: only after the entry, for
+            // commands between two syncs take effect in any order.
+            self.run([forget])?;
+            self.run([command::cfgi_cd(stream, 0)])
         });
         match result {
             Ok(()) => streams.note(stream, tag),

@@ -362,13 +362,16 @@ fn reset_and_attach_queue_what_linux_queued_but_for_named_choices() {
     // Linux writes the descriptor in two steps, since streams share the table that it stands in,
     // and asks for a prefetch at the end. We ask for the entry with its table, which is new, and
     // for the descriptor after each step of the entry.
-    let steps = [command::cfgi_ste_and_table(0x10), command::cfgi_cd(0x10, 0)];
+    let step = [
+        command::cfgi_ste_and_table(0x10),
+        command::SYNC,
+        command::cfgi_cd(0x10, 0),
+        command::SYNC,
+    ];
     let ours = [
         vec![command::tlbi_nh_asid(1), command::SYNC],
-        steps.to_vec(),
-        vec![command::SYNC],
-        steps.to_vec(),
-        vec![command::SYNC],
+        step.to_vec(),
+        step.to_vec(),
     ];
     assert_eq!(queued(&regs, &memory)[4..], ours.concat());
     let theirs = sequence("attach-first-device");

@@ -1,6 +1,8 @@
 //! The driver on an SMMU that does what the architecture allows, when it hurts most.
 
+mod costs;
 mod mutants;
 mod recovery;
 mod rig;
+mod room;
 mod shapes;

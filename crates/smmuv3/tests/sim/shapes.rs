@@ -1,10 +1,12 @@
 //! Every shape of hardware and tables, with a stack that does nothing wrong.
 
-use dmakit_addr::{Direction, DmaAddr, DmaMask, Granule};
+use dmakit_addr::{Direction, DmaAddr, DmaMask, Granule, NodeId};
 use dmakit_io_pgtable::Permissions;
 use dmakit_io_pgtable::lpae::{ContiguousHint, Stage};
 use dmakit_iommu::FaultReason;
+use dmakit_platform::CpuId;
 use dmakit_sim::SmmuConfig;
+use dmakit_smmuv3::spec::command;
 use dmakit_smmuv3::{Config, Tag};
 
 use crate::rig::{Mutant, Rig, STREAM, Shape, faults};
@@ -58,10 +60,12 @@ fn shapes() -> Vec<Shape> {
 
 #[test]
 fn no_stale_hit_on_any_shape_of_hardware() {
-    let rounds: u64 = std::env::var("DMAKIT_ROUNDS")
+    // Seven shapes, four seeds.
+    let rounds: u64 = std::env::var("DMAKIT_STEPS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(300);
+        .unwrap_or(42_000)
+        / 28;
     for (index, shape) in shapes().into_iter().enumerate() {
         for seed in 0..4 {
             let rig = Rig::new(seed, shape);
@@ -140,28 +144,84 @@ fn faults_name_the_stream_the_address_and_the_reason() {
 }
 
 #[test]
-fn costs_of_map_and_unmap_are_those_of_the_table_in_the_documents() {
-    for (len, commands) in [(4 << 10, 1), (64 << 10, 1), (1 << 20, 1), (2 << 20, 1)] {
-        let rig = Rig::new(5, Shape::default());
+fn a_stream_goes_from_one_context_to_another_without_a_stop() {
+    for seed in 0..16 {
+        let rig = Rig::new(seed, Shape::default());
         let driver = rig.driver();
-        let domain = rig.domain(&driver, Mutant::Nothing);
-        let buffer = rig.buffer(2 << 20, 0);
-        let run = buffer.range().slice(0, len).unwrap();
-        // Tables are there.
-        for _ in 0..2 {
-            let before = driver.command_counts();
-            let mapped = rig.map(&domain, &[run], Permissions::READ_WRITE, DmaMask::ALL);
-            let between = driver.command_counts();
-            assert_eq!(
-                between.commands, before.commands,
-                "mapping asks for nothing"
+        let domains = [0, 1].map(|_| rig.domain(&driver, Mutant::Nothing));
+        let buffers = [0, 1].map(|node| rig.buffer(64 << 10, node));
+        let mut at = [DmaAddr::new(0); 2];
+        for index in 0..2 {
+            let run = buffers[index].range();
+            let mapped = rig.map(
+                &domains[index],
+                &[run],
+                Permissions::READ_WRITE,
+                DmaMask::ALL,
             );
-            let ticket = domain.unmap(mapped).unwrap();
-            rig.redeem(&domain, ticket, &[run]);
-            let after = driver.command_counts();
-            assert_eq!(after.syncs - before.syncs, 1, "{len:#x}");
-            assert_eq!(after.doorbells - before.doorbells, 1, "{len:#x}");
-            assert_eq!(after.commands - before.commands, commands + 1, "{len:#x}");
+            at[index] = DmaAddr::new(mapped.range().start().raw());
         }
+        assert_eq!(at[0], at[1], "the same addresses in both");
+        for round in 0..8 {
+            let transfer = rig.device.start_write(at[0], &[1; 4096]);
+            let context = domains[round % 2].hardware().inner.context();
+            driver.attach(STREAM, context).unwrap();
+            rig.device.complete(transfer).unwrap();
+            // What comes after goes where it should.
+            let mark = [round as u8 + 2; 64];
+            rig.device.write(at[0], &mark).unwrap();
+            let mut bytes = [0; 64];
+            assert!(
+                rig.machine
+                    .peek(buffers[round % 2].range().start(), &mut bytes)
+            );
+            assert_eq!(bytes, mark, "seed {seed}, round {round}");
+        }
+        assert_eq!(faults(&driver), [], "seed {seed}");
     }
+}
+
+#[test]
+fn queues_and_tables_lie_on_the_node_that_was_asked_for() {
+    let mut shape = Shape::default();
+    shape.driver.node = Some(NodeId::new(1));
+    let rig = Rig::new(1, shape);
+    let driver = rig.driver();
+    let given = rig.memory.outstanding();
+    assert!(given.len() >= 4, "{given:?}");
+    assert!(given.iter().all(|given| given.node == NodeId::new(1)));
+    driver.stop().unwrap();
+}
+
+#[test]
+fn cpus_that_fill_one_small_queue_lose_no_command() {
+    const CPUS: u32 = 4;
+    let mut shape = Shape::default();
+    shape.smmu.ranges = false;
+    let rig = Rig::new(1, shape);
+    let driver = rig.driver();
+    let before = driver.command_counts();
+    std::thread::scope(|scope| {
+        for cpu in 0..CPUS {
+            let (driver, machine) = (&driver, &rig.machine);
+            scope.spawn(move || {
+                machine.on_cpu(CpuId::new(cpu), || {
+                    for round in 0..50 {
+                        // More than the ring holds at once, and one that stops it.
+                        let mut commands = vec![command::tlbi_nh_asid(7); 40];
+                        commands[round % 40] = [0xfe, 0];
+                        driver.execute(&commands).unwrap();
+                    }
+                });
+            });
+        }
+    });
+    let after = driver.command_counts();
+    let syncs = after.syncs - before.syncs;
+    let commands = u64::from(CPUS) * 50 * 40;
+    assert_eq!(after.commands - before.commands - syncs, commands);
+    assert!(syncs <= u64::from(CPUS) * 50, "syncs are shared: {syncs}");
+    // All but the illegal ones, which a sync replaced.
+    assert_eq!(after.refused, u64::from(CPUS) * 50);
+    assert_eq!(rig.smmu.consumed(0x11), u64::from(CPUS) * 50 * 39);
 }

@@ -53,6 +53,11 @@ impl SimSmmu {
         self.with(|smmu| smmu.faults.ignored.insert(opcode));
     }
 
+    /// How many commands of this number it has consumed; syncs are not counted.
+    pub fn consumed(&self, opcode: u8) -> u64 {
+        self.with(|smmu| smmu.consumed.get(&opcode).copied().unwrap_or(0))
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut SmmuState) -> T) -> T {
         self.machine.with(|state| act(&mut state.smmus[self.id.0]))
     }

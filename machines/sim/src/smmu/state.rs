@@ -23,7 +23,8 @@ pub(crate) struct SmmuState {
     caches: Caches,
     /// Commands that were consumed and have not taken effect.
     pending: Vec<Command>,
-    /// A sync that was consumed once everything before it has taken effect.
+    /// How many were consumed, by number, syncs not counted.
+    pub(super) consumed: BTreeMap<u8, u64>,
     pub(super) faults: Injected,
 }
 
@@ -65,6 +66,7 @@ impl SmmuState {
             registers: offsets.into_iter().zip(identity).collect(),
             caches: Caches::default(),
             pending: Vec::new(),
+            consumed: BTreeMap::new(),
             faults: Injected::default(),
         }
     }
@@ -170,6 +172,7 @@ impl SmmuState {
             Kind::Illegal => self.refuse(cons, 1),
             Kind::Deferred => {
                 self.pending.push(command);
+                *self.consumed.entry(opcode(command)).or_default() += 1;
                 self.consume(cons, mask);
             }
             Kind::Sync(_) => return Progress::Sync,
