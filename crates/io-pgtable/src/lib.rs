@@ -25,6 +25,7 @@ mod hint;
 pub mod lpae;
 mod map;
 mod page_table;
+mod sync;
 mod table;
 mod unmap;
 mod walk;
