@@ -55,6 +55,7 @@ impl Table {
     /// How many of the entries `indices` there are before the first with a table under it.
     #[inline]
     pub(crate) fn leaves_from(&self, indices: Range<usize>) -> usize {
+        // A leaf table has no records of tables below.
         let below = self.below.get(indices.clone()).unwrap_or(&[]);
         below
             .iter()
