@@ -69,6 +69,30 @@ const ROWS: &[Row] = &[
         reason: "windows and segments in the optimised form that ships",
     },
     Row {
+        name: "iova",
+        run: Run::Test {
+            package: "dmakit-iova",
+            test: "lockstep",
+        },
+        reason: "spaces against a list of flags, with other weights each round",
+    },
+    Row {
+        name: "io-pgtable",
+        run: Run::Test {
+            package: "dmakit-io-pgtable",
+            test: "lockstep",
+        },
+        reason: "tables against a map of pages, for every granule and stage",
+    },
+    Row {
+        name: "io-pgtable-threads",
+        run: Run::Test {
+            package: "dmakit-io-pgtable",
+            test: "threads",
+        },
+        reason: "threads in ranges apart, in the optimised form that ships",
+    },
+    Row {
         name: "platform-miri",
         run: Run::Miri {
             package: "dmakit-platform",

@@ -6,7 +6,7 @@ use dmakit_addr::DmaMask;
 use dmakit_platform::{Barrier, Platform, SegmentRequest, TableMemory};
 
 use crate::table::Table;
-use crate::{Format, MapFailure, PageTable, TableError};
+use crate::{Entry, Format, MapFailure, PageTable, TableError};
 
 /// A stretch of entries of one table.
 pub(crate) struct Place<'a> {
@@ -67,8 +67,15 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
                 }
                 Ok((child, false))
             }
-            None if self.format.is_present(entry) => Err(MapFailure::Occupied),
-            None => self.make_child(table, height, index),
+            None => match self.format.parse(height, entry) {
+                Entry::Absent => self.make_child(table, height, index),
+                Entry::Leaf(..) => Err(MapFailure::Occupied),
+                // The entry was seen before the number that was stored first.
+                Entry::Table(_) => match table.latest_child(index) {
+                    Some(child) => Ok((child, false)),
+                    None => Err(MapFailure::Occupied),
+                },
+            },
         }
     }
 

@@ -2,7 +2,9 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
+
+use crate::sync::AtomicU64;
 
 /// Numbers of tables of one height, by what they map. One place for each low part of a tag: the
 /// last one remembered there is known.

@@ -42,21 +42,20 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         self.check(range, phys)
             .map_err(|failure| fail(0, failure))?;
         let (start, end) = (range.start().raw(), range.end().raw());
-        if let Some((table, height, indices)) = self.short_way(start, end, phys.raw()) {
-            let count = indices.len();
-            let run = Run {
-                bits: self.format.leaf(height, permissions),
-                phys: phys.raw(),
-                is_fresh: false,
-            };
-            let wrote = self.fill(table, height, indices.clone(), run);
-            if wrote == count {
-                self.clean(table, indices.start, count);
+        let short = |(table, height, indices): (&Table, u32, Range<usize>)| {
+            let wrote = self.map_in(table, height, indices.clone(), phys.raw(), permissions);
+            if wrote == indices.len() {
                 return Ok(());
             }
             let undone = (wrote as u64) << self.format.geometry().shift(height);
             self.undo(start, start + undone);
-            return Err(fail(undone, MapFailure::Occupied));
+            Err(fail(undone, MapFailure::Occupied))
+        };
+        if let Some((table, indices)) = self.leaf_way(start, end) {
+            return short((table, 0, indices));
+        }
+        if let Some(place) = self.block_way(start, end, phys.raw()) {
+            return short(place);
         }
         let (mut at, mut to) = (start, phys.raw());
         while at < end {
@@ -72,6 +71,26 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             }
         }
         Ok(())
+    }
+
+    /// Fills entries of a table that was found by a short way: how many.
+    #[inline(always)]
+    fn map_in(
+        &self,
+        table: &Table,
+        height: u32,
+        indices: Range<usize>,
+        phys: u64,
+        permissions: Permissions,
+    ) -> usize {
+        let run = Run {
+            bits: self.format.leaf(height, permissions),
+            phys,
+            is_fresh: false,
+        };
+        let wrote = self.fill(table, height, indices.clone(), run);
+        self.clean(table, indices.start, wrote);
+        wrote
     }
 
     #[inline]
@@ -109,6 +128,8 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         } = self.descend(at, self.leaf_height(at, to, left))?;
         let shift = self.format.geometry().shift(height);
         let room = (left >> shift).min((table.words().len() - index) as u64) as usize;
+        // One of the tables below may be in the way of a block.
+        let room = table.leaves_from(index..index + room);
         let run = Run {
             bits: self.format.leaf(height, permissions),
             phys: to,
@@ -127,19 +148,14 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         Ok((mapped as u64) << shift)
     }
 
-    /// Writes equal leaves until something is in the way: how many.
-    #[inline]
+    /// Writes equal leaves to entries with no table under them, until something is in the way: how
+    /// many.
+    #[inline(always)]
     fn fill(&self, table: &Table, height: u32, indices: Range<usize>, run: Run) -> usize {
         let span = self.format.geometry().span(height);
         let Some(words) = table.words().get(indices.clone()) else {
             return 0;
         };
-        // Where a table has tables below it, one of them may be in the way of a block.
-        let free = match height {
-            0 => words.len(),
-            _ => table.leaves_from(indices),
-        };
-        let words = &words[..free];
         // Address bits above 47 may stand elsewhere in an entry, so that adding would not carry.
         if (run.phys + words.len() as u64 * span) >> 48 != 0 {
             for (index, word) in words.iter().enumerate() {
@@ -234,7 +250,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
                 match table.child(index) {
                     Some(child) => number = child,
                     None => {
-                        cleared = self.clear(table, height, index, at, end, &mut gather);
+                        cleared = self.clear_from(table, height, index, at, end, &mut gather);
                         break;
                     }
                 }
@@ -247,31 +263,36 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         }
     }
 
-    /// The remembered table that has all of `[at, end)` and of whose entries leaves as large as
-    /// `at`, `end` and `to` allow are made, its height, and where in it; `None` where a walk must
-    /// find out.
-    #[inline]
-    pub(crate) fn short_way(
+    /// The remembered leaf table that has all of `[at, end)`, and where in it. Short of a whole
+    /// leaf table there is no room for blocks.
+    #[inline(always)]
+    pub(crate) fn leaf_way(&self, at: u64, end: u64) -> Option<(&Table, Range<usize>)> {
+        if self.has_single_leaves {
+            self.near(0, at, end)
+        } else {
+            None
+        }
+    }
+
+    /// The remembered table that has all of `[at, end)` and of whose entries blocks as large as
+    /// `at`, `end` and `to` allow are made, its height, and where in it.
+    #[inline(never)]
+    pub(crate) fn block_way(
         &self,
         at: u64,
         end: u64,
         to: u64,
     ) -> Option<(&Table, u32, Range<usize>)> {
-        if !self.has_single_leaves {
+        let aligned = (at | end | to).trailing_zeros();
+        if !self.has_single_leaves || aligned < self.hints[0].shift() {
             return None;
         }
-        // Short of a whole leaf table there is no room for blocks.
-        if (end - at) >> self.hints[0].shift() == 0 {
-            let (table, indices) = self.near(0, at, end)?;
-            return Some((table, 0, indices));
-        }
-        let aligned = (at | end | to).trailing_zeros();
         let height = if aligned >= self.hints[1].shift() {
             2
         } else {
             1
         };
-        if aligned < self.hints[0].shift() || !self.format.has_leaves(height) {
+        if !self.format.has_leaves(height) {
             return None;
         }
         let (table, indices) = self.near(height, at, end)?;
@@ -279,7 +300,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     }
 
     /// The remembered table at `height` that has all of `[at, end)` and more, and where in it.
-    #[inline]
+    #[inline(always)]
     fn near(&self, height: u32, at: u64, end: u64) -> Option<(&Table, Range<usize>)> {
         let hints = self.hints.get(height as usize)?;
         let whole = (end - at) >> hints.shift() != 0;

@@ -3,10 +3,12 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use dmakit_addr::PhysAddr;
 use dmakit_platform::{Arena, Segment};
+
+use crate::sync::{AtomicU32, AtomicU64, Word};
 
 /// One table: what hardware reads, and the numbers of the tables below it.
 pub(crate) struct Table {
@@ -36,14 +38,24 @@ impl Table {
 
     /// Its entries.
     #[inline]
-    pub(crate) fn words(&self) -> &[AtomicU64] {
+    pub(crate) fn words(&self) -> &[Word] {
         // A table's segment is aligned to its size.
         self.segment.window().words64().unwrap_or(&[])
+    }
+
+    /// As [`child`](Self::child), never an old value: a read-modify-write meets the last one.
+    #[cold]
+    pub(crate) fn latest_child(&self, index: usize) -> Option<u32> {
+        self.below
+            .get(index)?
+            .fetch_or(0, Ordering::AcqRel)
+            .checked_sub(1)
     }
 
     /// How many of the entries `indices` there are before the first with a table under it.
     #[inline]
     pub(crate) fn leaves_from(&self, indices: Range<usize>) -> usize {
+        // A leaf table has no records of tables below.
         let below = self.below.get(indices.clone()).unwrap_or(&[]);
         below
             .iter()

@@ -1,5 +1,6 @@
 //! Unmapping, and what becomes of tables that fall out.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use dmakit_addr::{Address, Iova, IovaRange};
@@ -17,12 +18,16 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// [`UnmapError`].
     pub fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
         let (mut at, end) = self.checked(range)?;
+        let short = |bytes| match bytes == end - at {
+            true => Ok(()),
+            false => Err(UnmapError::Absent(range)),
+        };
         // A remembered table leaves no room for a larger leaf, which the ends could cut.
-        if let Some((table, height, indices)) = self.short_way(at, end, 0) {
-            return match self.clear(table, height, indices.start, at, end, gather) {
-                bytes if bytes == end - at => Ok(()),
-                _ => Err(UnmapError::Absent(range)),
-            };
+        if let Some((table, indices)) = self.leaf_way(at, end) {
+            return short(self.clear(table, 0, indices, at, gather));
+        }
+        if let Some((table, height, indices)) = self.block_way(at, end, 0) {
+            return short(self.clear(table, height, indices, at, gather));
         }
         self.refuse_cut_leaf(range, at)?;
         self.refuse_cut_leaf(range, end)?;
@@ -91,7 +96,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             // A whole leaf table falls out from above.
             let whole = at & (geometry.span(1) - 1) == 0 && end - at >= geometry.span(1);
             if !whole {
-                return self.clear(table, 0, geometry.index(at, 0), at, end, gather);
+                return self.clear_from(table, 0, geometry.index(at, 0), at, end, gather);
             }
         }
         let mut number = self.root;
@@ -100,7 +105,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             let index = geometry.index(at, height);
             let Some(child) = table.child(index) else {
                 self.remember(height, at, number);
-                return self.clear(table, height, index, at, end, gather);
+                return self.clear_from(table, height, index, at, end, gather);
             };
             let span = geometry.span(height);
             if at & (span - 1) == 0 && end - at >= span {
@@ -113,9 +118,8 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         0
     }
 
-    /// Clears leaves from `index` on, as far as they go.
-    #[inline]
-    pub(crate) fn clear(
+    /// As [`clear`](Self::clear), from `index` as far as the table's leaves go, or to `end`.
+    pub(crate) fn clear_from(
         &self,
         table: &Table,
         height: u32,
@@ -124,16 +128,29 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         end: u64,
         gather: &mut Gather,
     ) -> u64 {
-        let shift = self.format.geometry().shift(height);
-        let words = table.words();
-        let count = ((end - at) >> shift).min((words.len() - index) as u64) as usize;
-        // Where a table has tables below it, leaves end where one of those begins.
-        let leaves = match height {
-            0 => count,
-            _ => table.leaves_from(index..index + count),
+        let count = (end - at) >> self.format.geometry().shift(height);
+        let count = count.min((table.words().len() - index) as u64) as usize;
+        // Leaves end where a table below begins.
+        let leaves = table.leaves_from(index..index + count);
+        self.clear(table, height, index..index + leaves, at, gather)
+    }
+
+    /// Clears leaves, entries with no table under them, up to the first that is absent: how many
+    /// bytes they mapped.
+    #[inline(always)]
+    fn clear(
+        &self,
+        table: &Table,
+        height: u32,
+        indices: Range<usize>,
+        at: u64,
+        gather: &mut Gather,
+    ) -> u64 {
+        let Some(words) = table.words().get(indices.clone()) else {
+            return 0;
         };
-        let mut done = leaves;
-        for (at, word) in words[index..index + leaves].iter().enumerate() {
+        let mut done = words.len();
+        for (at, word) in words.iter().enumerate() {
             if !self.format.is_present(word.load(Ordering::Relaxed)) {
                 done = at;
                 break;
@@ -143,8 +160,8 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         if done == 0 {
             return 0;
         }
-        self.clean(table, index, done);
-        let bytes = (done as u64) << shift;
+        self.clean(table, indices.start, done);
+        let bytes = (done as u64) << self.format.geometry().shift(height);
         gather.add(at, at + bytes, height, done as u64);
         bytes
     }

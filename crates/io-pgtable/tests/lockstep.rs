@@ -1,113 +1,20 @@
 //! Against a naive model: one entry in a map for each granule.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+mod support;
 
-use dmakit_addr::{Granule, Iova, IovaRange, PhysAddr, PhysRange};
+use std::collections::BTreeMap;
+
+use dmakit_addr::{Granule, Iova, PhysAddr};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{Gather, MapFailure, PageTable, Permissions, UnmapError, WalkCoherence};
-use dmakit_platform::host::{HostPlatform, HostRam};
-use dmakit_platform::{NoMemory, Segment, SegmentRequest, TableMemory};
+use dmakit_platform::host::HostPlatform;
+use support::{Memory, Rng, range};
 
-/// Memory that is cut off in order and given back to lists by size; it can be told to run out.
-struct Memory {
-    inner: Mutex<Inner>,
-    _ram: HostRam,
-}
-
-struct Inner {
-    rest: Option<Segment>,
-    free: Vec<Segment>,
-    taken: usize,
-    allowed: usize,
-}
-
-impl Memory {
-    fn new(bytes: u64) -> Self {
-        let range = PhysRange::new(PhysAddr::new(0x8_0000_0000), bytes).unwrap();
-        let (ram, mut segments) = HostRam::new(&[range]).unwrap();
-        let inner = Inner {
-            rest: segments.pop(),
-            free: Vec::new(),
-            taken: 0,
-            allowed: usize::MAX,
-        };
-        Self {
-            inner: Mutex::new(inner),
-            _ram: ram,
-        }
-    }
-
-    fn allow(&self, tables: usize) {
-        self.inner.lock().unwrap().allowed = tables;
-    }
-
-    fn taken(&self) -> usize {
-        self.inner.lock().unwrap().taken
-    }
-}
-
-impl TableMemory for &Memory {
-    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
-        let refused = NoMemory {
-            request: *request,
-            largest_free: None,
-        };
-        let mut inner = self.inner.lock().unwrap();
-        if inner.allowed == 0 {
-            return Err(refused);
-        }
-        let fits = inner.free.iter().position(|s| s.len() == request.len);
-        let segment = match fits {
-            Some(index) => inner.free.swap_remove(index),
-            None => {
-                let rest = inner.rest.take().ok_or(refused)?;
-                let start = rest.range().start().raw();
-                let skip = start.next_multiple_of(request.align) - start;
-                let (_, rest) = rest.split_at(skip).map_err(|_| refused)?;
-                let (segment, rest) = rest.split_at(request.len).map_err(|_| refused)?;
-                inner.rest = Some(rest);
-                segment
-            }
-        };
-        assert!(segment.is_aligned(request.align));
-        segment.window().fill(0);
-        inner.taken += 1;
-        inner.allowed -= 1;
-        Ok(segment)
-    }
-
-    fn free_table(&self, segment: Segment) {
-        let mut inner = self.inner.lock().unwrap();
-        inner.taken -= 1;
-        inner.free.push(segment);
-    }
-}
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        ((self.next() >> 32) * n) >> 32
-    }
-}
-
-fn range(start: u64, len: u64) -> IovaRange {
-    IovaRange::new(Iova::new(start), len).unwrap()
-}
-
+/// Steps of each of the sixteen shapes.
 fn steps() -> u64 {
-    std::env::var("DMAKIT_STEPS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(20_000)
+    let all = std::env::var("DMAKIT_STEPS").ok();
+    let all: Option<u64> = all.and_then(|text| text.parse().ok());
+    all.unwrap_or(200_000).div_ceil(16)
 }
 
 /// The model, and the ranges that were mapped at once.

@@ -142,9 +142,14 @@ impl Rows {
         Self(std::env::args().skip(1).find(|arg| !arg.starts_with("--")))
     }
 
-    /// Whether a row is wanted.
+    /// Whether a row is wanted: `=NAME` wants that one alone.
     pub fn has(&self, name: &str) -> bool {
-        self.0.as_ref().is_none_or(|part| name.contains(part))
+        self.0
+            .as_ref()
+            .is_none_or(|part| match part.strip_prefix('=') {
+                Some(whole) => name == whole,
+                None => name.contains(part),
+            })
     }
 
     /// Prints a row with its ratios, least to least, to a floor and to the incumbent's figure.

@@ -268,7 +268,7 @@ impl Visit for TestSpace {
 
 #[test]
 fn a_space_hands_out_what_a_list_of_flags_says_is_free() {
-    let steps = variable("DMAKIT_STEPS").unwrap_or(400_000);
+    let steps = variable("DMAKIT_STEPS").unwrap_or(2_000_000);
     let first = variable("DMAKIT_SEED").unwrap_or(1);
     for round in 0..steps.div_ceil(ROUND) {
         let seed = (first + round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
