@@ -1,0 +1,478 @@
+//! Which units of one run are claimed.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::fmt;
+
+use crate::block::aligned_starts;
+use crate::filing::{CHUNK_ORDER, CHUNK_UNITS, Chunk, Filing};
+
+const NO_CHUNK: u32 = u32::MAX;
+
+/// No window of free units as asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoWindow {
+    /// How many units were asked for.
+    pub units: u32,
+    /// log2 of the alignment that was asked for, in units.
+    pub align_order: u32,
+    /// How many units are free in all.
+    pub free: u32,
+    /// Units in the largest naturally aligned free block; from 256 up, in the longest run of
+    /// blocks of 256.
+    pub largest_block: u32,
+}
+
+impl fmt::Display for NoWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            units,
+            align_order,
+            free,
+            largest_block,
+        } = self;
+        write!(
+            f,
+            "no free window of {units} units aligned to 2^{align_order}; \
+             {free} are free, the largest block has {largest_block}"
+        )
+    }
+}
+
+impl core::error::Error for NoWindow {}
+
+/// Units that were given back although not all of them were claimed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotClaimed {
+    /// The first unit that was given back.
+    pub at: u32,
+    /// How many.
+    pub units: u32,
+    /// The first of them that is free or does not exist.
+    pub first_wrong: u32,
+}
+
+impl fmt::Display for NotClaimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            at,
+            units,
+            first_wrong,
+        } = self;
+        write!(
+            f,
+            "{units} units at {at} were given back, but unit {first_wrong} is not claimed"
+        )
+    }
+}
+
+impl core::error::Error for NotClaimed {}
+
+/// How often a search had to look at all free runs, and how many words that took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Scans {
+    /// Searches that did.
+    pub searches: u64,
+    /// Words of 64 units that they read.
+    pub words: u64,
+}
+
+/// Bookkeeping of the units of one contiguous run: which are claimed, and where a claim fits.
+///
+/// A unit is 2^n frames; alignment counts from unit 0 of physical memory, of which this run starts
+/// at `base`. A plain value; whoever shares it puts it under a lock. It never allocates after
+/// [`new`](Self::new).
+///
+/// One bit a unit, and about half a bit more for the indices above.
+pub struct ClaimMap {
+    /// Units of the first chunk that lie before the run: chunks are aligned, runs need not be.
+    lead: u32,
+    units: u32,
+    free: u32,
+    /// The number of the first chunk in physical memory.
+    origin: u64,
+    chunks: Box<[Chunk]>,
+    filing: Filing,
+    /// The chunk changed last, which `filing` still knows as `filed`. What is claimed and released
+    /// in turn changes one chunk and needs no filing.
+    open: u32,
+    filed: Chunk,
+    scans: Scans,
+}
+
+impl ClaimMap {
+    /// The greatest number of units.
+    pub const UNITS_MAX: u32 = 1 << 30;
+
+    /// A run of `units` free units from unit `base` of physical memory on, cut to
+    /// [`UNITS_MAX`](Self::UNITS_MAX). Allocates.
+    pub fn new(base: u64, units: u32) -> Self {
+        let units = units.min(Self::UNITS_MAX);
+        let lead = (base % u64::from(CHUNK_UNITS)) as u32;
+        let chunks = (lead + units).div_ceil(CHUNK_UNITS).max(1);
+        let mut map = Self {
+            lead,
+            units,
+            free: 0,
+            origin: base >> CHUNK_ORDER,
+            chunks: vec![[0; 4]; chunks as usize].into_boxed_slice(),
+            filing: Filing::new(chunks),
+            open: NO_CHUNK,
+            filed: [0; 4],
+            scans: Scans::default(),
+        };
+        map.write(lead, units, true);
+        map
+    }
+
+    /// How many units there are.
+    #[inline]
+    pub fn units(&self) -> u32 {
+        self.units
+    }
+
+    /// How many are free.
+    #[inline]
+    pub fn free(&self) -> u32 {
+        self.free
+    }
+
+    /// Searches that took more than a bounded number of steps.
+    pub fn scans(&self) -> Scans {
+        self.scans
+    }
+
+    /// Bytes of bookkeeping, this value included.
+    pub fn metadata_bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.chunks) + self.filing.heap_bytes()
+    }
+
+    /// Claims `units` units whose first is aligned to 2^`align_order`: that unit, counted from the
+    /// start of the run. It fails only where no such window is free.
+    ///
+    /// Steps: bounded (a few words, and one way down a binary tree of 64-chunk groups), found or
+    /// not, where the units are a power of two aligned to themselves, or a multiple of 256 aligned
+    /// to 256. Any other wish is first tried as the power of two, or the chunks, that contain it;
+    /// only where those do not exist, and blocks of half the size do, every free run is looked at
+    /// ([`scans`](Self::scans) counts that).
+    ///
+    /// # Errors
+    /// [`NoWindow`], for no units too; nothing has changed then.
+    #[inline]
+    pub fn claim(&mut self, units: u32, align_order: u32) -> Result<u32, NoWindow> {
+        match self.find(units, align_order) {
+            Some(at) => {
+                self.write(at, units, false);
+                Ok(at - self.lead)
+            }
+            None => Err(self.no_window(units, align_order)),
+        }
+    }
+
+    #[cold]
+    fn no_window(&mut self, units: u32, align_order: u32) -> NoWindow {
+        self.settle();
+        NoWindow {
+            units,
+            align_order,
+            free: self.free,
+            largest_block: self.filing.largest_block(),
+        }
+    }
+
+    /// Claims exactly the units from `at` on; `false`, and nothing has changed, unless all exist
+    /// and are free. Reads a word for every 64 of them.
+    pub fn claim_at(&mut self, at: u32, units: u32) -> bool {
+        let fits = units > 0 && self.first_unlike(at, units, true).is_none();
+        if fits {
+            self.write(self.lead + at, units, false);
+        }
+        fits
+    }
+
+    /// Gives back `units` claimed units from `at` on, which may be a part of a claim. Reads and
+    /// writes a word for every 64 of them.
+    ///
+    /// # Errors
+    /// [`NotClaimed`] where one of them is free or does not exist; nothing has changed then.
+    #[inline]
+    pub fn release(&mut self, at: u32, units: u32) -> Result<(), NotClaimed> {
+        if let Some(first_wrong) = self.first_unlike(at, units, false) {
+            return Err(NotClaimed {
+                at,
+                units,
+                first_wrong,
+            });
+        }
+        if units > 0 {
+            self.write(self.lead + at, units, true);
+        }
+        Ok(())
+    }
+
+    /// Whether a unit is free; one that does not exist is not.
+    pub fn is_free(&self, at: u32) -> bool {
+        at < self.units && self.first_unlike(at, 1, true).is_none()
+    }
+
+    /// The maximal free runs from the lowest up: first unit and length.
+    pub fn free_runs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let mut from = 0;
+        core::iter::from_fn(move || {
+            let (start, len) = self.next_run(from, &mut 0)?;
+            from = start + len;
+            Some((start - self.lead, len))
+        })
+    }
+
+    /// The first unit from `at` on that does not exist, or is not free or taken as `free` says.
+    #[inline]
+    fn first_unlike(&self, at: u32, units: u32, free: bool) -> Option<u32> {
+        if at > self.units || units > self.units - at {
+            return Some(at.max(self.units));
+        }
+        let flip = if free { u64::MAX } else { 0 };
+        let words = self.chunks.as_flattened();
+        let (mut from, end) = (self.lead + at, self.lead + at + units);
+        if units > CHUNK_UNITS && from % 64 == 0 {
+            let inner = &words[(from / 64) as usize..(end / 64) as usize];
+            if inner.iter().fold(0, |wrong, word| wrong | (word ^ flip)) == 0 {
+                from = end & !63;
+            }
+        }
+        while from < end {
+            let len = (64 - from % 64).min(end - from);
+            let mask = (u64::MAX >> (64 - len)) << (from % 64);
+            let wrong = (words[(from / 64) as usize] ^ flip) & mask;
+            if wrong != 0 {
+                return Some((from & !63) + wrong.trailing_zeros() - self.lead);
+            }
+            from += len;
+        }
+        None
+    }
+
+    /// Where a window is free, in units of the chunks.
+    #[inline]
+    fn find(&mut self, units: u32, align_order: u32) -> Option<u32> {
+        if units.wrapping_sub(1) >= self.free {
+            return None;
+        }
+        let order = align_order.max(units.next_power_of_two().ilog2());
+        if order <= CHUNK_ORDER {
+            if let Some(at) = self.find_open(order) {
+                return Some(at);
+            }
+            self.settle();
+            let words = self.chunks.as_flattened();
+            let found = self.filing.find(order, |word| words[word as usize]);
+            if found.is_some() || align_order == order && units == 1 << order {
+                return found;
+            }
+            return self.scan(units, align_order);
+        }
+        self.settle();
+        self.find_chunks(units, align_order)
+    }
+
+    /// Looks into the chunk that was changed last. A wholly free one is left whole if it can be.
+    #[inline]
+    fn find_open(&self, order: u32) -> Option<u32> {
+        let chunk = self.chunks.get(self.open as usize)?;
+        let first = self.open << CHUNK_ORDER;
+        if order > 6 {
+            let pairs = [chunk[0] & chunk[1], chunk[2] & chunk[3]];
+            let low = pairs[0] == u64::MAX;
+            let high = pairs[1] == u64::MAX;
+            return match (low, high, order) {
+                (true, false, 7) => Some(first),
+                (false, true, 7) => Some(first + CHUNK_UNITS / 2),
+                _ => None,
+            };
+        }
+        if chunk.iter().all(|word| *word == u64::MAX) {
+            return None;
+        }
+        // Without a branch for each word: which one has room is anyone's guess.
+        let starts = chunk.map(|word| aligned_starts(word, order));
+        let mut room = 0;
+        for (bit, starts) in starts.iter().enumerate() {
+            room |= u32::from(*starts != 0) << bit;
+        }
+        let index = room.trailing_zeros();
+        let starts = starts.get(index as usize)?;
+        Some(first + index * 64 + starts.trailing_zeros())
+    }
+
+    /// A window of more than a chunk, or aligned to more than one.
+    fn find_chunks(&mut self, units: u32, align_order: u32) -> Option<u32> {
+        let whole = units.div_ceil(CHUNK_UNITS);
+        let over = align_order.saturating_sub(CHUNK_ORDER);
+        let step = 1_u32.checked_shl(over);
+        let sufficient = step.and_then(|step| whole.checked_add(step - 1));
+        if let Some(chunk) = sufficient.and_then(|len| self.filing.find_chunks(len)) {
+            return self.align(chunk << CHUNK_ORDER, align_order);
+        }
+        let exact = align_order == CHUNK_ORDER && units % CHUNK_UNITS == 0;
+        if exact {
+            None
+        } else {
+            self.scan(units, align_order)
+        }
+    }
+
+    /// The first unit from `at` on that is aligned in physical memory.
+    fn align(&self, at: u32, align_order: u32) -> Option<u32> {
+        let low = (self.origin << CHUNK_ORDER) + u64::from(at);
+        let mask = 1_u64.checked_shl(align_order).unwrap_or(0).wrapping_sub(1);
+        let up = low.wrapping_neg() & mask;
+        u32::try_from(up).ok()?.checked_add(at)
+    }
+
+    /// Looks at every free run, unless blocks of about half the size are missing.
+    #[cold]
+    fn scan(&mut self, units: u32, align_order: u32) -> Option<u32> {
+        // A window holds an aligned block of the power of two at or below its length, at its start
+        // where it is aligned that far; otherwise of the half of that, wherever it lies.
+        let floor = units.ilog2();
+        let inside = if floor <= align_order {
+            floor
+        } else {
+            floor - 1
+        };
+        let possible = match inside.checked_sub(CHUNK_ORDER) {
+            Some(above) => self.filing.longest_chunks() >= 1 << above,
+            None => self.filing.has(inside),
+        };
+        if !possible {
+            return None;
+        }
+        self.scans.searches += 1;
+        let (mut from, mut words, mut found) = (0, 0, None);
+        while let Some((start, len)) = self.next_run(from, &mut words) {
+            let end = start + len;
+            let at = self.align(start, align_order);
+            found = at.filter(|at| *at < end && units <= end - at);
+            if found.is_some() {
+                break;
+            }
+            from = end;
+        }
+        self.scans.words += words;
+        found
+    }
+
+    /// The first maximal free run at or above `from`. Counts the words read.
+    fn next_run(&self, from: u32, read: &mut u64) -> Option<(u32, u32)> {
+        let start = self.next_bit(from, 0, read)?;
+        let end = self.next_bit(start, u64::MAX, read);
+        let end = end.unwrap_or(self.chunks.len() as u32 * CHUNK_UNITS);
+        Some((start, end - start))
+    }
+
+    /// The first unit at or above `from` whose bit, inverted by `flip`, is set.
+    fn next_bit(&self, from: u32, flip: u64, read: &mut u64) -> Option<u32> {
+        let words = self.chunks.as_flattened();
+        let mut index = (from / 64) as usize;
+        let mut word = (words.get(index)? ^ flip) & u64::MAX << (from % 64);
+        *read += 1;
+        while word == 0 {
+            index += 1;
+            word = words.get(index)? ^ flip;
+            *read += 1;
+        }
+        Some(index as u32 * 64 + word.trailing_zeros())
+    }
+
+    /// Makes units free or taken that all were the other.
+    #[inline]
+    fn write(&mut self, at: u32, units: u32, free: bool) {
+        if units == 0 {
+            return;
+        }
+        self.free = if free {
+            self.free + units
+        } else {
+            self.free - units
+        };
+        let chunk = at >> CHUNK_ORDER;
+        if chunk == (at + units - 1) >> CHUNK_ORDER {
+            if chunk != self.open {
+                self.settle();
+                self.open = chunk;
+                self.filed = self.chunks[chunk as usize];
+            }
+            write_part(
+                &mut self.chunks[chunk as usize],
+                at % CHUNK_UNITS,
+                units,
+                free,
+            );
+        } else {
+            self.write_many(at, units, free);
+        }
+    }
+
+    fn write_many(&mut self, at: u32, units: u32, free: bool) {
+        self.settle();
+        self.open = NO_CHUNK;
+        let (mut from, end) = (at, at + units);
+        while from < end {
+            let chunk = from >> CHUNK_ORDER;
+            let whole = (end - from) >> CHUNK_ORDER;
+            if from % CHUNK_UNITS == 0 && whole > 0 {
+                let fill = if free { u64::MAX } else { 0 };
+                let chunks = &mut self.chunks[chunk as usize..(chunk + whole) as usize];
+                chunks.as_flattened_mut().fill(fill);
+                self.filing.set_chunks(chunk, whole, free);
+                from += whole << CHUNK_ORDER;
+                continue;
+            }
+            let len = (CHUNK_UNITS - from % CHUNK_UNITS).min(end - from);
+            let words = &mut self.chunks[chunk as usize];
+            let was = *words;
+            write_part(words, from % CHUNK_UNITS, len, free);
+            self.filing.refile(chunk, &was, words);
+            from += len;
+        }
+    }
+
+    /// Files the chunk that was changed last.
+    #[inline]
+    fn settle(&mut self) {
+        let Some(now) = self.chunks.get(self.open as usize) else {
+            return;
+        };
+        if *now != self.filed {
+            self.filing.refile(self.open, &self.filed, now);
+            self.filed = *now;
+        }
+    }
+}
+
+/// Writes `units` bits of a chunk from `at` on.
+#[inline]
+fn write_part(chunk: &mut Chunk, at: u32, units: u32, free: bool) {
+    let (mut from, end) = (at, at + units);
+    while from < end {
+        let len = (64 - from % 64).min(end - from);
+        let mask = (u64::MAX >> (64 - len)) << (from % 64);
+        let word = &mut chunk[(from / 64) as usize];
+        debug_assert!(if free {
+            *word & mask == 0
+        } else {
+            *word & mask == mask
+        });
+        *word = if free { *word | mask } else { *word & !mask };
+        from += len;
+    }
+}
+
+impl fmt::Debug for ClaimMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClaimMap")
+            .field("units", &self.units)
+            .field("free", &self.free)
+            .finish_non_exhaustive()
+    }
+}

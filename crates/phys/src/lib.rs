@@ -1,0 +1,3 @@
+//! Physical memory.
+#![no_std]
+#![forbid(unsafe_code)]
