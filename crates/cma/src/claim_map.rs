@@ -97,6 +97,9 @@ pub struct ClaimMap {
     /// in turn changes one chunk and needs no filing.
     open: u32,
     filed: Chunk,
+    /// What was released last, while nothing has changed since; empty otherwise.
+    last_at: u32,
+    last_units: u32,
     scans: Scans,
 }
 
@@ -119,6 +122,8 @@ impl ClaimMap {
             filing: Filing::new(chunks),
             open: NO_CHUNK,
             filed: [0; 4],
+            last_at: 0,
+            last_units: 0,
             scans: Scans::default(),
         };
         map.write(lead, units, true);
@@ -148,7 +153,8 @@ impl ClaimMap {
     }
 
     /// Claims `units` units whose first is aligned to 2^`align_order`: that unit, counted from the
-    /// start of the run. It fails only where no such window is free.
+    /// start of the run. It fails only where no such window is free. What was released just before
+    /// is preferred where it fits exactly, then the tightest fit.
     ///
     /// Steps: bounded (a few words, and one way down a binary tree of 64-chunk groups), found or
     /// not, where the units are a power of two aligned to themselves, or a multiple of 256 aligned
@@ -257,6 +263,10 @@ impl ClaimMap {
     fn find(&mut self, units: u32, align_order: u32) -> Option<u32> {
         if units.wrapping_sub(1) >= self.free {
             return None;
+        }
+        // Nobody has borrowed it meanwhile, and taking it back leaves the files as they were.
+        if units == self.last_units && self.align(self.last_at, align_order) == Some(self.last_at) {
+            return Some(self.last_at);
         }
         let order = align_order.max(units.next_power_of_two().ilog2());
         if order <= CHUNK_ORDER {
@@ -395,6 +405,7 @@ impl ClaimMap {
         } else {
             self.free - units
         };
+        (self.last_at, self.last_units) = (at, if free { units } else { 0 });
         let chunk = at >> CHUNK_ORDER;
         if chunk == (at + units - 1) >> CHUNK_ORDER {
             if chunk != self.open {
@@ -421,9 +432,12 @@ impl ClaimMap {
             let chunk = from >> CHUNK_ORDER;
             let whole = (end - from) >> CHUNK_ORDER;
             if from % CHUNK_UNITS == 0 && whole > 0 {
-                let fill = if free { u64::MAX } else { 0 };
                 let chunks = &mut self.chunks[chunk as usize..(chunk + whole) as usize];
-                chunks.as_flattened_mut().fill(fill);
+                // Constants, so that each becomes one fill of bytes.
+                match free {
+                    true => chunks.as_flattened_mut().fill(u64::MAX),
+                    false => chunks.as_flattened_mut().fill(0),
+                }
                 self.filing.set_chunks(chunk, whole, free);
                 from += whole << CHUNK_ORDER;
                 continue;

@@ -36,6 +36,8 @@ pub(crate) struct Filing {
     /// The one group of chunks that `runs` has yet to be told of. Small claims go in and out of the
     /// same group, so telling late is telling rarely.
     untold: u32,
+    /// What `runs` was told of that group.
+    told: u64,
 }
 
 impl Filing {
@@ -47,6 +49,7 @@ impl Filing {
             sets: core::array::from_fn(|order| BitTree::new(members(order as u32))),
             runs: RunTree::new(chunks),
             untold: NO_GROUP,
+            told: 0,
         }
     }
 
@@ -71,14 +74,15 @@ impl Filing {
     /// Learns that a chunk went from `was` to `now`.
     #[inline]
     pub(crate) fn refile(&mut self, chunk: u32, was: &Chunk, now: &Chunk) {
+        let mut shaped = false;
         for (index, (was, now)) in (chunk * 4..).zip(was.iter().zip(now)) {
             if was != now {
+                shaped |= *was == u64::MAX || *now == u64::MAX;
                 self.move_word(index, part_order(*was), part_order(*now));
             }
         }
-        let (was, now) = (Shape::of(was), Shape::of(now));
-        if was != now {
-            self.reshape(chunk, was, now);
+        if shaped {
+            self.reshape(chunk, Shape::of(was), Shape::of(now));
         }
     }
 
@@ -113,8 +117,8 @@ impl Filing {
             );
         }
         if was.full != now.full {
-            self.flip(CHUNK_ORDER, chunk, u8::from(was.full), u8::from(now.full));
             self.tell_later(chunk / GROUP);
+            self.flip(CHUNK_ORDER, chunk, u8::from(was.full), u8::from(now.full));
         }
     }
 
@@ -129,20 +133,24 @@ impl Filing {
 
     /// Learns that `count` whole chunks, all taken or all free until now, have become the other.
     pub(crate) fn set_chunks(&mut self, first: u32, count: u32, free: bool) {
-        let set = &mut self.sets[CHUNK_ORDER as usize];
-        set.set_run(first, count, free);
-        let stocked = u16::from(!set.is_empty()) << CHUNK_ORDER;
-        self.stocked = self.stocked & !(1 << CHUNK_ORDER) | stocked;
-        for group in first / GROUP..=(first + count - 1) / GROUP {
-            self.tell_later(group);
+        let (mut at, end) = (first, first + count);
+        while at < end {
+            let len = (GROUP - at % GROUP).min(end - at);
+            self.tell_later(at / GROUP);
+            self.sets[CHUNK_ORDER as usize].set_run(at, len, free);
+            at += len;
         }
+        let stocked = u16::from(!self.sets[CHUNK_ORDER as usize].is_empty());
+        self.stocked = self.stocked & !(1 << CHUNK_ORDER) | stocked << CHUNK_ORDER;
     }
 
+    /// Called before the chunks of a group change.
     #[inline]
     fn tell_later(&mut self, group: u32) {
         if self.untold != group {
             self.tell();
             self.untold = group;
+            self.told = self.sets[CHUNK_ORDER as usize].word(group);
         }
     }
 
@@ -150,7 +158,9 @@ impl Filing {
     fn tell(&mut self) {
         if self.untold != NO_GROUP {
             let word = self.sets[CHUNK_ORDER as usize].word(self.untold);
-            self.runs.set(self.untold, word);
+            if word != self.told {
+                self.runs.set(self.untold, word);
+            }
             self.untold = NO_GROUP;
         }
     }
