@@ -7,6 +7,8 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
+use crate::record::RecordArgs;
+use crate::scenario::MachineName;
 
 /// What was typed, or an early answer that clap itself gives.
 pub enum Typed {
@@ -25,6 +27,8 @@ Examples:
   dmakit diagnose boot.log --json     the same for a program
   dmakit replay io.trace              what did bounce buffers do under this load?
   dmakit size swiotlb io.trace        how large must the pool be?
+  sudo dmakit record -- fio job.fio   capture such a trace
+  dmakit run --machine qemu:virt      watch a disk being read through an SMMU
   dmakit completions bash             shell completions
 
 Exit status: 0 answered, 1 the property asked about does not hold,
@@ -59,6 +63,8 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+    Record(RecordArgs),
+    Run(RunArgs),
     /// Print shell completions
     Completions {
         /// The shell to print them for
@@ -89,6 +95,44 @@ pub struct ReplayArgs {
 
     #[command(flatten)]
     pub load: LoadArgs,
+}
+
+/// Bring up a machine with the stack and drive it
+///
+/// A scenario says which devices do what, and what must hold. Without one, a
+/// short one runs. On qemu:virt the devices are QEMU's own models, behind its
+/// SMMUv3. Exits 1 if a property is violated, 2 if the machine cannot do it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmakit run
+  dmakit run --machine qemu:virt
+  dmakit run smmu-nvme --machine qemu:virt --json
+  dmakit run --list")]
+pub struct RunArgs {
+    /// A built-in scenario, or a file of the same form
+    #[arg(value_name = "SCENARIO")]
+    pub scenario: Option<String>,
+
+    /// The machine to run it on
+    #[arg(long, value_enum, default_value_t = MachineName::Sim, value_name = "MACHINE")]
+    pub machine: MachineName,
+
+    /// The QEMU program, if not the one on the path
+    #[arg(long, value_name = "PATH")]
+    pub qemu: Option<PathBuf>,
+
+    /// What everything random follows from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Name the built-in scenarios and what they show
+    #[arg(long)]
+    pub list: bool,
+
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// What to size.
@@ -225,7 +269,7 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
-            said.contains("diagnose, replay, size, completions, man"),
+            said.contains("diagnose, replay, size, record, run, completions, man"),
             "{said}"
         );
     }

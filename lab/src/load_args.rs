@@ -38,6 +38,10 @@ pub struct LoadArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub tolerate_malformed: u64,
 
+    /// Taken by every command; replay and size draw no random numbers, so it changes nothing
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,

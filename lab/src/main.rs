@@ -14,8 +14,10 @@ mod page;
 mod plan;
 mod progress;
 mod quantity;
+mod record;
 mod replay;
 mod run;
+mod scenario;
 mod size;
 
 use std::process::ExitCode;

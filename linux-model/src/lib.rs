@@ -12,6 +12,7 @@ mod agreement;
 mod boot;
 mod demand;
 mod engine;
+mod recorded;
 mod replay;
 mod swiotlb;
 
@@ -28,9 +29,11 @@ pub use demand::{
     RecordedAddresses, SgEntry, Switch, TraceIngest, Unpaired,
 };
 pub use engine::Engine;
+pub use recorded::RecordedMachine;
 pub use replay::{
     Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport,
-    Sample, replay, replay_on,
+    Sample, SizeAnswer, SizeError, SizePoint, effective_slots, minimal_slots, replay,
+    replay_bounded, replay_on,
 };
 pub use swiotlb::{
     Counters, DEFAULT_SLOTS, DeviceLimits, HALVING_STOPS_AT_SLOTS, MAPPING_BYTES_MAX, MapFailure,

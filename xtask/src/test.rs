@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::cargo::{cargo, succeed};
 use crate::environment::is_continuous_integration;
+use crate::packages::{self, Need, Provided};
 use crate::steps::{Outcome, Steps};
 use crate::workspace::Workspace;
 use crate::{bare, deny, readme, tidy, toolchain};
@@ -11,7 +12,7 @@ use crate::{bare, deny, readme, tidy, toolchain};
 /// Runs all steps and fails if any did not hold. The tests come last, so that the run closes with
 /// their summaries.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let mut steps = Steps::new(10, !is_continuous_integration());
+    let mut steps = Steps::new(11, !is_continuous_integration());
     steps.step(
         "toolchain",
         "the pinned compiler, formatter and lints",
@@ -58,6 +59,16 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
                 .iter()
                 .try_for_each(|(package, test)| loom(workspace, package, test))
                 .map(held)
+        },
+    )?;
+    steps.step(
+        "machines",
+        "the device models that tests run against",
+        || {
+            Ok(match packages::provide(Need::DeviceModels)? {
+                Provided::Installed => Outcome::Held,
+                Provided::NotHere(reason) => Outcome::Skipped(reason),
+            })
         },
     )?;
     let tests = ["test", "--workspace", "--locked", "--no-fail-fast"];

@@ -23,7 +23,10 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+#[cfg(feature = "alloc")]
+mod arena;
 mod buffer;
+mod carved;
 #[cfg(feature = "host")]
 pub mod host;
 mod instant;
@@ -36,7 +39,10 @@ mod ram;
 mod segment;
 mod window;
 
+#[cfg(feature = "alloc")]
+pub use arena::Arena;
 pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
+pub use carved::Carved;
 pub use instant::Instant;
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
 pub use memory::{NoMemory, PoolMemory, SegmentRequest, TableMemory};

@@ -5,60 +5,16 @@
 
 #[path = "../benches/sequences.rs"]
 mod sequences;
+#[path = "../benches/subjects.rs"]
+mod subjects;
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use dmakit_platform::IrqMutex;
 use dmakit_platform::host::HostPlatform;
-use dmakit_platform::{CpuId, IrqMutex};
-use dmakit_swiotlb::{Fit, Record, SlotPool, SlotPoolConfig};
-use sequences::{SIZES, Sequence, Subject};
-
-/// Search and bookkeeping alone: the slots of a pool.
-struct Slots<'a> {
-    pool: &'a SlotPool<HostPlatform>,
-    cpu: CpuId,
-}
-
-impl Subject for Slots<'_> {
-    type Mapping = u32;
-
-    #[inline]
-    fn map(&mut self, _op: u32, size: u32) -> Option<u32> {
-        // A page or more starts at a page.
-        let align = if size >= 4096 { 2 } else { 1 };
-        let fit = Fit::aligned(size.div_ceil(2048), align);
-        let record = Record {
-            slots: fit.slots,
-            offset: 0,
-            tail: (fit.slots * 2048 - size) as u16,
-            device: 0,
-            flags: 0,
-        };
-        self.pool.take(&fit, self.cpu, record).ok()
-    }
-
-    #[inline]
-    fn unmap(&mut self, mapping: u32) {
-        self.pool.give_back(mapping, 0);
-    }
-}
-
-fn pool(slots: u32, areas: u32) -> SlotPool<HostPlatform> {
-    SlotPool::new(&SlotPoolConfig {
-        slots,
-        areas,
-        devices: 8,
-        credit_batch: 64,
-    })
-}
-
-fn slots(pool: &SlotPool<HostPlatform>, cpu: u32) -> Sequence<Slots<'_>> {
-    Sequence::new(Slots {
-        pool,
-        cpu: CpuId::new(cpu),
-    })
-}
+use sequences::SIZES;
+use subjects::{buffers, pool, set, slots};
 
 fn time(name: &str, count: u32, mut body: impl FnMut(u32)) -> f64 {
     body(count);
@@ -126,9 +82,45 @@ fn searches() {
     }
 }
 
+fn copies() {
+    for (size, _, count) in SIZES {
+        let mut from = vec![1_u8; 64 * (size as usize + 128)];
+        let mut slot = vec![0_u8; size as usize];
+        let mut op = 0;
+        time(
+            &format!("floor: both copies of {size}, slot warm"),
+            count,
+            |n| {
+                for _ in 0..n {
+                    let at = (op % 64) * (size as usize + 128);
+                    slot.copy_from_slice(black_box(&from[at..at + size as usize]));
+                    from[at..at + size as usize].copy_from_slice(black_box(&slot));
+                    op += 1;
+                }
+            },
+        );
+        for percent in [0, 50, 90] {
+            let set = set(2);
+            let mut sequence = buffers(&set, size);
+            sequence.fill(size, percent);
+            let name = format!("copies, areas 2, {size} B, {percent} % full");
+            time(&format!("{name}, pair"), count, |n| {
+                assert_eq!(sequence.pairs(size, n), 0);
+            });
+            if percent > 0 {
+                time(&format!("{name}, random"), count, |n| {
+                    assert_eq!(sequence.random(size, n), 0);
+                });
+            }
+        }
+    }
+}
+
+/// Short passes, and the least of many: a machine that is shared takes threads off their CPUs, and
+/// a pass that this happens to says nothing.
 fn two_threads() {
     let pool = pool(32768, 2);
-    for (size, count) in [(512, 400_000), (4096, 400_000), (65536, 40_000)] {
+    for (size, count) in [(512, 20_000), (4096, 20_000), (65536, 20_000)] {
         let alone = time(
             &format!("slots, areas 2, {size} B, pair, 1 thread"),
             count,
@@ -136,7 +128,7 @@ fn two_threads() {
                 slots(&pool, 0).pairs(size, n);
             },
         );
-        let passes: Vec<f64> = (0..7)
+        let passes: Vec<f64> = (0..50)
             .map(|_| {
                 let barrier = std::sync::Barrier::new(2);
                 std::thread::scope(|scope| {
@@ -199,6 +191,7 @@ fn main() {
     );
     floors();
     searches();
+    copies();
     two_threads();
     probes();
 }

@@ -50,6 +50,13 @@ impl Level {
         }
     }
 
+    /// Makes `credit` what is used.
+    pub(crate) fn settle(&self, credit: &mut u32, used: u32) {
+        let idle = credit.saturating_sub(used);
+        *credit -= idle;
+        self.drawn.fetch_sub(u64::from(idle), Ordering::Relaxed);
+    }
+
     /// Slots in use, from above.
     #[inline]
     pub(crate) fn drawn(&self) -> u64 {
@@ -69,10 +76,5 @@ impl Level {
     /// The high water since this was last called.
     pub(crate) fn turn_window(&self) -> u64 {
         self.window_high.swap(self.drawn(), Ordering::Relaxed)
-    }
-
-    /// The high water since the window was last turned.
-    pub(crate) fn window_high(&self) -> u64 {
-        self.window_high.load(Ordering::Relaxed)
     }
 }

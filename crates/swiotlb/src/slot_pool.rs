@@ -8,6 +8,7 @@ use dmakit_platform::{CpuId, IrqMutex, Platform};
 
 use crate::hint::Hint;
 use crate::level::Level;
+use crate::shared_area::{AreaState, Begin, DeviceUse, SharedArea};
 use crate::{Area, Fit, NoRun, Record};
 
 /// The greatest number of areas of a pool.
@@ -33,30 +34,6 @@ pub struct SlotPool<P: Platform> {
     pub(crate) hints: Arc<[Hint]>,
     pub(crate) level: Arc<Level>,
     batch: u32,
-}
-
-/// One area on cache lines of its own.
-#[repr(align(128))]
-pub(crate) struct SharedArea<P: Platform>(pub(crate) IrqMutex<P, AreaState>);
-
-/// What the lock of an area guards.
-pub(crate) struct AreaState {
-    pub(crate) area: Area,
-    /// A draining pool's areas take no new mapping.
-    pub(crate) closed: bool,
-    pub(crate) credit: u32,
-    /// One row for each device; the last also serves numbers that there is no row for.
-    pub(crate) devices: Box<[DeviceUse]>,
-}
-
-/// What a device has in an area, and had.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct DeviceUse {
-    /// Slots taken less slots given back in this area.
-    pub(crate) slots: u32,
-    pub(crate) mapped: u64,
-    pub(crate) unmapped: u64,
-    pub(crate) copied: u64,
 }
 
 /// Sizes of a [`SlotPool`].
@@ -185,28 +162,35 @@ impl<P: Platform> SlotPool<P> {
     /// [`NoRun`] where no run fits, not even across areas; nothing has changed then.
     #[inline]
     pub fn take(&self, fit: &Fit, cpu: CpuId, record: Record) -> Result<u32, NoRun> {
+        self.take_counted(fit, cpu, Begin { record, copied: 0 })
+    }
+
+    #[inline]
+    pub(crate) fn take_counted(&self, fit: &Fit, cpu: CpuId, begin: Begin) -> Result<u32, NoRun> {
         let index = home(cpu, self.areas.len());
         if self.hints[index].largest() >= fit.slots {
-            if let Some(at) = self.take_in(index, fit, record) {
+            if let Some(at) = self.take_in(index, fit, &begin) {
                 return Ok(at);
             }
         }
-        self.steal(index, fit, record)
+        self.steal(index, fit, &begin)
     }
 
     /// Tries the areas after that of `home`, in turn, then the seams between them.
     #[inline(never)]
-    fn steal(&self, home: usize, fit: &Fit, record: Record) -> Result<u32, NoRun> {
+    fn steal(&self, home: usize, fit: &Fit, begin: &Begin) -> Result<u32, NoRun> {
         let count = self.areas.len();
-        for index in (home + 1..count).chain(0..home) {
+        let mut index = home;
+        for _ in 1..count {
+            index = if index + 1 == count { 0 } else { index + 1 };
             if self.hints[index].largest() >= fit.slots {
-                if let Some(at) = self.take_in(index, fit, record) {
+                if let Some(at) = self.take_in(index, fit, begin) {
                     return Ok(at);
                 }
             }
         }
         if count > 1 {
-            self.take_spanning(fit, record)
+            self.take_spanning(fit, begin)
         } else {
             Err(self.no_run(fit))
         }
@@ -221,16 +205,16 @@ impl<P: Platform> SlotPool<P> {
     }
 
     #[inline(never)]
-    fn take_in(&self, index: usize, fit: &Fit, record: Record) -> Option<u32> {
+    fn take_in(&self, index: usize, fit: &Fit, begin: &Begin) -> Option<u32> {
         let first = (index as u32) << self.area_shift;
         let mut state = self.areas[index].0.lock();
         if state.closed {
             return None;
         }
         let at = state.area.take_from(fit, first).ok()?;
-        state.area.set_record(at, record);
+        state.area.set_record(at, begin.record);
         self.enter(&mut state, index);
-        state.begin(&record);
+        state.begin(begin);
         Some(first + at)
     }
 
@@ -301,6 +285,46 @@ impl<P: Platform> SlotPool<P> {
         }
     }
 
+    /// Changes the flags of the mapping whose first slot is `first`, if `change` says so: the record
+    /// as it was.
+    pub(crate) fn change_flags(
+        &self,
+        first: u32,
+        change: impl FnOnce(&Record) -> Option<u16>,
+    ) -> Option<Record> {
+        let (index, at) = self.split(first)?;
+        let mut state = self.areas[index].0.lock();
+        let record = state.area.record(at)?;
+        let flags = change(&record)?;
+        state.area.set_record(at, Record { flags, ..record });
+        Some(record)
+    }
+
+    /// Sums over the areas: what a device has and had; all devices for `None`.
+    pub(crate) fn device_use(&self, device: Option<usize>) -> DeviceUse {
+        let mut sum = DeviceUse::default();
+        for shared in &self.areas {
+            let state = shared.0.lock();
+            let rows = state.devices.iter().enumerate();
+            for (_, row) in rows.filter(|(index, _)| device.is_none_or(|device| device == *index)) {
+                sum.slots += row.slots;
+                sum.mapped += row.mapped;
+                sum.unmapped += row.unmapped;
+                sum.copied += row.copied;
+            }
+        }
+        sum
+    }
+
+    /// Hands idle credit back.
+    pub(crate) fn return_credit(&self) {
+        for shared in &self.areas {
+            let mut state = shared.0.lock();
+            let used = state.area.used();
+            self.level.settle(&mut state.credit, used);
+        }
+    }
+
     /// From now on, no area takes a new mapping.
     pub(crate) fn close(&self) {
         for (shared, hint) in self.areas.iter().zip(self.hints.iter()) {
@@ -346,30 +370,6 @@ impl<P: Platform> SlotPool<P> {
             index = index.checked_sub(1)?;
             at = (1 << self.area_shift) - 1;
         }
-    }
-}
-
-impl AreaState {
-    /// Counts a mapping that begins.
-    #[inline]
-    pub(crate) fn begin(&mut self, record: &Record) {
-        let device = self.device(record);
-        device.slots += record.slots;
-        device.mapped += 1;
-    }
-
-    #[inline]
-    fn end(&mut self, record: &Record, copied: u64) {
-        let device = self.device(record);
-        device.slots -= record.slots;
-        device.unmapped += 1;
-        device.copied += copied;
-    }
-
-    #[inline]
-    fn device(&mut self, record: &Record) -> &mut DeviceUse {
-        let row = usize::from(record.device).min(self.devices.len() - 1);
-        &mut self.devices[row]
     }
 }
 

@@ -3,8 +3,9 @@
 use dmakit_platform::Platform;
 use lock_api::MutexGuard;
 
-use crate::slot_pool::{AREAS_MAX, AreaState, SlotPool};
-use crate::{Fit, NoRun, Record};
+use crate::shared_area::{AreaState, Begin};
+use crate::slot_pool::{AREAS_MAX, SlotPool};
+use crate::{Fit, NoRun};
 
 type Guards<'a, P> = [Option<MutexGuard<'a, <P as Platform>::IrqLock, AreaState>>; AREAS_MAX];
 
@@ -13,7 +14,7 @@ impl<P: Platform> SlotPool<P> {
     /// those that it touches are taken in the order of their numbers, which is the lock order, and
     /// held together, so that it is taken whole or not at all.
     #[cold]
-    pub(crate) fn take_spanning(&self, fit: &Fit, record: Record) -> Result<u32, NoRun> {
+    pub(crate) fn take_spanning(&self, fit: &Fit, begin: &Begin) -> Result<u32, NoRun> {
         let mut start = 0;
         let mut len = 0_u32;
         let mut first = 0;
@@ -25,7 +26,7 @@ impl<P: Platform> SlotPool<P> {
             let ends = hint.ends();
             len += ends.prefix;
             if ends.prefix < slots {
-                if let Some(at) = self.try_span(fit, start, len, record) {
+                if let Some(at) = self.try_span(fit, start, len, begin) {
                     return Ok(at);
                 }
                 len = ends.suffix;
@@ -33,12 +34,12 @@ impl<P: Platform> SlotPool<P> {
             }
             first += slots;
         }
-        self.try_span(fit, start, len, record)
+        self.try_span(fit, start, len, begin)
             .ok_or_else(|| self.no_run(fit))
     }
 
     /// Takes a place in the run of `len` slots at `start`, if it is still free.
-    fn try_span(&self, fit: &Fit, start: u32, len: u32, record: Record) -> Option<u32> {
+    fn try_span(&self, fit: &Fit, start: u32, len: u32, begin: &Begin) -> Option<u32> {
         let at = fit.place(start, len)?;
         let past = at + fit.slots;
         let (low, high) = (at >> self.area_shift(), (past - 1) >> self.area_shift());
@@ -65,8 +66,8 @@ impl<P: Platform> SlotPool<P> {
             assert!(taken, "the end of an area was not as free as it said");
             self.enter(state, index as usize);
             if index == low {
-                state.area.set_record(from, record);
-                state.begin(&record);
+                state.area.set_record(from, begin.record);
+                state.begin(begin);
             }
         }
         Some(at)

@@ -22,7 +22,8 @@ pub struct BarRow<'a> {
 }
 
 const WIDTH: f64 = 960.0;
-const LEFT: f64 = 150.0;
+/// Pixels of a letter of a name, about.
+const LETTER: f64 = 6.9;
 const RIGHT: f64 = 190.0;
 const BAR: f64 = 13.0;
 const GAP: f64 = 10.0;
@@ -38,7 +39,13 @@ pub fn bars(what: &str, rows: &[BarRow<'_>]) -> Markup {
         .max()
         .unwrap_or(0)
         .max(1);
-    let x = Scale::new(0.0, most as f64, LEFT, WIDTH - RIGHT);
+    let letters = rows
+        .iter()
+        .map(|row| row.name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let name_px = (letters as f64 * LETTER + 14.0).clamp(110.0, 420.0);
+    let x = Scale::new(0.0, most as f64, name_px, WIDTH - RIGHT);
     let heights: Vec<f64> = rows
         .iter()
         .map(|row| row.bars.len().max(1) as f64 * (BAR + 2.0) + GAP)
@@ -53,13 +60,13 @@ pub fn bars(what: &str, rows: &[BarRow<'_>]) -> Markup {
         svg class="chart" viewBox=(format!("0 0 {WIDTH} {}", px(height))) role="img" aria-label=(what) {
             @for (row, top) in rows.iter().zip(tops) {
                 @let deep = row.bars.len() as f64 * (BAR + 2.0);
-                text class="name end" x=(px(LEFT - 9.0)) y=(px(top + deep / 2.0 + 4.0)) { (row.name) }
+                text class="name end" x=(px(name_px - 9.0)) y=(px(top + deep / 2.0 + 4.0)) { (row.name) }
                 @for (number, bar) in row.bars.iter().enumerate() {
                     @let y = top + number as f64 * (BAR + 2.0);
-                    @let width = (x.px(bar.value as f64) - LEFT).max(if bar.value > 0 { 1.5 } else { 0.0 });
-                    rect class=(format!("bar {}", bar.class)) x=(px(LEFT)) y=(px(y)) rx="2"
+                    @let width = (x.px(bar.value as f64) - name_px).max(if bar.value > 0 { 1.5 } else { 0.0 });
+                    rect class=(format!("bar {}", bar.class)) x=(px(name_px)) y=(px(y)) rx="2"
                         width=(px(width)) height=(px(BAR)) {}
-                    text class="value" x=(px(LEFT + width + 6.0)) y=(px(y + BAR - 2.5)) { (bar.shown) }
+                    text class="value" x=(px(name_px + width + 6.0)) y=(px(y + BAR - 2.5)) { (bar.shown) }
                 }
                 @if let Some((value, said)) = &row.mark {
                     @let at = x.px(*value as f64);

@@ -1,5 +1,7 @@
 //! What a load can be run on.
 
+mod arena;
+mod bounce;
 mod no_pool;
 mod run;
 mod setup;
@@ -9,7 +11,7 @@ use clap::builder::PossibleValue;
 use dmakit_linux_model as model;
 
 pub use run::{Failures, Run, failures, run};
-pub use setup::Setup;
+pub use setup::{PAGE_SLOTS, Setup};
 
 /// Bytes of a slot, Linux's and ours.
 pub const SLOT_BYTES: u64 = model::SLOT_BYTES;

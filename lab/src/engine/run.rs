@@ -1,10 +1,15 @@
 //! One engine under one load.
 
 use dmakit_linux_model as model;
-use model::{Agreement, Bounce, Known, Order, ReplayConfig, ReplayReport, SwiotlbConfig};
+use dmakit_platform::PoolMemory;
+use model::{
+    Agreement, Bounce as Bounced, Demand, Known, Order, ReplayConfig, ReplayReport, SwiotlbConfig,
+};
 
+use super::Engine;
+use super::bounce::Bounce;
 use super::no_pool::NoPool;
-use super::{Engine, Setup};
+use super::setup::{Memory, Setup};
 use crate::load::Load;
 use crate::output::Confidence;
 use crate::replay::BUCKETS;
@@ -30,31 +35,73 @@ pub struct Failures {
     pub pool_slots_peak: u64,
 }
 
-/// Runs it fully: with bounds, addresses and use over time.
-pub fn run(load: &Load, setup: &Setup) -> Run {
-    let likely = replay(load, setup, Order::Likely, true);
+/// Runs it with bounds and use over time.
+pub fn run(load: &Load, setup: &Setup) -> anyhow::Result<Run> {
+    let setup = &with_enough_growth(load, setup)?;
+    let likely = replay(load, setup, Order::Likely, true)?;
     let shows = load.shows_lifetimes();
-    let bounds =
-        shows.then(|| [Order::Least, Order::Most].map(|order| replay(load, setup, order, false)));
-    let addresses = agreement(load, setup);
-    Run {
+    let bounds = if shows {
+        let least = replay(load, setup, Order::Least, false)?;
+        Some([least, replay(load, setup, Order::Most, false)?])
+    } else {
+        None
+    };
+    Ok(Run {
         confidence: confidence(load, setup, &likely),
         unknown: unknown(load),
         notes: notes(load, setup, &likely),
         setup: setup.clone(),
         likely,
         bounds,
-        addresses,
-    }
+        addresses: None,
+    })
 }
+
+/// A pool that grows, with the least step and reserve of a ladder that serve the load. Growth comes
+/// a while after it was asked for; what a burst maps meanwhile must find room in the reserve.
+fn with_enough_growth(load: &Load, setup: &Setup) -> anyhow::Result<Setup> {
+    if setup.growth().is_none() || !load.shows_lifetimes() {
+        return Ok(setup.clone());
+    }
+    let mut last = setup.clone();
+    for (step, reserve) in GROWTH_LADDER {
+        last = setup.with_growth(step, reserve);
+        if failures(load, &last)?.failed == 0 {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+/// Steps and reserves in bytes.
+const GROWTH_LADDER: [(u64, u64); 9] = [
+    (128 << 10, 128 << 10),
+    (128 << 10, 512 << 10),
+    (512 << 10, 512 << 10),
+    (512 << 10, 2 << 20),
+    (2 << 20, 2 << 20),
+    (2 << 20, 8 << 20),
+    (8 << 20, 8 << 20),
+    (8 << 20, 32 << 20),
+    (32 << 20, 32 << 20),
+];
 
 /// Slots chosen against slots recorded; they can agree only where the setup is the recorded one.
 fn agreement(load: &Load, setup: &Setup) -> Option<Agreement> {
     if !setup.is_recorded || !load.shows_lifetimes() {
         return None;
     }
-    let pool = setup.config()?;
-    let beginning = model::learn_beginning(&load.demand, &load.recorded, &pool, None)?;
+    let Memory::Linux(pool) = setup.memory() else {
+        return None;
+    };
+    let beginning = model::learn_beginning(
+        &load.demand,
+        &load.recorded,
+        &pool,
+        load.recorded_machine
+            .as_ref()
+            .and_then(|machine| machine.pool_start),
+    )?;
     let config = config(setup, pool, Order::Likely, false);
     Some(model::agree(
         &load.demand,
@@ -65,22 +112,50 @@ fn agreement(load: &Load, setup: &Setup) -> Option<Agreement> {
 }
 
 /// Runs it for the counts alone.
-pub fn failures(load: &Load, setup: &Setup) -> Failures {
-    let report = replay(load, setup, Order::Likely, false);
-    Failures {
+pub fn failures(load: &Load, setup: &Setup) -> anyhow::Result<Failures> {
+    let report = replay(load, setup, Order::Likely, false)?;
+    Ok(Failures {
         mappings: report.mappings,
         failed: report.failed + report.failed_silent,
         high_water_slots: u64::from(report.high_water_slots),
         pool_slots_peak: u64::from(report.pool_slots_peak),
-    }
+    })
 }
 
-fn replay(load: &Load, setup: &Setup, order: Order, samples: bool) -> ReplayReport {
-    let Some(pool) = setup.config() else {
-        let config = config(setup, NoPool::CONFIG, order, samples);
-        return model::replay_on(NoPool::default(), &load.demand, &config);
-    };
-    model::replay(&load.demand, &config(setup, pool, order, samples))
+fn replay(load: &Load, setup: &Setup, order: Order, samples: bool) -> anyhow::Result<ReplayReport> {
+    let named = |pool| config(setup, pool, order, samples);
+    let demand = &load.demand;
+    Ok(match setup.memory() {
+        Memory::None => model::replay_on(NoPool::default(), demand, &named(NoPool::CONFIG)),
+        Memory::Linux(pool) => model::replay(demand, &named(pool)),
+        Memory::Dmakit {
+            slots,
+            areas,
+            growth: None,
+        } => ours(Bounce::fixed(slots, areas)?, demand, &named(NoPool::CONFIG)),
+        Memory::Dmakit {
+            slots,
+            areas,
+            growth: Some(growth),
+        } => ours(
+            Bounce::growing(slots, areas, growth)?,
+            demand,
+            &named(NoPool::CONFIG),
+        ),
+    })
+}
+
+/// What the pool itself counts is taken from it.
+fn ours<M: PoolMemory>(
+    mut pool: Bounce<M>,
+    demand: &Demand,
+    config: &ReplayConfig,
+) -> ReplayReport {
+    let mut report = model::replay_on(&mut pool, demand, config);
+    let statistics = pool.statistics();
+    report.slots_probed = statistics.probes;
+    report.transient_pools = statistics.transient_mapped;
+    report
 }
 
 fn config(setup: &Setup, pool: SwiotlbConfig, order: Order, samples: bool) -> ReplayConfig {
@@ -93,6 +168,11 @@ fn config(setup: &Setup, pool: SwiotlbConfig, order: Order, samples: bool) -> Re
 }
 
 impl Run {
+    /// Compares the slots chosen with those recorded, by a replay of its own.
+    pub fn compare_addresses(&mut self, load: &Load) {
+        self.addresses = agreement(load, &self.setup);
+    }
+
     /// What the order that the trace leaves open does to the high water; nothing where it does
     /// nothing.
     pub fn high_water_interval(&self) -> Option<[u64; 2]> {
@@ -119,9 +199,9 @@ impl Run {
 }
 
 fn confidence(load: &Load, setup: &Setup, report: &ReplayReport) -> Confidence {
-    let extrapolates = !load.shows_lifetimes()
-        || setup.bounce == Bounce::All
-        || report.served_beyond_recording > 0;
+    // A few attempts more or less do not change what a load is.
+    let other_load = report.served_beyond_recording * 100 > report.mappings;
+    let extrapolates = !load.shows_lifetimes() || setup.bounce == Bounced::All || other_load;
     if extrapolates {
         return Confidence::Extrapolated;
     }
@@ -155,7 +235,7 @@ fn notes(load: &Load, setup: &Setup, report: &ReplayReport) -> Vec<String> {
             report.served_beyond_recording
         ));
     }
-    if setup.bounce == Bounce::All && !load.has_bounces() {
+    if setup.bounce == Bounced::All && !load.has_bounces() && report.mappings > 0 {
         notes.push(
             "nothing was bounced while recording: this is what forced bouncing would need for \
              the same streaming mappings"
@@ -170,12 +250,15 @@ fn notes(load: &Load, setup: &Setup, report: &ReplayReport) -> Vec<String> {
         }
     }
     if report.mappings == 0 {
-        notes.push(
-            "the devices reached all their buffers, directly or through an IOMMU, and bouncing \
-             was not forced; add \
-             --params swiotlb=force to see what forced bouncing would need"
-                .to_owned(),
-        );
+        notes.push(if load.demand.is_translated {
+            "the devices are behind an IOMMU, which reaches all memory; swiotlb=force does not \
+             apply to them"
+                .to_owned()
+        } else {
+            "the devices reached all their buffers and bouncing was not forced; add --params \
+             swiotlb=force to see what forced bouncing would need"
+                .to_owned()
+        });
     }
     if report.too_long > 0 {
         notes.push(format!(

@@ -6,8 +6,8 @@ mod split;
 
 use anyhow::Context as _;
 use dmakit_linux_model::{
-    Demand, Engine as Linux, Known, RecordedAddresses, TraceIngest, driver_min_align_mask,
-    learn_min_align_masks,
+    Architecture, Demand, Engine as Linux, Known, Machine, Mapping, RecordedAddresses,
+    RecordedMachine, TraceIngest, learn_min_align_masks,
 };
 use dmakit_trace::{Body, Options, Sidecar, Trace};
 
@@ -16,6 +16,9 @@ use crate::input::Source;
 
 pub use context::ContextShare;
 pub use facts::{KernelFacts, TraceFacts};
+
+/// CPUs of the largest machine that a damaged trace is believed to show.
+const CPUS_MAX: u32 = 8192;
 
 /// A trace, read.
 pub struct Load {
@@ -29,7 +32,8 @@ pub struct Load {
     pub contexts: ContextShare,
     /// Mappings that were not bounced and are split where they would be.
     pub split: u64,
-    pub sidecar: Option<Sidecar>,
+    /// What the sidecar says of the machine, its counters left out.
+    pub recorded_machine: Option<RecordedMachine>,
     pub begin_ns: u64,
     pub end_ns: u64,
 }
@@ -73,7 +77,11 @@ impl Load {
             ingest.push(&event);
         }
         let (mut demand, mut recorded) = ingest.finish();
-        know_devices(&mut demand, &recorded, sidecar.as_ref());
+        let machine = sidecar.as_ref().map(RecordedMachine::new);
+        match &machine {
+            Some(machine) => machine.settle_masks(&mut demand, &recorded),
+            None => drop(learn_min_align_masks(&mut demand, &recorded)),
+        }
         let begin_ns = begin_ns.min(end_ns);
         let facts = TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns);
         let split = split::split_unbounced(&mut demand, &mut recorded);
@@ -88,7 +96,7 @@ impl Load {
                 mapped
             },
             demand,
-            sidecar,
+            recorded_machine: machine,
             begin_ns,
             end_ns,
         })
@@ -108,11 +116,51 @@ impl Load {
             .any(|mapping| mapping.was_bounced)
     }
 
+    /// What the recorded kernel was booted with. Without a sidecar only what the trace itself
+    /// shows: that bouncing was forced.
+    pub fn command_line(&self) -> &str {
+        let was_forced = || {
+            self.demand
+                .mappings
+                .iter()
+                .any(|mapping| mapping.was_forced)
+        };
+        match &self.facts.command_line {
+            Some(line) => line,
+            None if was_forced() => "swiotlb=force",
+            None => "",
+        }
+    }
+
     /// The engine that models the recorded kernel, if the sidecar names it.
     pub fn recorded_engine(&self) -> Option<Engine> {
-        let capture = &self.sidecar.as_ref()?.capture;
-        let dynamic = capture.swiotlb_dynamic.unwrap_or(false);
-        Linux::for_release(capture.kernel.as_deref()?, dynamic).map(Engine::Linux)
+        self.recorded_machine.as_ref()?.engine.map(Engine::Linux)
+    }
+
+    /// The machine of the sidecar; without one, a PC with as many CPUs as the trace shows, and
+    /// with memory that not all devices reach, so that there is a pool.
+    pub fn machine(&self) -> Machine {
+        let shown = self
+            .demand
+            .mappings
+            .iter()
+            .map(|mapping| mapping.cpu.saturating_add(1).min(CPUS_MAX))
+            .max();
+        let natural = |mapping: &Mapping| mapping.was_bounced && !mapping.was_forced;
+        let mut machine = match &self.recorded_machine {
+            Some(recorded) => recorded.machine,
+            None => Machine {
+                architecture: Architecture::X86_64,
+                ram_bytes: 0,
+                cpus: shown.unwrap_or(1),
+                page_bytes: 4096,
+                has_unreachable_memory: true,
+                is_confidential: false,
+                largest_free_slots: None,
+            },
+        };
+        machine.has_unreachable_memory |= self.demand.mappings.iter().any(natural);
+        machine
     }
 
     /// The engine that models the recorded kernel, else the latest static one.
@@ -130,30 +178,11 @@ impl Load {
             kernel: KernelFacts::default(),
             recorded: self.recorded.clone(),
             contexts: self.contexts,
-            sidecar: self.sidecar.clone(),
+            recorded_machine: self.recorded_machine.clone(),
             split: self.split,
             begin_ns: self.begin_ns,
             end_ns: demand.ops.last().map_or(self.begin_ns, |op| op.likely_ns),
             demand,
-        }
-    }
-}
-
-/// What a driver demands of bounce addresses is in no event; the sidecar names the drivers. Only
-/// where it names none do the recorded addresses tell.
-fn know_devices(demand: &mut Demand, recorded: &RecordedAddresses, sidecar: Option<&Sidecar>) {
-    let pci = |name: &str| sidecar.and_then(|sidecar| sidecar.pci(name));
-    if demand
-        .devices
-        .iter()
-        .any(|device| pci(&device.name).is_none())
-    {
-        learn_min_align_masks(demand, recorded);
-    }
-    for device in &mut demand.devices {
-        if let Some(pci) = pci(&device.name) {
-            let driver = pci.driver.as_deref().unwrap_or("");
-            device.limits.min_align_mask = driver_min_align_mask(driver).unwrap_or(0);
         }
     }
 }

@@ -92,16 +92,22 @@ pub fn figure(heading: &str, chart: &Markup, caption: &str) -> Markup {
     }
 }
 
-/// A table from the same cells that the terminal shows.
+/// A table from the same cells that the terminal shows. Columns without a head are drawings from
+/// characters, for which the page has charts.
 pub fn table(table: &crate::output::Table) -> Markup {
+    let shown = table
+        .heads()
+        .iter()
+        .take_while(|head| !head.is_empty())
+        .count();
     html! {
         div.scroll {
             table {
-                thead { tr { @for head in table.heads() { th { (head) } } } }
+                thead { tr { @for head in &table.heads()[..shown] { th { (head) } } } }
                 tbody {
                     @for row in table.rows() {
                         tr {
-                            @for cell in row {
+                            @for cell in row.iter().take(shown) {
                                 td class=[cell.class()] { (cell.text()) }
                             }
                         }

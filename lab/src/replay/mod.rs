@@ -15,7 +15,7 @@ use crate::load_args::LoadArgs;
 use crate::output::{Closing, Confidence, Show, envelope};
 use crate::progress::Progress;
 
-pub use report::{BUCKETS, DeviceResult, EngineResult, PoolFacts, ReplayReport};
+pub use report::{BUCKETS, DeviceResult, EngineResult, GrowthFacts, PoolFacts, ReplayReport};
 pub use text::about;
 
 /// What to replay.
@@ -48,7 +48,9 @@ impl Plan {
                 self.args.params.as_deref(),
                 self.args.params_only,
             )?;
-            runs.push(engine::run(&load, &setup));
+            let mut run = engine::run(&load, &setup)?;
+            run.compare_addresses(&load);
+            runs.push(run);
         }
         drop(progress);
         let report = ReplayReport {
@@ -67,12 +69,8 @@ impl Plan {
             Show::Json => envelope("replay", &report, &closing)?,
             Show::Text(look) => text::render(&report, &closing, look).into_bytes(),
         };
-        let failed = report
-            .results
-            .first()
-            .and_then(|result| result.failed)
-            .unwrap_or(0);
-        let outcome = if failed > 0 {
+        let fails = |result: &EngineResult| result.failed.unwrap_or(0) > 0;
+        let outcome = if report.results.iter().any(fails) {
             Outcome::Refuted
         } else {
             Outcome::Answered

@@ -227,8 +227,11 @@ fn remarks(report: &ReplayReport) -> Vec<String> {
         .results
         .iter()
         .flat_map(|result| {
-            let own = result.unknown.iter().chain(&result.notes);
-            own.map(|note| format!("{}: {note}", result.engine))
+            let pool = format!("{}: {}", result.engine, text::pool(result));
+            let addresses = result.addresses.as_ref().map(text::agreement);
+            let own = result.unknown.iter().chain(&result.notes).cloned();
+            let own = addresses.into_iter().chain(own);
+            std::iter::once(pool).chain(own.map(|note| format!("{}: {note}", result.engine)))
         })
         .collect()
 }

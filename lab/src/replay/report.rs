@@ -22,13 +22,27 @@ pub struct ReplayReport {
 }
 
 /// The pool an engine began with, after all rounding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PoolFacts {
     pub slots: u64,
     pub areas: u64,
     pub bytes: u64,
     /// Whether it may grow.
     pub grows: bool,
+    /// How the size came about, step by step; why there is no pool.
+    pub reasons: Vec<String>,
+    /// How ours grows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<GrowthFacts>,
+}
+
+/// How a pool of ours grows.
+#[derive(Clone, Debug, Serialize)]
+pub struct GrowthFacts {
+    pub step_bytes: u64,
+    pub reserve_bytes: u64,
+    pub bytes_max: u64,
+    pub shrink_after_s: f64,
 }
 
 /// What one engine did.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::{EngineResult, ReplayReport};
+use super::report::{AddressAgreement, EngineResult, ReplayReport};
 use crate::chart;
 use crate::load::TraceFacts;
 use crate::output::{Cell, Closing, Look, Table, Tone};
@@ -75,12 +75,16 @@ fn one(result: &EngineResult, look: Look) -> String {
         None => Tone::Warning,
     };
     let _ = writeln!(text, "  {}", look.paint(tone, &verdict(result)));
+    text.push_str(&look.field("pool", 9, Tone::Dim, &pool(result)));
+    if let Some(addresses) = &result.addresses {
+        text.push_str(&look.field("addresses", 9, Tone::Dim, &agreement(addresses)));
+    }
     for unknown in &result.unknown {
-        text.push_str(&look.field("", 0, Tone::Dim, unknown));
+        text.push_str(&look.field("unknown", 9, Tone::Warning, unknown));
     }
     text.push_str(&plot(result, look));
     for note in &result.notes {
-        text.push_str(&look.field("note", 4, Tone::Dim, note));
+        text.push_str(&look.field("note", 9, Tone::Dim, note));
     }
     text
 }
@@ -96,7 +100,11 @@ pub fn verdict(result: &EngineResult) -> String {
     if result.mappings == 0 {
         return "Nothing is bounced.".to_owned();
     }
-    let at_most = format!("at most {} in use", slots(high));
+    let at_most = format!(
+        "at most {} in use, pool at most {}",
+        slots(high),
+        bytes(result.pool_bytes_peak.unwrap_or(0))
+    );
     if failed == 0 {
         return format!(
             "All {} mappings served, {at_most}.",
@@ -109,6 +117,41 @@ pub fn verdict(result: &EngineResult) -> String {
         grouped(result.mappings),
         percent(failed, result.mappings),
         grouped(result.failed_silent.unwrap_or(0)),
+    )
+}
+
+/// The pool and where its size comes from.
+pub fn pool(result: &EngineResult) -> String {
+    let pool = &result.pool;
+    let mut text = match (pool.slots, &pool.growth) {
+        (0, _) => String::new(),
+        (some, None) => format!("{}, {} areas", slots(some), pool.areas),
+        (some, Some(growth)) => format!(
+            "begins with {}, {} areas, grows by {}, reserve {}",
+            slots(some),
+            pool.areas,
+            bytes(growth.step_bytes),
+            bytes(growth.reserve_bytes)
+        ),
+    };
+    if !pool.reasons.is_empty() {
+        let gap = if text.is_empty() { "" } else { "; " };
+        text.push_str(&format!("{gap}{}", pool.reasons.join("; ")));
+    }
+    text
+}
+
+/// How far the model's slots are the kernel's.
+pub fn agreement(addresses: &AddressAgreement) -> String {
+    format!(
+        "{} of {} slots as the kernel chose them{}; of {} more the order of operations, and so the \
+         slot, cannot be known from the trace",
+        grouped(addresses.equal),
+        grouped(addresses.knowable),
+        addresses
+            .percent
+            .map_or(String::new(), |percent| format!(" ({percent} %)")),
+        grouped(addresses.unknowable)
     )
 }
 

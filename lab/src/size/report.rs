@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::search::{Found, Tried};
-use crate::engine::{SLOT_BYTES, Setup};
+use crate::engine::SLOT_BYTES;
 use crate::load::{ContextShare, KernelFacts, TraceFacts};
 use crate::output::Confidence;
 use crate::replay::DeviceResult;
@@ -42,6 +42,9 @@ pub struct EngineAnswer {
     /// Smaller settings that happen to serve.
     pub serving_below: Vec<u64>,
     pub margin: Option<Margin>,
+    /// Ours alone: the same load on a pool that begins small and grows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growing: Option<Growing>,
     pub curve: Vec<CurveEntry>,
     pub confidence: Confidence,
     /// Who needs it, at the answer.
@@ -62,6 +65,26 @@ pub struct Setting {
     pub high_water_slots: u64,
     /// The most memory held, grown and transient pools included.
     pub pool_bytes_peak: u64,
+}
+
+/// A pool that begins small and grows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Growing {
+    pub params: String,
+    pub start_slots: u64,
+    /// Bytes of each pool added.
+    pub step_bytes: u64,
+    /// Bytes kept for mappings that cannot wait for growth.
+    pub reserve_bytes: u64,
+    pub failed: u64,
+    pub high_water_slots: u64,
+    /// The least hard maximum that serves.
+    pub pool_bytes_peak: u64,
+    /// What is held when the trace ends.
+    pub pool_bytes_end: u64,
+    /// After a burst, memory that nothing is mapped in is back by then: two windows of the shrink
+    /// rule.
+    pub back_within_s: f64,
 }
 
 /// Why it is the smallest.
@@ -198,9 +221,4 @@ impl Margin {
             ),
         })
     }
-}
-
-/// Whether two setups would boot the same.
-pub fn same_setting(one: &Setup, other: &Setup) -> bool {
-    one.params_shown() == other.params_shown()
 }

@@ -98,6 +98,39 @@ pub fn learn_beginning(
     })
 }
 
+/// Where pools that were added lie, in order of first use.
+///
+/// A block of the page allocator is aligned to its size. A pool's slots are used over and over;
+/// pools for one mapping take other pages each time. So a block counts as a pool if more slots
+/// were mapped in it than it has.
+pub(super) fn grown_pool_starts(
+    demand: &Demand,
+    recorded: &RecordedAddresses,
+    config: &SwiotlbConfig,
+    boot_start: u64,
+) -> Vec<u64> {
+    let bytes = u64::from(config.grown_slots()) * SLOT_BYTES;
+    let boot_bytes = u64::from(config.slots) * SLOT_BYTES;
+    let mut blocks: Vec<(u64, u64)> = Vec::new();
+    for (mapping, dma) in bounced(demand, recorded) {
+        if !config.engine.grows() || dma.wrapping_sub(boot_start) < boot_bytes {
+            continue;
+        }
+        let start = dma - dma % bytes;
+        let slots = mapping.bytes.div_ceil(SLOT_BYTES);
+        match blocks.iter_mut().find(|(known, _)| *known == start) {
+            Some((_, mapped)) => *mapped += slots,
+            None => blocks.push((start, slots)),
+        }
+    }
+    let is_pool = |block: &&(u64, u64)| block.1 > u64::from(config.grown_slots());
+    blocks
+        .iter()
+        .filter(is_pool)
+        .map(|(start, _)| *start)
+        .collect()
+}
+
 fn bounced<'a>(
     demand: &'a Demand,
     recorded: &'a RecordedAddresses,

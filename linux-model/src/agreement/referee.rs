@@ -1,9 +1,12 @@
 //! Address by address, with the orders that the recording leaves open told apart.
 
+use std::collections::{BTreeMap, HashSet};
+
 use crate::agreement::Beginning;
+use crate::agreement::learn::grown_pool_starts;
 use crate::demand::{Demand, Op, OpKind, Recorded, RecordedAddresses};
 use crate::replay::{Driver, Placed, ReplayConfig};
-use crate::swiotlb::{PoolId, Slots};
+use crate::swiotlb::{PoolId, SLOT_BYTES, Slots};
 
 /// Orders that are tried for one mapping.
 const ORDERS_MAX: usize = 64;
@@ -22,6 +25,8 @@ pub struct Agreement {
     pub told: u64,
     /// Those whose slot depends on an order that the recording leaves open.
     pub unknowable: u64,
+    /// Pools of a dynamic kernel whose place the recorded addresses told.
+    pub pools_told: u64,
     /// Unknowable ones for which some order gives the recorded slot.
     pub explained: u64,
     /// Those in a pool made for them alone, whose address the page allocator chose.
@@ -32,6 +37,8 @@ pub struct Agreement {
     pub equal: u64,
     /// Knowable ones that are not, at most the first hundred.
     pub misses: Vec<Miss>,
+    /// Unknowable ones that no order tried explains, at most the first hundred.
+    pub unexplained: Vec<Miss>,
 }
 
 impl Agreement {
@@ -93,6 +100,14 @@ struct Referee<'a> {
     beginning: &'a Beginning,
     driver: Driver<'a>,
     done: Vec<bool>,
+    /// Where pools that were added lie, in order of first use.
+    grown_starts: Vec<u64>,
+    /// The model's pools that were added, as far as they have been used.
+    grown_pools: Vec<PoolId>,
+    /// Per area of the boot pool whether an attempt without an address left its cursor open.
+    doubtful: Vec<bool>,
+    /// Attempts with which a list was given up.
+    gave_up: HashSet<u32>,
     /// Releases by the earliest moment, and how many of them have been looked at.
     releases: Vec<usize>,
     seen: usize,
@@ -119,6 +134,10 @@ impl<'a> Referee<'a> {
             beginning,
             driver: Driver::on_model(demand, config),
             done: vec![false; demand.ops.len()],
+            grown_starts: grown_pool_starts(demand, recorded, &config.swiotlb, beginning.start),
+            grown_pools: Vec::new(),
+            doubtful: vec![false; config.swiotlb.areas as usize],
+            gave_up: last_attempts(demand),
             releases,
             seen: 0,
             open: Vec::new(),
@@ -140,9 +159,9 @@ impl<'a> Referee<'a> {
             return;
         }
         self.driver.catch_up(op.likely_ns);
+        let mut is_open = self.settle_growth(op.likely_ns, mapping);
         let wanted = self.wanted(mapping);
         let likely = self.answer(mapping);
-        let mut is_open = false;
         let mut chosen = None;
         for change in self.changes(op) {
             let answer = self.answer_after(&change, mapping);
@@ -151,6 +170,7 @@ impl<'a> Referee<'a> {
                 chosen = Some(change);
             }
         }
+        let is_settled = wanted.is_some_and(|wanted| wanted == likely) || chosen.is_some();
         let mut delayed = Vec::new();
         match chosen {
             Some(Change::Advance(ops)) => ops.into_iter().for_each(|op| self.run(op)),
@@ -162,11 +182,39 @@ impl<'a> Referee<'a> {
             }
             None => {}
         }
+        is_open |= self.settle_doubt(mapping, is_open && !is_settled);
         self.run(index);
         for op in delayed {
             self.driver.release_again(self.released(op));
         }
         self.count(mapping, is_open);
+    }
+
+    /// An attempt of a list that was given up left no address, so an order that its answer
+    /// depended on stays open, and with it where its area's search went on. The next recorded
+    /// address in the area tells that; its mapping counts as unknowable. Returns whether it was
+    /// such a one.
+    fn settle_doubt(&mut self, mapping: u32, is_unsettled: bool) -> bool {
+        let config = *self.driver.memory().config();
+        let area_slots = config.slots / config.areas;
+        let Some(dma) = self.recorded.dma[mapping as usize] else {
+            if is_unsettled {
+                self.doubtful.fill(true);
+            }
+            return false;
+        };
+        if !self.is_in_boot_pool(dma) {
+            return false;
+        }
+        let slot = ((dma - self.beginning.start) / SLOT_BYTES) as u32;
+        let area = slot / area_slots;
+        if !std::mem::take(&mut self.doubtful[area as usize]) {
+            return false;
+        }
+        if Some(self.answer(mapping)) != self.wanted(mapping) {
+            self.driver.memory_mut().set_cursor(area, slot % area_slots);
+        }
+        true
     }
 
     fn run(&mut self, index: usize) {
@@ -188,20 +236,77 @@ impl<'a> Referee<'a> {
             .map_or(Answer::No, |(pool, offset)| Answer::At(pool, offset))
     }
 
-    /// What the recording says came out, as far as it says so; only the boot pool's place is
-    /// known.
+    /// What the recording says came out, as far as it says so.
     fn wanted(&self, mapping: u32) -> Option<Answer> {
         match (
             self.recorded.dma[mapping as usize],
             self.demand.mappings[mapping as usize].recorded,
         ) {
-            (Some(dma), _) => Some(Answer::At(
-                PoolId(0),
-                dma.wrapping_sub(self.beginning.start),
-            )),
+            (Some(dma), _) => Some(match self.grown_index(dma) {
+                Some(index) => match self.grown_pools.get(index) {
+                    Some(pool) => Answer::At(*pool, dma - self.grown_starts[index]),
+                    None => Answer::No,
+                },
+                None if self.is_in_boot_pool(dma) => {
+                    Answer::At(PoolId(0), dma - self.beginning.start)
+                }
+                None => Answer::No,
+            }),
             (None, Recorded::Failed) => Some(Answer::No),
+            (None, _) if self.gave_up.contains(&mapping) => Some(Answer::No),
             _ => None,
         }
+    }
+
+    fn is_in_boot_pool(&self, dma: u64) -> bool {
+        let config = self.driver.memory().config();
+        dma.checked_sub(self.beginning.start)
+            .is_some_and(|offset| offset < u64::from(config.slots) * SLOT_BYTES)
+    }
+
+    /// Which of the added pools an address lies in.
+    fn grown_index(&self, dma: u64) -> Option<usize> {
+        let bytes = u64::from(self.driver.memory().config().grown_slots()) * SLOT_BYTES;
+        self.grown_starts
+            .iter()
+            .position(|start| dma.wrapping_sub(*start) < bytes)
+    }
+
+    /// When the worker had finished is not recorded: until a pool's first use it may be there or
+    /// not. Returns whether that leaves the answer open.
+    fn settle_growth(&mut self, now_ns: u64, mapping: u32) -> bool {
+        let dma = self.recorded.dma[mapping as usize];
+        let wanted = dma.and_then(|dma| self.grown_index(dma));
+        let memory = self.driver.memory_mut();
+        let mut is_open = memory.is_growing();
+        // Not there yet, or the recording would have used it.
+        while let Some(newest) = memory.newest_grown() {
+            if self.grown_pools.contains(&newest) {
+                break;
+            }
+            is_open = true;
+            if wanted.is_some_and(|index| index >= self.grown_pools.len()) || dma.is_none() {
+                break;
+            }
+            memory.withdraw_newest(now_ns);
+        }
+        while let Some(index) = wanted {
+            if index < self.grown_pools.len() {
+                break;
+            }
+            let newest = memory
+                .newest_grown()
+                .filter(|pool| !self.grown_pools.contains(pool));
+            match newest {
+                Some(pool) => {
+                    self.grown_pools.push(pool);
+                    self.agreement.pools_told += 1;
+                }
+                None if memory.is_growing() => memory.finish_growth(now_ns),
+                None => break,
+            }
+        }
+        is_open
     }
 
     /// The orders other than the likely one that the windows allow.
@@ -289,21 +394,29 @@ impl<'a> Referee<'a> {
         };
         let placed = self.driver.placed(mapping);
         let is_equal = match placed {
+            Placed::At(slots) if slots.is_transient => false,
             Placed::At(slots) => {
-                slots.pool == PoolId(0)
-                    && dma.wrapping_sub(self.beginning.start) == slots.offset_bytes
+                self.wanted(mapping) == Some(Answer::At(slots.pool, slots.offset_bytes))
             }
             _ => false,
         };
+        let is_alone = self.grown_index(dma).is_none() && !self.is_in_boot_pool(dma);
         let agreement = &mut self.agreement;
         agreement.compared += 1;
         if self.beginning.used.contains(&mapping) {
             agreement.told += 1;
-        } else if matches!(placed, Placed::At(slots) if slots.is_transient) {
+        } else if is_alone && matches!(placed, Placed::At(slots) if slots.is_transient) {
             agreement.transient += 1;
         } else if is_open {
             agreement.unknowable += 1;
             agreement.explained += u64::from(is_equal);
+            if !is_equal && agreement.unexplained.len() < 100 {
+                agreement.unexplained.push(Miss {
+                    mapping,
+                    placed,
+                    recorded: dma,
+                });
+            }
         } else {
             agreement.knowable += 1;
             agreement.equal += u64::from(is_equal);
@@ -316,4 +429,15 @@ impl<'a> Referee<'a> {
             }
         }
     }
+}
+
+/// The last attempts of the lists that the recording gives up: those that failed.
+fn last_attempts(demand: &Demand) -> HashSet<u32> {
+    let mut last = BTreeMap::new();
+    for (index, mapping) in demand.mappings.iter().enumerate() {
+        if let (Some(list), Recorded::FailedSilently) = (mapping.list, mapping.recorded) {
+            last.insert(list, index as u32);
+        }
+    }
+    last.into_values().collect()
 }

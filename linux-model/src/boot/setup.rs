@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::boot::{ForceWord, SwiotlbParams};
 use crate::engine::Engine;
+use crate::replay::Bounce;
 use crate::swiotlb::{DEFAULT_SLOTS, SEGMENT_SLOTS, SLOT_BYTES, SwiotlbConfig, halved};
 
 const GIB: u64 = 1 << 30;
@@ -148,6 +149,15 @@ impl Setup {
     /// Bytes of the pool.
     pub fn bytes(&self) -> u64 {
         u64::from(self.slots) * SLOT_BYTES
+    }
+
+    /// What goes through this pool.
+    pub fn bounce(&self) -> Bounce {
+        if self.is_forced {
+            Bounce::All
+        } else {
+            Bounce::Needed
+        }
     }
 
     /// The model's configuration of this pool; `start` as for [`SwiotlbConfig::start`].

@@ -24,6 +24,8 @@ pub struct Event {
     pub pid: u32,
     /// What the CPU was doing.
     pub context: Context,
+    /// Whether it could have slept: a task with interrupts and preemption on.
+    pub may_sleep: bool,
     /// What happened.
     pub kind: EventKind,
 }
@@ -33,8 +35,8 @@ pub struct Event {
 pub struct SgEntry {
     /// Physical address of the original.
     pub original: u64,
-    /// DMA address handed out.
-    pub dma: u64,
+    /// DMA address handed out; `None` where segments were merged, behind an IOMMU.
+    pub dma: Option<u64>,
     /// Bytes.
     pub bytes: u64,
 }
@@ -125,15 +127,13 @@ pub enum EventKind {
     },
     /// A probe on the release of a mapping, before it happens.
     SlotReleased {
-        /// The device.
-        device: u32,
         /// Direction.
         direction: Direction,
         /// The mapping's address.
         tlb: u64,
-        /// Bytes.
-        bytes: u64,
     },
+    /// The IOMMU layer mapped something: devices see translated addresses.
+    Translated,
     /// A phase marker of the recording script.
     PhaseBegin {
         /// Its name.

@@ -1,5 +1,7 @@
 //! The demand itself.
 
+use std::collections::BTreeMap;
+
 use dmakit_addr::Direction;
 
 use crate::demand::Context;
@@ -39,6 +41,8 @@ pub struct Mapping {
     pub cpu: u32,
     /// Where it was asked for.
     pub context: Context,
+    /// Whether the caller could have slept, as far as the recording tells.
+    pub may_sleep: bool,
     /// Physical address of the original.
     pub original: u64,
     /// Bytes.
@@ -57,6 +61,18 @@ pub struct Mapping {
     pub skips_sync: bool,
 }
 
+impl Mapping {
+    /// Bytes that unmapping copies back.
+    pub fn copied_back(&self) -> u64 {
+        let writes = self.direction.is_some_and(Direction::device_writes);
+        if writes && !self.skips_sync {
+            self.bytes
+        } else {
+            0
+        }
+    }
+}
+
 /// What happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpKind {
@@ -66,8 +82,13 @@ pub enum OpKind {
     Unmap(u32),
     /// The scatterlist of this number was given up: whatever of it is mapped is undone.
     GiveUp(u32),
-    /// This many bytes are copied for a mapping that stays.
-    Sync(u64),
+    /// Bytes are copied for a mapping that stays.
+    Sync {
+        /// The mapping.
+        mapping: u32,
+        /// How many.
+        bytes: u64,
+    },
     /// [`Demand::phases`]`[n]` begins; the recording script resets the kernel's counter.
     PhaseBegin(u32),
     /// It ends.
@@ -81,8 +102,12 @@ pub enum OpKind {
 pub struct Op {
     /// No earlier than this.
     pub earliest_ns: u64,
+    /// Hardly earlier than this, if the thread worked at a steady pace.
+    pub sooner_ns: u64,
     /// Most likely.
     pub likely_ns: u64,
+    /// Hardly later than this, if the thread worked at a steady pace.
+    pub later_ns: u64,
     /// No later than this.
     pub latest_ns: u64,
     /// What.
@@ -112,8 +137,6 @@ pub struct Device {
 /// A CPU turned to another task, or to none, between two events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Switch {
-    /// The CPU.
-    pub cpu: u32,
     /// The last event before.
     pub from_ns: u64,
     /// The first event after.
@@ -145,7 +168,10 @@ pub struct Demand {
     /// The phases in order.
     pub phases: Vec<Phase>,
     /// When CPUs turned to another task, per CPU in order: a work item queued on a CPU runs then.
-    pub switches: Vec<Vec<Switch>>,
+    pub switches: BTreeMap<u32, Vec<Switch>>,
+    /// Whether an IOMMU translated. Such a device's mappings do not go through the pool when
+    /// everything is forced to, as translation reaches all memory.
+    pub is_translated: bool,
     /// What the recording shows.
     pub known: Known,
     /// What did not fit together.

@@ -3,9 +3,6 @@
 mod event;
 mod ingest;
 mod load;
-mod pairing;
-mod probes;
-mod timing;
 mod trace;
 
 pub use event::{Context, Event, EventKind, SgEntry};

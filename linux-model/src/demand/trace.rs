@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use dmakit_addr::{Attributes, Direction, DmaAddr, PhysAddr};
-use dmakit_trace::{Body, Level, Marker, Name, Probe, SyncFor, Value};
+use dmakit_addr::{Attributes, Direction};
+use dmakit_trace::{Body, IommuEvent, Level, Marker, Name, Probe, SyncFor};
 
 use crate::demand::event::{Context, Event, EventKind, SgEntry};
 use crate::demand::{Demand, Ingest, RecordedAddresses};
@@ -34,6 +34,7 @@ impl TraceIngest {
             cpu: event.cpu,
             pid: event.task.pid,
             context,
+            may_sleep: event.context.is_some_and(|context| context.may_sleep()),
             kind,
         });
     }
@@ -100,13 +101,14 @@ impl TraceIngest {
                 name: name.as_str().to_owned(),
             },
             Body::Marker(Marker::PhaseEnd(_)) => EventKind::PhaseEnd,
-            Body::Probe(probe) => self.probe(probe).unwrap_or(EventKind::Other),
+            Body::Iommu(IommuEvent::Map { .. }) => EventKind::Translated,
+            Body::Probe(probe) => Self::probe(probe).unwrap_or(EventKind::Other),
             _ => EventKind::Other,
         }
     }
 
     /// Probes are known by the function they stand in; their names are the user's.
-    fn probe(&mut self, probe: &Probe) -> Option<EventKind> {
+    fn probe(probe: &Probe) -> Option<EventKind> {
         let place = probe.location.trim_start_matches('(');
         if place.contains("<- swiotlb_tbl_map_single") {
             let tlb = probe.number("tlb")?;
@@ -117,49 +119,33 @@ impl TraceIngest {
         let function = place.split(['+', ' ']).next()?;
         match function.trim_start_matches('_') {
             "swiotlb_tbl_map_single" => Some(EventKind::SlotWanted),
-            "swiotlb_tbl_unmap_single" => {
-                let Value::Text(device) = probe.field("dev")? else {
-                    return None;
-                };
-                Some(EventKind::SlotReleased {
-                    device: self.device(device),
-                    direction: direction(probe.number("dir")?)?,
-                    tlb: probe.number("tlb")?,
-                    bytes: probe.number("size")?,
-                })
-            }
+            "swiotlb_tbl_unmap_single" => Some(EventKind::SlotReleased {
+                direction: direction(probe.number("dir")?)?,
+                tlb: probe.number("tlb")?,
+            }),
             _ => None,
         }
     }
 }
 
-/// Behind an IOMMU entries are merged into fewer segments and their own lengths are not shown:
-/// they are taken to be equal shares of the whole.
 fn entries(event: &dmakit_trace::MapSg) -> Vec<SgEntry> {
-    if event.dma.len() == event.phys.len() {
-        let entry = |((phys, dma), bytes): ((&PhysAddr, &DmaAddr), &u64)| SgEntry {
-            original: phys.raw(),
-            dma: dma.raw(),
-            bytes: *bytes,
-        };
-        return event
-            .phys
-            .iter()
-            .zip(&event.dma)
-            .zip(&event.sizes)
-            .map(entry)
-            .collect();
-    }
-    let count = event.phys.len().max(1) as u64;
-    let whole: u64 = event.sizes.iter().sum();
-    let start = event.dma.first().map_or(0, |dma| dma.raw());
-    let share = |index: u64| whole * index / count;
-    let entry = |(index, phys): (u64, &PhysAddr)| SgEntry {
+    // Behind an IOMMU segments are merged, so only originals are told apart there.
+    let is_direct = event.dma.len() == event.phys.len();
+    let entry = |(index, phys): (usize, &dmakit_addr::PhysAddr)| SgEntry {
         original: phys.raw(),
-        dma: start.wrapping_add(share(index)),
-        bytes: share(index + 1) - share(index),
+        dma: event
+            .dma
+            .get(index)
+            .filter(|_| is_direct)
+            .map(|dma| dma.raw()),
+        bytes: event
+            .sizes
+            .get(index)
+            .copied()
+            .filter(|_| is_direct)
+            .unwrap_or(0),
     };
-    (0..).zip(&event.phys).map(entry).collect()
+    event.phys.iter().enumerate().map(entry).collect()
 }
 
 /// The kernel's numbers.

@@ -66,3 +66,38 @@ impl BounceMemory for Swiotlb {
         Self::start_growth_at(self, start_ns);
     }
 }
+
+impl<M: BounceMemory> BounceMemory for &mut M {
+    fn advance(&mut self, now_ns: u64) {
+        (**self).advance(now_ns);
+    }
+
+    fn map(
+        &mut self,
+        now_ns: u64,
+        device: &DeviceLimits,
+        request: &Request,
+    ) -> Result<Slots, MapFailure> {
+        (**self).map(now_ns, device, request)
+    }
+
+    fn unmap(&mut self, slots: &Slots) {
+        (**self).unmap(slots);
+    }
+
+    fn reset_high_water(&mut self) {
+        (**self).reset_high_water();
+    }
+
+    fn counters(&self) -> &Counters {
+        (**self).counters()
+    }
+
+    fn take_growth_request(&mut self) -> Option<u32> {
+        (**self).take_growth_request()
+    }
+
+    fn start_growth_at(&mut self, start_ns: u64) {
+        (**self).start_growth_at(start_ns);
+    }
+}

@@ -49,6 +49,9 @@ pub struct PhaseReport {
     /// The kernel's counter at the phase's end, reset at its begin: the highest use that a
     /// mapping of the phase saw; 0 without one.
     pub high_water_slots: u32,
+    /// Lowest and highest figure that the orders left open by the recording allow; the figure
+    /// itself twice unless asked for by `replay_bounded`.
+    pub high_water_interval: (u32, u32),
     /// Use at its end.
     pub used_at_end: u32,
     /// Mappings asked.

@@ -32,6 +32,13 @@ pub struct SwiotlbConfig {
 impl SwiotlbConfig {
     /// A guess: allocating and clearing a few MiB.
     pub const GROWTH_RUN_NS: u64 = 200_000;
+
+    /// Slots of a pool that is added: as the boot pool's, at most the largest block of the page
+    /// allocator.
+    pub fn grown_slots(&self) -> u32 {
+        let block_slots = BLOCK_PAGES_MAX * self.page_bytes / SLOT_BYTES;
+        u64::from(self.slots).min(block_slots) as u32
+    }
 }
 
 /// Which pool: 0 is the boot pool, others count up in order of creation.
@@ -276,6 +283,11 @@ impl Swiotlb {
         }
     }
 
+    /// As [`Swiotlb::set_cursors`] for one area.
+    pub(crate) fn set_cursor(&mut self, area: u32, cursor: u32) {
+        self.pools[0].1.set_cursor(area, cursor);
+    }
+
     /// What writing 0 to `io_tlb_used_hiwater` does: the counter moves again only at the next
     /// mapping, so until then it can be below `used`.
     pub fn reset_high_water(&mut self) {
@@ -342,10 +354,8 @@ impl Swiotlb {
         }
     }
 
-    /// The boot pool's size, at most the largest block of the page allocator.
     fn add_pool(&mut self) {
-        let block_slots = BLOCK_PAGES_MAX * self.config.page_bytes / SLOT_BYTES;
-        let slots = u64::from(self.config.slots).min(block_slots) as u32;
+        let slots = self.config.grown_slots();
         let areas = areas_for(self.config.areas, slots);
         let id = self.new_pool_id();
         // Pages of the buddy allocator are aligned to their own size; no mask asks for more.
@@ -353,6 +363,39 @@ impl Swiotlb {
         self.counters.pool_slots += slots;
         self.counters.grown_pools += 1;
         self.note_pool_peak();
+    }
+
+    /// The newest of the pools that were added, while the worker may not have finished yet.
+    pub(crate) fn newest_grown(&self) -> Option<PoolId> {
+        self.pools
+            .last()
+            .map(|(id, _)| *id)
+            .filter(|id| *id != PoolId(0))
+    }
+
+    /// Whether a pool has been asked for and is not there yet.
+    pub(crate) fn is_growing(&self) -> bool {
+        !matches!(self.worker, Worker::Idle)
+    }
+
+    /// Takes an unused newest pool away again: the worker had not finished after all.
+    pub(crate) fn withdraw_newest(&mut self, now_ns: u64) {
+        if let Some((_, pool)) = self.pools.pop() {
+            self.counters.pool_slots -= pool.slots();
+            self.counters.grown_pools -= 1;
+            self.worker = Worker::Running(now_ns + 1, self.is_growing());
+        }
+    }
+
+    /// Lets the worker finish at once.
+    pub(crate) fn finish_growth(&mut self, now_ns: u64) {
+        let again = matches!(self.worker, Worker::Running(_, true));
+        self.worker = if again {
+            Worker::Queued(now_ns)
+        } else {
+            Worker::Idle
+        };
+        self.add_pool();
     }
 
     fn note_pool_peak(&mut self) {

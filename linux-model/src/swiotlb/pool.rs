@@ -60,7 +60,7 @@ impl Pool {
         while passed < self.area_slots {
             *probed += 1;
             let slot = base + index;
-            let dma = self.start + u64::from(slot) * SLOT_BYTES;
+            let dma = self.start.wrapping_add(u64::from(slot) * SLOT_BYTES);
             let step = if need.accepts(dma, original) {
                 if self.runs_at(slot) >= need.slots && !crosses(dma, need) {
                     return Some(slot);

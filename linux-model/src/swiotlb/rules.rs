@@ -80,7 +80,7 @@ impl Need {
     /// 4095 mask steps by 8 KiB.
     fn of_6_1(page_bytes: u64, device: &DeviceLimits, request: &Request) -> Self {
         let offset = request.original & device.min_align_mask & SLOT_MASK;
-        let total = request.bytes + offset;
+        let total = request.bytes.saturating_add(offset);
         let equal_bits = device.min_align_mask & !SLOT_MASK;
         let mut stride = (equal_bits >> SLOT_SHIFT) + 1;
         if total >= page_bytes {
@@ -106,7 +106,8 @@ impl Need {
         let min_align = device.min_align_mask;
         let offset = request.original & min_align & (request.alloc_align_mask | SLOT_MASK);
         let granule = request.alloc_align_mask + 1;
-        let total = (request.bytes + offset).div_ceil(granule) * granule;
+        let bytes = request.bytes.saturating_add(offset);
+        let total = bytes.div_ceil(granule).saturating_mul(granule);
         let mut zero_bits = request.alloc_align_mask;
         if zero_bits == 0 && min_align == 0 && total >= page_bytes {
             zero_bits = page_bytes - 1;

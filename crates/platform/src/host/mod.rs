@@ -3,9 +3,11 @@
 mod context;
 mod machine;
 mod ram;
+mod store;
 
 pub use context::{
     AtomicScope, CheckedIrqLock, CheckedSleepLock, ContextViolation, ThreadContext, ViolationSink,
 };
 pub use machine::{HostPlatform, ThreadCpu};
 pub use ram::HostRam;
+pub use store::SegmentStore;

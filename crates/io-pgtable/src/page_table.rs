@@ -1,0 +1,171 @@
+//! A tree of tables and the memory that holds them.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use dmakit_addr::{NodeId, PhysAddr};
+use dmakit_platform::{Arena, Platform, TableMemory};
+
+use crate::hint::Hints;
+use crate::table::{Stock, Table};
+use crate::{Format, TableError};
+
+/// How many tables of each height are remembered, as long as there is no other for the same place:
+/// with 4 KiB granules the leaf tables of 1 GiB of addresses in one piece, in 4 KiB of records.
+const HINTS: [usize; 3] = [512, 8, 8];
+
+/// Entries of one tree of tables, and the memory that holds them.
+///
+/// Map, unmap and look-ups take `&self` from any number of CPUs, in any context. The callers see to
+/// it that no two of them work on the same addresses at once, as owners of IOVA ranges do.
+///
+/// A table stays in the tree until an unmap covers all that it maps: then it goes into the gather,
+/// and after [`recycle`](Self::recycle) into a stock of clean tables, from which it is used again.
+/// A table emptied piece by piece stays where it is, and later mappings there use its small leaves,
+/// until [`prune`](Self::prune) takes it out. Memory goes back to its provider when the page table is
+/// dropped.
+pub struct PageTable<F: Format, P: Platform, M: TableMemory> {
+    pub(crate) format: F,
+    pub(crate) platform: P,
+    pub(crate) memory: M,
+    pub(crate) node: Option<NodeId>,
+    /// Whether hardware walks go past the CPU's caches.
+    pub(crate) cleans: bool,
+    /// Whether the format has no groups of leaves.
+    pub(crate) has_single_leaves: bool,
+    /// Bytes of the largest leaf or group of leaves.
+    pub(crate) largest_leaf: u64,
+    pub(crate) tables: Arena<Table>,
+    /// Tables that there are.
+    pub(crate) held: AtomicUsize,
+    pub(crate) root: u32,
+    /// Clean tables without, and with, records for tables below them.
+    pub(crate) stock: [Stock; 2],
+    /// By height.
+    pub(crate) hints: [Hints; HINTS.len()],
+}
+
+/// How many tables there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statistics {
+    /// Tables in the tree or in gathers, the root included.
+    pub used: usize,
+    /// Clean tables in stock.
+    pub stock: usize,
+}
+
+/// Whether hardware's table walks look into the CPU's caches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalkCoherence {
+    /// They do.
+    Coherent,
+    /// They do not: entries are cleaned to memory.
+    NonCoherent,
+}
+
+impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
+    /// An empty table, its memory near `node`. Takes the root from `memory`.
+    ///
+    /// # Errors
+    /// [`TableError`] where there is no memory for it.
+    pub fn new(
+        format: F,
+        platform: P,
+        memory: M,
+        node: Option<NodeId>,
+        coherence: WalkCoherence,
+    ) -> Result<Self, TableError> {
+        let geometry = format.geometry();
+        let (height, entries) = (geometry.root_height(), geometry.root_entries());
+        let group = |height| {
+            format
+                .contiguous(height)
+                .map_or(1, |(count, _)| count as u64)
+        };
+        let leaves = (0..=height).filter(|&height| height == 0 || format.has_leaves(height));
+        let hints = |height: usize| {
+            let shift = geometry.shift(height as u32 + 1);
+            Hints::new(shift, HINTS[height]).ok_or(TableError::Records)
+        };
+        let mut this = Self {
+            has_single_leaves: (0..=height).all(|height| format.contiguous(height).is_none()),
+            largest_leaf: leaves
+                .map(|height| geometry.span(height) * group(height))
+                .max()
+                .unwrap_or(geometry.granule().bytes()),
+            hints: [hints(0)?, hints(1)?, hints(2)?],
+            format,
+            platform,
+            memory,
+            node,
+            cleans: coherence == WalkCoherence::NonCoherent,
+            tables: Arena::new(),
+            held: AtomicUsize::new(0),
+            root: 0,
+            stock: Default::default(),
+        };
+        this.root = this.add_table(height, entries)?;
+        Ok(this)
+    }
+
+    /// The format.
+    pub fn format(&self) -> &F {
+        &self.format
+    }
+
+    /// Where hardware finds the root.
+    pub fn root_phys(&self) -> PhysAddr {
+        self.tables
+            .get(self.root as usize)
+            .map_or(PhysAddr::new(0), Table::phys)
+    }
+
+    /// How many tables there are.
+    pub fn statistics(&self) -> Statistics {
+        let stock: usize = self.stock.iter().map(|stock| stock.len() as usize).sum();
+        Statistics {
+            // While others come and go the two are of different moments.
+            used: self.held.load(Ordering::Relaxed).saturating_sub(stock),
+            stock,
+        }
+    }
+
+    /// Writes entries back to memory where hardware walks past the caches.
+    #[inline]
+    pub(crate) fn clean(&self, table: &Table, index: usize, count: usize) {
+        if self.cleans {
+            if let Some(range) = table
+                .segment
+                .range()
+                .slice(index as u64 * 8, count as u64 * 8)
+            {
+                self.platform.clean(range);
+            }
+        }
+    }
+
+    /// The table at `height` for an address, if it is remembered.
+    #[inline]
+    pub(crate) fn hinted(&self, height: u32, at: u64) -> Option<&Table> {
+        let number = self.hints.get(height as usize)?.get(at)?;
+        self.tables.get(number as usize)
+    }
+
+    /// Remembers the table at `height` for `at`, an address of the caller's own range.
+    #[inline]
+    pub(crate) fn remember(&self, height: u32, at: u64, number: u32) {
+        // The root is always at hand.
+        if height < self.format.geometry().root_height() {
+            if let Some(hints) = self.hints.get(height as usize) {
+                hints.remember(at, number);
+            }
+        }
+    }
+}
+
+impl<F: Format, P: Platform, M: TableMemory> Drop for PageTable<F, P, M> {
+    fn drop(&mut self) {
+        for table in self.tables.drain() {
+            self.memory.free_table(table.segment);
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! One translation space.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use dmakit_addr::{DmaMask, Iova, IovaRange, PhysRange};
+use dmakit_io_pgtable::{Format, Gather, PageTable, Permissions};
+use dmakit_iova::{CpuCache, Request, Reservation, Space};
+use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
+
+use crate::batch::{Joined, joined};
+use crate::epochs::Epochs;
+use crate::error::{AttachRegionError, MapError, UnmapFailure};
+use crate::hardware::{Hardware, Invalidation, SyncError};
+use crate::ticket::{DomainId, Proof, RedeemError, RedeemFailure, Ticket};
+
+/// A mapped range of device addresses.
+///
+/// It is moved, never copied. Forgetting one leaves it mapped: its addresses, and the memory behind
+/// it, are then never free again.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Mapped {
+    pub(crate) domain: DomainId,
+    pub(crate) reservation: Reservation,
+}
+
+impl Mapped {
+    /// The addresses, whole granules.
+    pub fn range(&self) -> IovaRange {
+        self.reservation.range()
+    }
+}
+
+/// Addresses, a page table, and the hardware that walks it.
+///
+/// Every operation takes `&self`, from any CPU, in any context, but for the few that say they may
+/// sleep.
+pub struct Domain<P: Platform, S, F: Format, M: TableMemory, H: Hardware> {
+    id: DomainId,
+    space: Space<P, S>,
+    table: PageTable<F, P, M>,
+    hardware: H,
+    epochs: Epochs,
+    /// Bytes of addresses that are lost, since it is not known what hardware thinks of them.
+    quarantined: AtomicU64,
+}
+
+impl<P, S, F, M, H> Domain<P, S, F, M, H>
+where
+    P: Platform,
+    S: AsRef<[CpuSlot<CpuCache>]>,
+    F: Format,
+    M: TableMemory,
+    H: Hardware,
+{
+    /// A domain of its parts. `id` tells it from every other domain whose tickets could be mixed up
+    /// with its own.
+    pub fn new(id: DomainId, space: Space<P, S>, table: PageTable<F, P, M>, hardware: H) -> Self {
+        Self {
+            id,
+            space,
+            table,
+            hardware,
+            epochs: Epochs::default(),
+            quarantined: AtomicU64::new(0),
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> DomainId {
+        self.id
+    }
+
+    /// The page table, for dumps and checks.
+    pub fn table(&self) -> &PageTable<F, P, M> {
+        &self.table
+    }
+
+    /// The addresses, for statistics and [`Space::maintain`].
+    pub fn space(&self) -> &Space<P, S> {
+        &self.space
+    }
+
+    /// The hardware.
+    pub fn hardware(&self) -> &H {
+        &self.hardware
+    }
+
+    /// Bytes of addresses that are lost, since hardware did not say that it has forgotten them.
+    pub fn quarantined(&self) -> u64 {
+        self.quarantined.load(Ordering::Relaxed)
+    }
+
+    /// Maps runs of memory, one after the other, to contiguous addresses at or below `limit`, at a
+    /// multiple of `align`. Never sleeps.
+    ///
+    /// # Errors
+    /// [`MapError`]: nothing is mapped then.
+    pub fn map(
+        &self,
+        cpu: &impl CpuGuard,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        permissions: Permissions,
+        align: u64,
+        limit: DmaMask,
+    ) -> Result<Mapped, MapError> {
+        let granule = self.table.format().geometry().granule();
+        let (mut len, mut ends) = (0_u64, 0);
+        for run in runs.clone() {
+            len = len.saturating_add(run.len());
+            ends |= run.start().raw() | run.len();
+        }
+        if len == 0 || ends & granule.mask() != 0 {
+            return Err(MapError::Shape {
+                len,
+                granule: granule.bytes(),
+            });
+        }
+        let request = Request { len, align, limit };
+        let reservation = self.space.alloc(cpu, &request).map_err(MapError::Space)?;
+        match self.fill(reservation.range(), runs, permissions) {
+            Ok(()) => Ok(Mapped {
+                domain: self.id,
+                reservation,
+            }),
+            Err(error) => Err(self.abandon(cpu, reservation, error)),
+        }
+    }
+
+    /// Maps `range` to the memory of the same numbers, and withholds its addresses for good: what
+    /// firmware or a boot display goes on using. May sleep.
+    ///
+    /// # Errors
+    /// [`AttachRegionError`].
+    pub fn map_identity(
+        &self,
+        range: PhysRange,
+        permissions: Permissions,
+    ) -> Result<(), AttachRegionError> {
+        let [start, end] = [range.start(), range.end()].map(|end| Iova::new(end.raw()));
+        let iova = IovaRange::between(start, end).ok_or(AttachRegionError::Shape(range))?;
+        self.space.reserve(iova).map_err(AttachRegionError::Space)?;
+        self.table
+            .map(iova, range.start(), permissions)
+            .map_err(AttachRegionError::Table)
+    }
+
+    /// Unmaps, and queues the invalidation: hardware may use the mapping until a sync is complete.
+    /// Never sleeps, never waits for that.
+    ///
+    /// # Errors
+    /// [`UnmapFailure`].
+    pub fn unmap(&self, mapped: Mapped) -> Result<Ticket, UnmapFailure> {
+        let mut gather = Gather::new();
+        let reservation = self.clear(mapped, &mut gather)?;
+        match self.invalidate(&gather) {
+            Ok(()) => Ok(self.ticket(reservation, gather)),
+            Err(error) => {
+                let range = self.quarantine(reservation);
+                Err(UnmapFailure::Hardware { range, error })
+            }
+        }
+    }
+
+    /// As [`unmap`](Self::unmap), with nothing queued yet.
+    pub(crate) fn unmap_later(&self, mapped: Mapped) -> Result<Ticket, UnmapFailure> {
+        let mut gather = Gather::new();
+        let reservation = self.clear(mapped, &mut gather)?;
+        Ok(self.ticket(reservation, gather))
+    }
+
+    /// Ends the domain, and gives its parts: the hardware, so that its tag can be released, and
+    /// then the page table, to be dropped.
+    ///
+    /// # Errors
+    /// The domain, with how many bytes of its addresses are mapped, wait for a sync, or are lost:
+    /// hardware may still use what they led to.
+    #[allow(clippy::result_large_err, clippy::type_complexity)]
+    pub fn close(self) -> Result<(H, PageTable<F, P, M>), (Self, u64)> {
+        match self.space.statistics().used {
+            0 => Ok((self.hardware, self.table)),
+            used => Err((self, used)),
+        }
+    }
+
+    /// Waits until hardware has forgotten everything unmapped before. Never sleeps; spins, for a
+    /// bounded time.
+    ///
+    /// # Errors
+    /// [`SyncError`]: no ticket can be redeemed by it.
+    pub fn sync(&self) -> Result<Proof, SyncError> {
+        let completed = self.epochs.begin();
+        self.hardware.sync()?;
+        Ok(Proof {
+            domain: self.id,
+            completed,
+        })
+    }
+
+    /// Takes what a ticket owns back for use. Never sleeps.
+    ///
+    /// # Errors
+    /// [`RedeemFailure`] with the ticket, where the proof does not cover it.
+    pub fn redeem(
+        &self,
+        cpu: &impl CpuGuard,
+        ticket: Ticket,
+        proof: &Proof,
+    ) -> Result<(), RedeemFailure> {
+        if ticket.domain != self.id {
+            let error = RedeemError::ForeignTicket {
+                owner: ticket.domain,
+                domain: self.id,
+            };
+            return Err(RedeemFailure { error, ticket });
+        }
+        if let Err(error) = proof.covers(&ticket) {
+            return Err(RedeemFailure { error, ticket });
+        }
+        self.take_back(cpu, ticket.reservation, ticket.gather);
+        Ok(())
+    }
+
+    /// Takes back what hardware has forgotten.
+    pub(crate) fn take_back(&self, cpu: &impl CpuGuard, reservation: Reservation, gather: Gather) {
+        self.table.recycle(gather);
+        self.space.free(cpu, reservation);
+    }
+
+    /// Lets hardware forget everything, and waits.
+    pub(crate) fn flush_all(&self) -> Result<Proof, SyncError> {
+        let completed = self.epochs.begin();
+        self.hardware.invalidate_all()?;
+        self.hardware.sync()?;
+        Ok(Proof {
+            domain: self.id,
+            completed,
+        })
+    }
+
+    /// Clears the table, and gives the addresses, for which nothing was queued yet.
+    pub(crate) fn clear(
+        &self,
+        mapped: Mapped,
+        gather: &mut Gather,
+    ) -> Result<Reservation, UnmapFailure> {
+        if mapped.domain != self.id {
+            return Err(UnmapFailure::Foreign(mapped));
+        }
+        let reservation = mapped.reservation;
+        match self.table.unmap(reservation.range(), gather) {
+            Ok(()) => Ok(reservation),
+            Err(error) => {
+                let range = self.quarantine(reservation);
+                Err(UnmapFailure::Table { range, error })
+            }
+        }
+    }
+
+    /// A ticket for a range whose invalidation is queued.
+    pub(crate) fn ticket(&self, reservation: Reservation, gather: Gather) -> Ticket {
+        Ticket {
+            domain: self.id,
+            reservation,
+            gather,
+            since: self.epochs.now(),
+        }
+    }
+
+    /// Queues what forgets a gather.
+    pub(crate) fn invalidate(&self, gather: &Gather) -> Result<(), SyncError> {
+        match Joined::of(gather) {
+            Some(joined) => self.hardware.invalidate(&self.invalidation(&joined)),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues what forgets many, in order of their addresses: neighbours as one, or everything,
+    /// where that is cheaper.
+    pub(crate) fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(
+        &self,
+        gathers: &impl Fn() -> I,
+    ) -> Result<(), SyncError> {
+        let mut commands = 0;
+        joined(gathers(), |one| {
+            commands += self.hardware.commands_for(&self.invalidation(one));
+            Ok(())
+        })?;
+        if self.hardware.costs().is_whole_cheaper(commands) {
+            return self.hardware.invalidate_all();
+        }
+        joined(gathers(), |one| {
+            self.hardware.invalidate(&self.invalidation(one))
+        })
+    }
+
+    /// Takes back what a proof covers that was made after its invalidation was queued, though the
+    /// ticket was written before; false, and the ticket lost, for another domain's.
+    pub(crate) fn redeem_covered(
+        &self,
+        cpu: &impl CpuGuard,
+        ticket: Ticket,
+        proof: &Proof,
+    ) -> bool {
+        let covered = proof.covers(&ticket).is_ok();
+        match covered {
+            true => self.take_back(cpu, ticket.reservation, ticket.gather),
+            false => drop(self.quarantine(ticket.reservation)),
+        }
+        covered
+    }
+
+    fn invalidation(&self, joined: &Joined) -> Invalidation {
+        let geometry = self.table.format().geometry();
+        Invalidation {
+            range: joined.range,
+            granule: geometry.granule(),
+            leaf_height: joined.leaf_height,
+            leaf_shift: joined.leaf_height.map(|height| geometry.shift(height)),
+            tables: joined.tables,
+        }
+    }
+
+    /// Puts addresses away for good.
+    pub(crate) fn quarantine(&self, reservation: Reservation) -> IovaRange {
+        let range = reservation.range();
+        self.quarantined.fetch_add(range.len(), Ordering::Relaxed);
+        range
+    }
+
+    fn fill(
+        &self,
+        range: IovaRange,
+        runs: impl Iterator<Item = PhysRange>,
+        permissions: Permissions,
+    ) -> Result<(), MapError> {
+        let mut done = 0;
+        for run in runs {
+            let part = range.slice(done, run.len()).unwrap_or(range);
+            if let Err(error) = self.table.map(part, run.start(), permissions) {
+                let mapped = range.slice(0, done).unwrap_or(range);
+                if !mapped.is_empty() {
+                    // Just mapped, so it is all there; its tables stay in the tree.
+                    let mut gather = Gather::new();
+                    let _ = self.table.unmap(mapped, &mut gather);
+                }
+                return Err(MapError::Table(error));
+            }
+            done += run.len();
+        }
+        self.hardware.mapped(range).map_err(MapError::Hardware)
+    }
+
+    /// Undoes a mapping that failed half-way: hardware may have walked what was there for a moment.
+    #[cold]
+    fn abandon(&self, cpu: &impl CpuGuard, reservation: Reservation, error: MapError) -> MapError {
+        let forgotten = self
+            .hardware
+            .invalidate_all()
+            .and_then(|()| self.hardware.sync());
+        match forgotten {
+            Ok(()) => self.space.free(cpu, reservation),
+            Err(_) => drop(self.quarantine(reservation)),
+        }
+        error
+    }
+}

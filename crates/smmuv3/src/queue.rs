@@ -1,0 +1,338 @@
+//! The command queue.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
+
+use dmakit_platform::{Barrier, IrqMutex, Mmio, Platform, Segment};
+
+use crate::progress::Progress;
+use crate::refusal::{RefusedCommand, Remedy, SyncFailure};
+use crate::spec::command::{Command, SYNC, sync_with_message};
+use crate::spec::registers::{
+    CMDQ_CONS, CMDQ_PROD, GERROR, GERROR_CMDQ, GERROR_SERVICE_FAILURE, GERRORN, command_error,
+};
+
+/// The longest that the SMMU may take for the commands before it, or for room in the queue.
+pub const COMMAND_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Looks at memory or the consumer index between looks at the clock and at errors.
+const LOOKS: u32 = 16;
+
+/// A ring of commands that any CPU fills.
+///
+/// One interrupt-safe lock is held while commands are written in place, a few nanoseconds; nobody
+/// waits for the SMMU under it unless the ring is full. Waiting for completion needs no lock, and
+/// two CPUs that wait at once share a sync.
+pub(crate) struct CommandQueue<P: Platform> {
+    segment: Segment,
+    shift: u32,
+    /// Whether the SMMU reads past the CPU's caches.
+    cleans: bool,
+    /// Where syncs write the count that they complete, on an SMMU that can do so.
+    message: Option<Segment>,
+    state: IrqMutex<P, State>,
+    progress: Progress,
+    /// Whether an invalidation was lost for good.
+    is_broken: AtomicBool,
+}
+
+/// What went through the queue since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CommandCounts {
+    /// Commands written, syncs included.
+    pub commands: u64,
+    /// Syncs among them.
+    pub syncs: u64,
+    /// Writes of the producer index.
+    pub doorbells: u64,
+    /// Commands that the SMMU stopped at.
+    pub refused: u64,
+    /// The last of those.
+    pub last_refused: Option<RefusedCommand>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Commands written, counted from the start: `counts.commands`.
+    counts: CommandCounts,
+    /// The count right after the last sync.
+    synced: u64,
+    /// The count that the SMMU was last told.
+    published: u64,
+}
+
+impl<P: Platform> CommandQueue<P> {
+    /// A queue of `2^shift` commands in a zeroed segment; `message` where syncs can write there.
+    pub(crate) fn new(
+        segment: Segment,
+        shift: u32,
+        message: Option<Segment>,
+        cleans: bool,
+    ) -> Self {
+        Self {
+            segment,
+            shift,
+            cleans,
+            message,
+            state: IrqMutex::<P, _>::new(State::default()),
+            progress: Progress::new(),
+            is_broken: AtomicBool::new(false),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn base(&self) -> u64 {
+        self.segment.range().start().raw()
+    }
+
+    /// log2 of its length.
+    pub(crate) fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    /// Its memory, once the SMMU is off.
+    pub(crate) fn into_segments(self) -> impl Iterator<Item = Segment> {
+        self.message.into_iter().chain([self.segment])
+    }
+
+    /// Takes the queue: commands pushed now stand together, unless the ring is full meanwhile.
+    pub(crate) fn produce<'a, R: Mmio>(
+        &'a self,
+        platform: &'a P,
+        regs: &'a R,
+    ) -> Producer<'a, P, R> {
+        Producer {
+            queue: self,
+            platform,
+            regs,
+            state: self.state.lock(),
+        }
+    }
+
+    /// Waits until the SMMU has executed everything up to `target`.
+    pub(crate) fn wait<R: Mmio>(
+        &self,
+        platform: &P,
+        regs: &R,
+        target: u64,
+    ) -> Result<(), SyncFailure> {
+        if self.look(regs) < target {
+            self.wait_long(platform, regs, target)?;
+        }
+        // What the SMMU and the devices did before, before what this CPU does next.
+        platform.barrier(Barrier::AfterDevice);
+        if self.is_broken.load(Ordering::Acquire) {
+            let refused = self.counts().last_refused;
+            return Err(refused.map_or(SyncFailure::Service, SyncFailure::Refused));
+        }
+        Ok(())
+    }
+
+    /// What went through it.
+    pub(crate) fn counts(&self) -> CommandCounts {
+        self.state.lock().counts
+    }
+
+    #[cold]
+    fn wait_long<R: Mmio>(&self, platform: &P, regs: &R, target: u64) -> Result<(), SyncFailure> {
+        let start = platform.now();
+        loop {
+            for _ in 0..LOOKS {
+                if self.look(regs) >= target {
+                    return Ok(());
+                }
+                core::hint::spin_loop();
+            }
+            // A sync that took the place of a refused command writes no message.
+            let consumed = self.look_at_index(regs);
+            if consumed >= target {
+                return Ok(());
+            }
+            self.recover(platform, regs)?;
+            if platform.now().saturating_since(start) > COMMAND_TIME_MAX {
+                return Err(SyncFailure::Timeout { consumed, target });
+            }
+        }
+    }
+
+    fn mask(&self) -> u64 {
+        (1 << (self.shift + 1)) - 1
+    }
+
+    /// Looks how far the SMMU has come: into memory where it writes there, else at its index.
+    #[inline]
+    fn look<R: Mmio>(&self, regs: &R) -> u64 {
+        let Some(word) = self.message.as_ref().and_then(message_word) else {
+            return self.look_at_index(regs);
+        };
+        let known = self.progress.known();
+        // The low half of a count: syncs complete in order, so it only grows. One that is older
+        // than what is known comes out negative.
+        let ahead = word.load(Ordering::Acquire).wrapping_sub(known as u32) as i32;
+        match u64::try_from(ahead) {
+            Ok(0) | Err(_) => known,
+            Ok(ahead) => self.progress.reached(known + ahead),
+        }
+    }
+
+    #[inline]
+    fn look_at_index<R: Mmio>(&self, regs: &R) -> u64 {
+        self.progress.look(self.mask(), || regs.read32(CMDQ_CONS))
+    }
+
+    /// Where the SMMU has stopped at a command, replaces that and lets it go on (7.1: acknowledged
+    /// only afterwards).
+    #[cold]
+    fn recover<R: Mmio>(&self, platform: &P, regs: &R) -> Result<(), SyncFailure> {
+        let active = active_errors(regs);
+        if active & GERROR_SERVICE_FAILURE != 0 {
+            return Err(SyncFailure::Service);
+        }
+        if active & GERROR_CMDQ == 0 {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        // Another CPU may have been faster.
+        if active_errors(regs) & GERROR_CMDQ == 0 {
+            return Ok(());
+        }
+        let cons = regs.read32(CMDQ_CONS);
+        let slot = u64::from(cons) & ((1 << self.shift) - 1);
+        let reason = command_error(cons);
+        if let Some(words) = self.slot(slot) {
+            let command = [0, 1].map(|word: usize| words[word].load(Ordering::Relaxed));
+            state.counts.refused += 1;
+            state.counts.last_refused = Some(RefusedCommand { reason, command });
+            let replacement = match Remedy::of(reason, command) {
+                Remedy::Repeat => command,
+                Remedy::Replace(wider) => wider,
+                Remedy::GiveUp => {
+                    self.is_broken.store(true, Ordering::Release);
+                    SYNC
+                }
+            };
+            words[0].store(replacement[0], Ordering::Relaxed);
+            words[1].store(replacement[1], Ordering::Relaxed);
+            self.clean(platform, slot, 1);
+        }
+        platform.barrier(Barrier::BeforeDevice);
+        let seen = regs.read32(GERRORN);
+        regs.write32(GERRORN, seen ^ GERROR_CMDQ);
+        Ok(())
+    }
+
+    /// Writes slots back to memory, where the SMMU does not look into caches.
+    fn clean(&self, platform: &P, slot: u64, count: u64) {
+        if self.cleans {
+            if let Some(range) = self.segment.range().slice(slot * 16, count * 16) {
+                platform.clean(range);
+            }
+        }
+    }
+
+    #[inline]
+    fn slot(&self, index: u64) -> Option<&[AtomicU64]> {
+        let words = self.segment.window().words64()?;
+        words.get(index as usize * 2..index as usize * 2 + 2)
+    }
+}
+
+fn message_word(segment: &Segment) -> Option<&AtomicU32> {
+    segment.window().words32()?.first()
+}
+
+fn active_errors(regs: &impl Mmio) -> u32 {
+    regs.read32(GERROR) ^ regs.read32(GERRORN)
+}
+
+/// The queue, held by one CPU.
+pub(crate) struct Producer<'a, P: Platform, R: Mmio> {
+    queue: &'a CommandQueue<P>,
+    platform: &'a P,
+    regs: &'a R,
+    state: lock_api::MutexGuard<'a, P::IrqLock, State>,
+}
+
+impl<P: Platform, R: Mmio> Producer<'_, P, R> {
+    /// Adds a command, of which the SMMU hears with the next sync. Waits for room where the ring is
+    /// full.
+    #[inline]
+    pub(crate) fn push(&mut self, command: Command) -> Result<(), SyncFailure> {
+        let len = 1 << self.queue.shift;
+        if self.state.counts.commands - self.queue.progress.known() >= len {
+            self.wait_for_room(len)?;
+        }
+        if let Some(slot) = self.queue.slot(self.state.counts.commands & (len - 1)) {
+            slot[0].store(command[0], Ordering::Relaxed);
+            slot[1].store(command[1], Ordering::Relaxed);
+        }
+        self.state.counts.commands += 1;
+        Ok(())
+    }
+
+    /// Hands everything to the SMMU, with a sync unless one stands at the end already; the count
+    /// that it must come to.
+    pub(crate) fn publish_with_sync(mut self) -> Result<u64, SyncFailure> {
+        if self.state.synced != self.state.counts.commands || self.state.synced == 0 {
+            // Room first: while it is waited for, others may add commands.
+            let len = 1 << self.queue.shift;
+            if self.state.counts.commands - self.queue.progress.known() >= len {
+                self.wait_for_room(len)?;
+            }
+            let count = self.state.counts.commands + 1;
+            let sync = match &self.queue.message {
+                Some(word) => sync_with_message(word.range().start().raw(), count as u32),
+                None => SYNC,
+            };
+            self.push(sync)?;
+            self.state.counts.syncs += 1;
+            self.state.synced = count;
+        }
+        self.ring();
+        Ok(self.state.counts.commands)
+    }
+
+    fn ring(&mut self) {
+        let (from, to) = (self.state.published, self.state.counts.commands);
+        if from == to {
+            return;
+        }
+        if self.queue.cleans {
+            let len = 1_u64 << self.queue.shift;
+            let (first, count) = (from & (len - 1), to - from);
+            let straight = count.min(len - first);
+            self.queue.clean(self.platform, first, straight);
+            self.queue.clean(self.platform, 0, count - straight);
+        }
+        // The commands before the index that makes them valid.
+        self.platform.barrier(Barrier::BeforeDevice);
+        let index = (to & self.queue.mask()) as u32;
+        self.queue.progress.publish(to);
+        self.regs.write32(CMDQ_PROD, index);
+        self.state.published = to;
+        self.state.counts.doorbells += 1;
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, len: u64) -> Result<(), SyncFailure> {
+        let start = self.platform.now();
+        loop {
+            self.ring();
+            // Anew each time: while the lock is let go of, others fill the ring too.
+            let target = self.state.counts.commands + 1 - len;
+            let consumed = self.queue.look_at_index(self.regs);
+            if consumed >= target {
+                return Ok(());
+            }
+            if active_errors(self.regs) & (GERROR_CMDQ | GERROR_SERVICE_FAILURE) != 0 {
+                // The lock is ours: let go of it for the one who replaces the command.
+                let (queue, platform, regs) = (self.queue, self.platform, self.regs);
+                lock_api::MutexGuard::unlocked(&mut self.state, || queue.recover(platform, regs))?;
+            }
+            if self.platform.now().saturating_since(start) > COMMAND_TIME_MAX {
+                return Err(SyncFailure::Timeout { consumed, target });
+            }
+            core::hint::spin_loop();
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Brings up a machine with the stack and drives it.
+
+mod builtin;
+mod cache;
+mod check;
+mod disk;
+mod edu;
+mod machine;
+mod page;
+mod report;
+mod text;
+mod virt;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+
+use crate::args::RunArgs;
+use crate::exit::Outcome;
+use crate::input::quoted;
+use crate::output::{Closing, Confidence, Show, envelope};
+use crate::progress::Progress;
+
+pub use machine::MachineName;
+
+use page::{Mode, Page, Workload};
+use report::RunReport;
+
+/// What to run.
+pub enum Plan {
+    /// Name the built-in scenarios.
+    List,
+    /// Run one.
+    One(Box<One>),
+}
+
+/// One scenario on one machine.
+pub struct One {
+    page: Page,
+    /// The word that names it, as typed without its folder.
+    word: Option<String>,
+    machine: MachineName,
+    qemu: Option<PathBuf>,
+    seed: u64,
+    quiet: bool,
+}
+
+impl Plan {
+    /// Checks what was typed, and that the machine can do it.
+    pub fn new(typed: RunArgs) -> anyhow::Result<Self> {
+        if typed.list {
+            return Ok(Self::List);
+        }
+        let page = match &typed.scenario {
+            Some(word) => find(word)?,
+            None => builtin::default_on(typed.machine)?,
+        };
+        page.runs_on(typed.machine)?;
+        let word = typed.scenario.as_deref().map(base_name);
+        Ok(Self::One(Box::new(One {
+            page,
+            word,
+            machine: typed.machine,
+            qemu: typed.qemu,
+            seed: typed.seed,
+            quiet: typed.quiet,
+        })))
+    }
+
+    /// Runs, answers.
+    pub fn run(&self, show: Show) -> anyhow::Result<(Vec<u8>, Outcome)> {
+        match self {
+            Self::List => Ok((builtin::list(show)?, Outcome::Answered)),
+            Self::One(one) => one.run(show),
+        }
+    }
+}
+
+impl One {
+    fn run(&self, show: Show) -> anyhow::Result<(Vec<u8>, Outcome)> {
+        let progress = Progress::new(self.quiet);
+        let start = Instant::now();
+        let mut report = self.drive(&progress)?;
+        report.finish(start.elapsed());
+        drop(progress);
+        let closing = self.closing(&report);
+        let outcome = match report.held {
+            true => Outcome::Answered,
+            false => Outcome::Refuted,
+        };
+        let answer = match show {
+            Show::Json => envelope("run", &report, &closing)?,
+            Show::Text(look) => text::render(&report, &closing, look).into_bytes(),
+        };
+        Ok((answer, outcome))
+    }
+
+    fn drive(&self, progress: &Progress) -> anyhow::Result<RunReport> {
+        let mut report = RunReport::new(&self.page, self.machine, self.seed);
+        match &self.page.workload {
+            Workload::Cache(table) => cache::run(table, self.seed, &mut report, progress)?,
+            Workload::Disk(table) => {
+                let place = virt::Place::new(&self.page, self.qemu.as_deref());
+                disk::run(&place, table, self.seed, &mut report, progress)?;
+            }
+            Workload::Edu(table) => {
+                let place = virt::Place::new(&self.page, self.qemu.as_deref());
+                edu::run(&place, table, self.seed, &mut report, progress)?;
+            }
+        }
+        Ok(report)
+    }
+
+    fn closing(&self, report: &RunReport) -> Closing {
+        let (confidence, witness) = match self.machine {
+            MachineName::Sim => (Confidence::Modelled, "a model of this project's own"),
+            _ => (
+                Confidence::Validated,
+                "device models that this project did not write",
+            ),
+        };
+        let setting = match (&self.page.workload, self.page.mode()) {
+            (Workload::Cache(_), _) => "none: this is how the stack always works",
+            (_, Mode::Strict) => "iommu.strict=1",
+            (_, Mode::Lazy) => "iommu.strict=0",
+        };
+        let why = match report.first_failure() {
+            None => format!("Every check held on {witness}."),
+            Some(check) => format!("'{}' does not hold on {witness}.", check.name.word()),
+        };
+        let word = self.word.as_deref().unwrap_or(&self.page.name);
+        let qemu = match &self.qemu {
+            Some(path) => format!(" --qemu {}", quoted(&base_name(&path.to_string_lossy()))),
+            None => String::new(),
+        };
+        let reproduce = format!(
+            "dmakit run {} --machine {}{qemu} --seed {}",
+            quoted(word),
+            self.machine.word(),
+            self.seed
+        );
+        Closing {
+            setting: setting.to_owned(),
+            confidence,
+            why,
+            reproduce,
+        }
+    }
+}
+
+/// The scenario that a word means: a built-in one, else a file.
+fn find(word: &str) -> anyhow::Result<Page> {
+    if let Some(page) = builtin::named(word)? {
+        return Ok(page);
+    }
+    let path = Path::new(word);
+    if !path.exists() && !word.contains(['/', '.']) {
+        anyhow::bail!(
+            "no scenario '{word}', expected a file or one of {}",
+            builtin::names().join(", ")
+        );
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("{word}: cannot read"))?;
+    Page::parse(&text).with_context(|| word.to_owned())
+}
+
+fn base_name(word: &str) -> String {
+    let name = Path::new(word).file_name();
+    name.map_or_else(
+        || word.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
