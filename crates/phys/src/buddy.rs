@@ -11,6 +11,8 @@ use crate::page_allocator::{FrameRequest, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::sections::Sections;
 use crate::zone::{NO_ZONE, Zone};
 
+mod search;
+
 const PAGEBLOCK_FRAMES: u64 = 1 << PAGEBLOCK_ORDER;
 
 /// The frame table and the lists through it.
@@ -209,94 +211,6 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         lengths.sum()
     }
 
-    fn search(&self, request: &FrameRequest, order: u32) -> Option<Found> {
-        if order > MAX_ORDER {
-            return None;
-        }
-        let last = request.limit.last();
-        for zone in self.zones_for(request) {
-            let cut = !ends_by(zone.top, last);
-            for migrate_type in request.migrate_type.served_by() {
-                let found = if cut {
-                    self.look_below(zone, *migrate_type, order, last)
-                } else {
-                    self.look(zone, *migrate_type, order)
-                };
-                if found.is_some() {
-                    return found;
-                }
-            }
-        }
-        None
-    }
-
-    /// The zones that may serve a request, best first: the nearest node first, and of a node the
-    /// highest zone, which fewer devices reach.
-    fn zones_for(&self, request: &FrameRequest) -> impl Iterator<Item = &Zone> {
-        let unplaced = self.order.len() - 1;
-        let row = request
-            .node
-            .map_or(unplaced, |node| node.index().min(unplaced));
-        let take = if request.only_node && request.node.is_some() {
-            1
-        } else {
-            usize::MAX
-        };
-        let known = request.node.is_none_or(|node| node.index() < unplaced);
-        let take = if known || !request.only_node { take } else { 0 };
-        let last = request.limit.last();
-        self.order[row].iter().take(take).flat_map(move |node| {
-            let first = usize::from(*node) * self.zones_per_node;
-            let zones = &self.zones[first..first + self.zones_per_node];
-            let reached = move |index: &usize| {
-                let below = index.checked_sub(1).map_or(0, |below| zones[below].end);
-                below <= last >> PAGE_SHIFT
-            };
-            (0..zones.len())
-                .rev()
-                .filter(reached)
-                .map(move |index| &zones[index])
-        })
-    }
-
-    #[inline]
-    fn look(&self, zone: &Zone, migrate_type: MigrateType, order: u32) -> Option<Found> {
-        let serving = zone.stocked[migrate_type as usize] >> order << order;
-        let order = serving.trailing_zeros();
-        let head = *zone.heads[migrate_type as usize].get(order as usize)?;
-        let frame = self.sections.frame(head);
-        Some(Found {
-            frame,
-            order,
-            migrate_type,
-        })
-    }
-
-    /// The same where a limit cuts the zone: a block that starts low enough. Walks the lists.
-    #[cold]
-    fn look_below(&self, zone: &Zone, of: MigrateType, order: u32, last: u64) -> Option<Found> {
-        (order..=MAX_ORDER).find_map(|found| {
-            let head = zone.heads[of as usize][found as usize];
-            let mut listed = self.list(head);
-            let frame = listed.find(|frame| ends_by(frame + (1 << order), last))?;
-            Some(Found {
-                frame,
-                order: found,
-                migrate_type: of,
-            })
-        })
-    }
-
-    fn list(&self, head: u32) -> impl Iterator<Item = u64> + '_ {
-        let mut next = head;
-        core::iter::from_fn(move || {
-            let entry = self.table.as_ref().get(next as usize)?;
-            let frame = self.sections.frame(next);
-            next = entry.next;
-            Some(frame)
-        })
-    }
-
     /// Takes a block of `order` out of a listed one; the rest is listed again. Where another type
     /// lends, and has whole page blocks, those that the request needs change their type: what is
     /// unmovable stays together.
@@ -461,26 +375,6 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         }
     }
 
-    #[cold]
-    fn no_frames(&self, request: &FrameRequest, order: u32) -> NoFrames {
-        let (mut free, mut stocked) = (0, 0_u32);
-        for zone in self.zones_for(request) {
-            free += zone.free;
-            for migrate_type in request.migrate_type.served_by() {
-                stocked |= zone.stocked[*migrate_type as usize];
-            }
-        }
-        NoFrames {
-            frames: request.frames,
-            order,
-            limit: request.limit,
-            node: request.node,
-            migrate_type: request.migrate_type,
-            free,
-            largest_order: stocked.checked_ilog2(),
-        }
-    }
-
     #[inline]
     fn entry(&self, frame: u64) -> Option<&Frame> {
         self.table.as_ref().get(self.sections.index(frame)?)
@@ -490,12 +384,6 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     fn entry_mut(&mut self, frame: u64) -> Option<&mut Frame> {
         self.table.as_mut().get_mut(self.sections.index(frame)?)
     }
-}
-
-/// Whether a block that ends before frame `end` has no byte above `last`.
-fn ends_by(end: u64, last: u64) -> bool {
-    end.checked_mul(1 << PAGE_SHIFT)
-        .is_some_and(|end| end.saturating_sub(1) <= last)
 }
 
 /// The first frame above each zone.
