@@ -39,13 +39,10 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         let row = request
             .node
             .map_or(unplaced, |node| node.index().min(unplaced));
-        let take = if request.only_node && request.node.is_some() {
-            1
-        } else {
-            usize::MAX
+        let take = match request.node {
+            Some(node) if request.only_node => usize::from(node.index() < unplaced),
+            _ => usize::MAX,
         };
-        let known = request.node.is_none_or(|node| node.index() < unplaced);
-        let take = if known || !request.only_node { take } else { 0 };
         let last = request.limit.last();
         self.order[row].iter().take(take).flat_map(move |node| {
             let first = usize::from(*node) * self.zones_per_node;
