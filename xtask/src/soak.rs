@@ -100,6 +100,22 @@ const ROWS: &[Row] = &[
         reason: "the one library crate with unsafe code",
     },
     Row {
+        name: "phys-allocator",
+        run: Run::Test {
+            package: "dmakit-phys",
+            test: "allocator_lockstep",
+        },
+        reason: "the page allocator against a look at every frame",
+    },
+    Row {
+        name: "cma-claims",
+        run: Run::Test {
+            package: "dmakit-cma",
+            test: "claim_lockstep",
+        },
+        reason: "the search for windows against a look at every unit",
+    },
+    Row {
         name: "swiotlb-area",
         run: Run::Test {
             package: "dmakit-swiotlb",

@@ -1,0 +1,25 @@
+//! Contiguous areas.
+//!
+//! An [`Area`] is a reserved run of frames (or several) from which large contiguous pieces are
+//! claimed and to which they return. This crate keeps the books: which frames are claimed, and
+//! where the next claim fits, found in a bounded number of steps whatever the size and the fill of
+//! the area, and known just as fast to fit nowhere. [`ClaimMap`] is that search as a plain value.
+//!
+//! Alignment counts from frame 0, not from the base of the area, so that what is aligned here is
+//! aligned for hardware.
+//!
+//! Layer L1. No memory is touched and nothing sleeps; a claim takes the lock of one area.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod area;
+mod bit_tree;
+mod block;
+mod claim_map;
+mod filing;
+mod run_tree;
+
+pub use area::{Area, AreaError, AreaUse, ReleaseError};
+pub use claim_map::{ClaimMap, NoWindow, NotClaimed, Scans};

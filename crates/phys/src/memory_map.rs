@@ -1,0 +1,225 @@
+//! Where memory is.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use dmakit_addr::{NodeId, PfnRange};
+
+/// What a region may be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryKind {
+    /// RAM that the page allocator hands out.
+    Usable,
+    /// RAM or firmware ranges that somebody else holds.
+    Reserved,
+    /// Memory on a device's bus: it has frames, but is not RAM.
+    Device,
+}
+
+/// A run of frames of one node and kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Region {
+    /// The frames.
+    pub range: PfnRange,
+    /// The node they are closest to.
+    pub node: NodeId,
+    /// What they are for.
+    pub kind: MemoryKind,
+}
+
+/// Why a region or a distance cannot be as told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// It is empty, or ends above the 64-bit byte space.
+    Range(PfnRange),
+    /// It shares frames with one that is there already.
+    Overlap {
+        /// The new region.
+        new: PfnRange,
+        /// The one that is there.
+        old: PfnRange,
+    },
+    /// There is no such node.
+    Node {
+        /// Which.
+        node: NodeId,
+        /// How many there are.
+        nodes: usize,
+    },
+    /// A distance below 10, which is what a node has to itself, or not 10 to itself.
+    Distance {
+        /// From where.
+        from: NodeId,
+        /// To where.
+        to: NodeId,
+        /// How far.
+        distance: u8,
+    },
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Range(range) => write!(f, "frames {range} are no region"),
+            Self::Overlap { new, old } => write!(f, "frames {new} overlap frames {old}"),
+            Self::Node { node, nodes } => write!(f, "{node} is not one of {nodes} nodes"),
+            Self::Distance { from, to, distance } => {
+                write!(f, "{distance} is no distance from {from} to {to}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for MapError {}
+
+const LOCAL: u8 = 10;
+const REMOTE: u8 = 20;
+
+/// The memory of a machine: regions, holes between them, and how far the nodes are apart.
+///
+/// Distances are those of firmware tables: 10 from a node to itself, 20 where nothing was said. A
+/// node may have no memory. A plain value; building it allocates.
+#[derive(Clone, Debug)]
+pub struct MemoryMap {
+    nodes: usize,
+    /// In ascending order, disjoint.
+    regions: Vec<Region>,
+    /// Row by row.
+    distances: Vec<u8>,
+}
+
+impl MemoryMap {
+    /// A machine of `nodes` nodes without memory.
+    pub fn new(nodes: u16) -> Self {
+        let nodes = usize::from(nodes);
+        let mut distances = vec![REMOTE; nodes * nodes];
+        distances
+            .iter_mut()
+            .step_by(nodes + 1)
+            .for_each(|own| *own = LOCAL);
+        Self {
+            nodes,
+            regions: Vec::new(),
+            distances,
+        }
+    }
+
+    /// Adds a region, in any order.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing has changed then.
+    pub fn add(&mut self, region: Region) -> Result<(), MapError> {
+        self.check(region.node)?;
+        if region.range.is_empty() || region.range.bytes().is_none() {
+            return Err(MapError::Range(region.range));
+        }
+        let after = self
+            .regions
+            .partition_point(|old| old.range.start() < region.range.start());
+        let mut neighbours = self.regions[after.saturating_sub(1)..].iter().take(2);
+        if let Some(old) = neighbours.find(|old| old.range.overlaps(&region.range)) {
+            return Err(MapError::Overlap {
+                new: region.range,
+                old: old.range,
+            });
+        }
+        self.regions.insert(after, region);
+        Ok(())
+    }
+
+    /// Says how far `to` is from `from`; the way back is another distance.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing has changed then.
+    pub fn set_distance(&mut self, from: NodeId, to: NodeId, distance: u8) -> Result<(), MapError> {
+        self.check(from)?;
+        self.check(to)?;
+        if distance < LOCAL || (from == to && distance != LOCAL) {
+            return Err(MapError::Distance { from, to, distance });
+        }
+        self.distances[from.index() * self.nodes + to.index()] = distance;
+        Ok(())
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// The regions in ascending order.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// How far `to` is from `from`, or `None` where one does not exist.
+    pub fn distance(&self, from: NodeId, to: NodeId) -> Option<u8> {
+        let known = from.index() < self.nodes && to.index() < self.nodes;
+        known.then(|| self.distances[from.index() * self.nodes + to.index()])
+    }
+
+    /// All nodes, nearest to `from` first, the lower number first where two are equally near.
+    pub(crate) fn by_distance(&self, from: usize) -> Vec<u16> {
+        let mut order: Vec<u16> = (0..self.nodes as u16).collect();
+        order.sort_by_key(|to| self.distances[from * self.nodes + usize::from(*to)]);
+        order
+    }
+
+    fn check(&self, node: NodeId) -> Result<(), MapError> {
+        let nodes = self.nodes;
+        let known = node.index() < nodes;
+        known.then_some(()).ok_or(MapError::Node { node, nodes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dmakit_addr::Pfn;
+
+    fn region(start: u64, len: u64, node: u16) -> Region {
+        Region {
+            range: PfnRange::new(Pfn::new(start), len).unwrap(),
+            node: NodeId::new(node),
+            kind: MemoryKind::Usable,
+        }
+    }
+
+    #[test]
+    fn regions_come_in_any_order_but_never_overlap() {
+        let mut map = MemoryMap::new(2);
+        map.add(region(100, 50, 1)).unwrap();
+        map.add(region(0, 50, 0)).unwrap();
+        map.add(region(50, 50, 0)).unwrap();
+        for (start, len) in [(149, 1), (99, 2), (0, 200), (10, 1)] {
+            let refused = map.add(region(start, len, 0));
+            assert!(matches!(refused, Err(MapError::Overlap { .. })), "{start}");
+        }
+        assert!(matches!(
+            map.add(region(500, 1, 2)),
+            Err(MapError::Node { .. })
+        ));
+        assert!(matches!(
+            map.add(region(u64::MAX - 1, 1, 0)),
+            Err(MapError::Range(_))
+        ));
+        let starts: Vec<u64> = map
+            .regions()
+            .iter()
+            .map(|r| r.range.start().raw())
+            .collect();
+        assert_eq!(starts, [0, 50, 100]);
+    }
+
+    #[test]
+    fn nearer_nodes_come_first_and_ties_go_to_the_lower_number() {
+        let mut map = MemoryMap::new(4);
+        let node = NodeId::new;
+        map.set_distance(node(2), node(3), 12).unwrap();
+        map.set_distance(node(2), node(0), 30).unwrap();
+        assert_eq!(map.by_distance(2), [2, 3, 1, 0]);
+        assert_eq!(map.by_distance(1), [1, 0, 2, 3]);
+        assert!(map.set_distance(node(1), node(1), 11).is_err());
+        assert!(map.set_distance(node(1), node(2), 9).is_err());
+    }
+}
