@@ -148,22 +148,6 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
-        name: "iova-spaces",
-        run: Run::Test {
-            package: "dmakit-iova",
-            test: "lockstep",
-        },
-        reason: "spaces, caches and limits against a list of flags",
-    },
-    Row {
-        name: "page-tables",
-        run: Run::Test {
-            package: "dmakit-io-pgtable",
-            test: "lockstep",
-        },
-        reason: "tables of every shape against a map of pages",
-    },
-    Row {
         name: "qemu-nvme",
         run: Run::Test {
             package: "dmakit-qemu",
@@ -194,6 +178,8 @@ const ROWS: &[Row] = &[
             filter: "diagnose",
         },
         reason: "logs are pasted, wrapped, cut and mangled",
+    },
+    Row {
         name: "smmuv3-sim",
         run: Run::Test {
             package: "dmakit-smmuv3",
