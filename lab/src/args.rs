@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
+use crate::record::RecordArgs;
 use crate::scenario::MachineName;
 
 /// What was typed, or an early answer that clap itself gives.
@@ -26,6 +27,7 @@ Examples:
   dmakit diagnose boot.log --json     the same for a program
   dmakit replay io.trace              what did bounce buffers do under this load?
   dmakit size swiotlb io.trace        how large must the pool be?
+  sudo dmakit record -- fio job.fio   capture such a trace
   dmakit run --machine qemu:virt      watch a disk being read through an SMMU
   dmakit completions bash             shell completions
 
@@ -61,6 +63,7 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+    Record(RecordArgs),
     Run(RunArgs),
     /// Print shell completions
     Completions {
@@ -266,7 +269,7 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
-            said.contains("diagnose, replay, size, run, completions, man"),
+            said.contains("diagnose, replay, size, record, run, completions, man"),
             "{said}"
         );
     }

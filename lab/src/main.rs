@@ -14,6 +14,7 @@ mod page;
 mod plan;
 mod progress;
 mod quantity;
+mod record;
 mod replay;
 mod run;
 mod scenario;

@@ -1,6 +1,6 @@
 //! Numbers with units, as typed and as printed.
 
-use std::fmt::Write;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -38,6 +38,27 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         other => return Err(SizeError::UnknownUnit(text.to_owned(), other.to_owned())),
     };
     number.checked_mul(scale).ok_or_else(too_large)
+}
+
+/// Reads `500ms`, `30s`, `5m`, `1h` or plain seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let trimmed = text.trim();
+    let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = trimmed.split_at(digits);
+    let wrong = || format!("'{text}' is not a time, expected a number with ms, s, m or h");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit.trim_start() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    let millis = number.checked_mul(millis).ok_or_else(wrong)?;
+    match millis {
+        0 => Err(format!("'{text}' is no time at all")),
+        _ => Ok(Duration::from_millis(millis)),
+    }
 }
 
 /// `12345678` as `12,345,678`.
@@ -111,23 +132,6 @@ pub fn seconds(ns: u64) -> f64 {
     (ns / 1_000) as f64 / 1e6
 }
 
-/// A span of time for people: `13.2 s`, `412 ms`, `7.0 us`.
-pub fn span(ns: u64) -> String {
-    let mut text = String::new();
-    let (value, unit) = match ns {
-        0..1_000 => (ns as f64, "ns"),
-        1_000..1_000_000 => (ns as f64 / 1e3, "us"),
-        1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
-        _ => (ns as f64 / 1e9, "s"),
-    };
-    // Writing to a String cannot fail.
-    let _ = match value {
-        100.0.. => write!(text, "{value:.0} {unit}"),
-        _ => write!(text, "{value:.1} {unit}"),
-    };
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +156,16 @@ mod tests {
             parse_size("99999999999G"),
             Err(SizeError::TooLarge("99999999999G".into()))
         );
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit_and_never_empty() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["0", "s", "5 weeks", "-1s", "99999999999999999999h"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl fmt::Display for TraceError {
                  decompress it to a file first"
             ),
             Self::Unsupported { what } => write!(f, "not supported: {what}"),
-            Self::Io(error) => error.fmt(f),
+            Self::Io(_) => f.write_str("cannot read"),
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::environment::{MissingFromMachine, has_program, is_continuous_integrat
 pub(crate) enum Need {
     /// A compiler that can build `core` and `alloc` for a target without an operating system.
     BareBuild,
+    /// Device models that are not ours.
+    DeviceModels,
 }
 
 /// One row: a package, who asks for it, and the reason that is printed.
@@ -32,6 +34,16 @@ const PACKAGES: &[DebianPackage] = &[
         name: "rust-web-src",
         need: Need::BareBuild,
         reason: "the sources of core and alloc for that target",
+    },
+    DebianPackage {
+        name: "qemu-system-arm",
+        need: Need::DeviceModels,
+        reason: "the SMMUv3, the disk and the teaching device that tests drive",
+    },
+    DebianPackage {
+        name: "qemu-system-x86",
+        need: Need::DeviceModels,
+        reason: "the same devices on the x86 board, behind its IOMMUs",
     },
 ];
 
@@ -137,5 +149,11 @@ mod tests {
     fn the_bare_build_asks_for_compiler_and_sources() {
         let packages: Vec<_> = rows_of(Need::BareBuild).collect();
         assert_eq!(names_of(&packages), "rustc-web rust-web-src");
+    }
+
+    #[test]
+    fn device_models_come_for_both_boards() {
+        let packages: Vec<_> = rows_of(Need::DeviceModels).collect();
+        assert_eq!(names_of(&packages), "qemu-system-arm qemu-system-x86");
     }
 }

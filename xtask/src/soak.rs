@@ -100,6 +100,22 @@ const ROWS: &[Row] = &[
         reason: "every byte of every mapping, growth and shrink included",
     },
     Row {
+        name: "dma-lockstep",
+        run: Run::Test {
+            package: "dmakit-dma",
+            test: "lockstep",
+        },
+        reason: "drivers and devices beside a model of every byte",
+    },
+    Row {
+        name: "qemu-nvme",
+        run: Run::Test {
+            package: "dmakit-qemu",
+            test: "nvme",
+        },
+        reason: "a disk under load behind QEMU's SMMU, each round unmapped and tried again",
+    },
+    Row {
         name: "trace-mutation",
         run: Run::Test {
             package: "dmakit-trace",

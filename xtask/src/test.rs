@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::cargo::{cargo, succeed};
 use crate::environment::is_continuous_integration;
+use crate::packages::{self, Need, Provided};
 use crate::steps::{Outcome, Steps};
 use crate::workspace::Workspace;
 use crate::{bare, deny, readme, tidy, toolchain};
@@ -11,7 +12,7 @@ use crate::{bare, deny, readme, tidy, toolchain};
 /// Runs all steps and fails if any did not hold. The tests come last, so that the run closes with
 /// their summaries.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let mut steps = Steps::new(10, !is_continuous_integration());
+    let mut steps = Steps::new(11, !is_continuous_integration());
     steps.step(
         "toolchain",
         "the pinned compiler, formatter and lints",
@@ -60,6 +61,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
                 .map(held)
         },
     )?;
+    steps.step(
+        "device models",
+        "QEMU, for the tests that drive it",
+        device_models,
+    )?;
     let tests = ["test", "--workspace", "--locked", "--no-fail-fast"];
     cargo_step(&mut steps, workspace, "tests", &tests)?;
     steps.finish()
@@ -95,6 +101,14 @@ fn cargo_step(
     steps.step(name, &what, || {
         succeed(cargo(&workspace.root).args(arguments)).map(held)
     })
+}
+
+/// The tests fail without QEMU, with the same advice; this brings it before they run.
+fn device_models() -> Result<Outcome> {
+    match packages::provide(Need::DeviceModels)? {
+        Provided::Installed => Ok(Outcome::Held),
+        Provided::NotHere(reason) => Ok(Outcome::Skipped(reason)),
+    }
 }
 
 fn held((): ()) -> Outcome {

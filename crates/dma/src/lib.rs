@@ -1,1 +1,62 @@
-//! Under construction.
+//! The DMA mapping API that drivers call.
+//!
+//! A [`Device`] is what a driver holds: it lends buffers to the device and takes them back, and
+//! gives memory that both use at once. Whether the device reaches memory itself or works on a
+//! bounced copy is its [`Path`], and no driver's concern. What a token proves:
+//!
+//! * [`Mapping`]: the device owns the memory; the CPU has no way to its bytes.
+//! * [`CpuMapping`], [`CpuPart`]: the CPU owns it, and reads or writes only where the direction
+//!   gives that a meaning.
+//! * [`Debt`]: it is unmapped, and no [`Proof`] has shown yet that the device cannot reach it.
+//! * [`Coherent`]: both use it; values are copied out once, and never referred to.
+//!
+//! Tokens can be sent, never cloned. Forgetting one leaks its memory, which the device's counters
+//! and a [`Ledger`] show. Nothing here programs devices or runs by itself. Layer L3; no allocation.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod block_layout;
+mod block_pool;
+mod borrowed;
+mod bounce;
+mod bus;
+mod cache;
+mod check;
+mod coherent;
+mod coherent_alloc;
+mod debt;
+mod device;
+mod error;
+mod info;
+mod ledger;
+mod map;
+mod mapping;
+mod memory;
+mod page_pool;
+mod raw;
+mod raw_error;
+mod segments;
+mod shared;
+mod stats;
+mod sync;
+mod unmap;
+
+pub use block_layout::{BlockLayout, LayoutError};
+pub use block_pool::{DmaPool, PoolBusy, PoolChunk, PoolError, PoolStats};
+pub use bus::{BusMap, BusMapError, BusRange};
+pub use check::{Checker, Event, Kind, Unchecked};
+pub use coherent::{Coherent, CoherentSource, CoherentView, DeviceShared, Field, Shared};
+pub use coherent_alloc::{CoherentError, NotHere};
+pub use debt::{Debt, DomainId, Epoch, Proof, RedeemError, RedeemFailure, SyncError, UnmapFailure};
+pub use device::{BounceWhen, Device, LeftBehind, Path};
+pub use dmakit_swiotlb::{DeviceId as PoolId, MapError as BounceError};
+pub use error::{BounceCause, MapError, MapFailure, Refused, TokenError};
+pub use info::{Coherence, DeviceId, DeviceInfo, MaskKind, SegmentLimits, Trust};
+pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
+pub use mapping::{CpuMapping, CpuPart, Mapping};
+pub use memory::{DmaMemory, ScatterList};
+pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
+pub use raw_error::RawError;
+pub use segments::DmaSegment;
+pub use shared::{NoCommonMemory, Placement, SharedConstraints};
+pub use stats::{DeviceStats, Failures};

@@ -16,13 +16,17 @@
 
 extern crate alloc;
 
+mod descend;
 mod error;
 mod format;
 mod gather;
 mod geometry;
+mod hint;
 pub mod lpae;
+mod map;
 mod page_table;
 mod table;
+mod unmap;
 mod walk;
 
 pub use error::{MapError, MapFailure, TableError, UnmapError};

@@ -95,6 +95,7 @@ impl Lpae {
         3 - self.geometry.root_height()
     }
 
+    #[inline]
     fn stage_one(permissions: Permissions) -> u64 {
         let (index, share) = match permissions.memory {
             Memory::Uncached => (0, SHARE_OUTER),
@@ -114,6 +115,7 @@ impl Lpae {
         bits
     }
 
+    #[inline]
     fn stage_two(permissions: Permissions) -> u64 {
         let mut bits = match permissions.memory {
             Memory::Uncached => S2_MEMORY_UNCACHED | SHARE_OUTER,
@@ -132,6 +134,7 @@ impl Lpae {
     }
 
     /// The address that an entry carries.
+    #[inline]
     fn output(&self, entry: u64) -> PhysAddr {
         let granule = self.geometry.granule();
         let low = entry & ((1 << 48) - granule.bytes());
@@ -150,6 +153,7 @@ impl Format for Lpae {
         &self.geometry
     }
 
+    #[inline]
     fn leaf(&self, height: u32, permissions: Permissions) -> u64 {
         let kind = if height == 0 {
             VALID | TABLE_OR_PAGE

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use dmakit_addr::PhysAddr;
@@ -40,6 +41,31 @@ impl Table {
         self.segment.window().words64().unwrap_or(&[])
     }
 
+    /// How many of the entries `indices` there are before the first with a table under it.
+    #[inline]
+    pub(crate) fn leaves_from(&self, indices: Range<usize>) -> usize {
+        let below = self.below.get(indices.clone()).unwrap_or(&[]);
+        below
+            .iter()
+            .position(|child| child.load(Ordering::Acquire) != 0)
+            .unwrap_or(indices.len())
+    }
+
+    /// Whether nothing is mapped by the entries `indices`, nor by tables under them.
+    pub(crate) fn is_clear(&self, indices: Range<usize>) -> bool {
+        let words = self.words().get(indices.clone()).unwrap_or(&[]);
+        words.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+            && self.leaves_from(indices.clone()) == indices.len()
+    }
+
+    /// Puts table `number` under entry `index`, unless another one came first: its number then.
+    pub(crate) fn install(&self, index: usize, number: u32) -> Result<(), u32> {
+        self.below[index]
+            .compare_exchange(0, number + 1, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ())
+            .map_err(|there| there - 1)
+    }
+
     #[inline]
     pub(crate) fn phys(&self) -> PhysAddr {
         self.segment.range().start()
@@ -74,6 +100,8 @@ impl Stock {
         let Some(table) = tables.get(number as usize) else {
             return;
         };
+        // Before it can be popped, so that the count is never short of one.
+        self.len.fetch_add(1, Ordering::Relaxed);
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             table.next.store(head as u32, Ordering::Relaxed);
@@ -82,11 +110,10 @@ impl Stock {
                 .head
                 .compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed)
             {
-                Ok(_) => break,
+                Ok(_) => return,
                 Err(now) => head = now,
             }
         }
-        self.len.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn pop(&self, tables: &Arena<Table>) -> Option<u32> {

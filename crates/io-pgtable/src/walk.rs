@@ -1,5 +1,7 @@
 //! Reading what is mapped.
 
+use core::sync::atomic::Ordering;
+
 use dmakit_addr::{Address, Iova, IovaRange, PhysAddr};
 use dmakit_platform::{Platform, TableMemory};
 
@@ -22,21 +24,23 @@ pub struct Leaf {
 
 impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// The leaf that maps an address; `None` where nothing is mapped. At most four loads of
-    /// entries.
+    /// entries. Where somebody unmaps the address meanwhile, what comes back may be stale or belong
+    /// to what is mapped next.
+    #[inline]
     pub fn leaf_at(&self, iova: Iova) -> Option<Leaf> {
         let geometry = self.format().geometry();
         let address = iova.raw();
         if address >> geometry.input_bits() != 0 {
             return None;
         }
-        let mut number = self.root();
-        for height in (0..=geometry.root_height()).rev() {
-            let table = self.tables().get(number as usize)?;
+        let (mut number, top) = match self.hints[0].get(address) {
+            Some(number) => (number, 0),
+            None => (self.root, geometry.root_height()),
+        };
+        for height in (0..=top).rev() {
+            let table = self.tables.get(number as usize)?;
             let index = geometry.index(address, height);
-            let entry = table
-                .words()
-                .get(index)?
-                .load(core::sync::atomic::Ordering::Relaxed);
+            let entry = table.words().get(index)?.load(Ordering::Relaxed);
             match self.format().parse(height, entry) {
                 Entry::Absent => return None,
                 Entry::Table(_) => number = table.child(index)?,
@@ -57,6 +61,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     }
 
     /// Where an address leads; `None` where nothing is mapped.
+    #[inline]
     pub fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
         let leaf = self.leaf_at(iova)?;
         leaf.phys.checked_add(iova.offset_from(leaf.range.start())?)
@@ -74,11 +79,11 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// How many bytes from `address` on surely hold no leaf: the rest of the largest empty entry.
     fn gap_at(&self, address: u64) -> u64 {
         let geometry = self.format().geometry();
-        let mut number = self.root();
+        let mut number = self.root;
         for height in (0..=geometry.root_height()).rev() {
             let index = geometry.index(address, height);
             let child = self
-                .tables()
+                .tables
                 .get(number as usize)
                 .and_then(|table| table.child(index));
             match child {

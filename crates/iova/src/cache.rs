@@ -1,90 +1,31 @@
 //! Each CPU's own stock of recently freed blocks.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Blocks in a magazine: one page of records holds those of a few orders.
+/// Blocks that pass between CPUs at once.
 pub(crate) const MAGAZINE: usize = 64;
+
+/// Blocks of one order that a CPU keeps.
+const KEPT: usize = 2 * MAGAZINE;
 
 /// Orders that are cached: 1 granule to 1024, 4 KiB to 4 MiB at 4 KiB.
 pub(crate) const ORDERS: usize = 11;
 
-/// Starts of free blocks of one order, last in, first out, so that what is warm in translation
-/// caches and page tables is used first.
-struct Magazine {
-    len: AtomicU32,
-    starts: [AtomicU64; MAGAZINE],
-}
+/// Below them in a state stands how many blocks are held.
+const HIT: u64 = 1 << 8;
 
-impl Magazine {
-    const fn new() -> Self {
-        Self {
-            len: AtomicU32::new(0),
-            starts: [const { AtomicU64::new(0) }; MAGAZINE],
-        }
-    }
-
-    #[inline]
-    fn pop(&self, size: u64, end: u64) -> Option<u64> {
-        let last = self.len.load(Relaxed).checked_sub(1)?;
-        let start = self.starts.get(last as usize)?.load(Relaxed);
-        if start + size > end {
-            return None;
-        }
-        self.len.store(last, Relaxed);
-        Some(start)
-    }
-
-    #[inline]
-    fn push(&self, start: u64) -> bool {
-        let len = self.len.load(Relaxed);
-        let Some(slot) = self.starts.get(len as usize) else {
-            return false;
-        };
-        slot.store(start, Relaxed);
-        self.len.store(len + 1, Relaxed);
-        true
-    }
-
-    fn fill(&self, starts: &[u64; MAGAZINE]) {
-        for (slot, start) in self.starts.iter().zip(starts) {
-            slot.store(*start, Relaxed);
-        }
-        self.len.store(MAGAZINE as u32, Relaxed);
-    }
-
-    fn empty(&self, starts: &mut [u64; MAGAZINE]) -> usize {
-        let len = (self.len.load(Relaxed) as usize).min(MAGAZINE);
-        for (start, slot) in starts.iter_mut().zip(&self.starts[..len]) {
-            *start = slot.load(Relaxed);
-        }
-        self.len.store(0, Relaxed);
-        len
-    }
-}
-
-struct Shelf {
-    magazines: [Magazine; 2],
-    /// Which of the two is in use.
-    loaded: AtomicU32,
-}
-
-impl Shelf {
-    const fn new() -> Self {
-        Self {
-            magazines: [const { Magazine::new() }; 2],
-            loaded: AtomicU32::new(0),
-        }
-    }
-}
-
-/// One CPU's cache: two magazines for each order, and its counters. 11.6 KiB.
+/// One CPU's cache: the starts of up to 128 free blocks of each order, last in, first out, so that
+/// what is warm in translation caches and page tables is used first. 11.1 KiB.
 ///
 /// Only its CPU touches it, under a guard, with plain loads and stores; the atomics are there so
 /// that statistics may be read from anywhere.
 pub struct CpuCache {
-    shelves: [Shelf; ORDERS],
-    pub(crate) hits: AtomicU64,
-    pub(crate) misses: AtomicU64,
+    /// For each order, requests served and blocks held: one word, so that serving one is one store.
+    states: [AtomicU64; ORDERS],
+    /// No block held starts below this; `u64::MAX` where none is held.
+    lowest: AtomicU64,
+    misses: AtomicU64,
+    starts: [[AtomicU64; KEPT]; ORDERS],
 }
 
 impl Default for CpuCache {
@@ -97,86 +38,120 @@ impl CpuCache {
     /// An empty cache.
     pub const fn new() -> Self {
         Self {
-            shelves: [const { Shelf::new() }; ORDERS],
-            hits: AtomicU64::new(0),
+            states: [const { AtomicU64::new(0) }; ORDERS],
+            lowest: AtomicU64::new(u64::MAX),
             misses: AtomicU64::new(0),
+            starts: [const { [const { AtomicU64::new(0) }; KEPT] }; ORDERS],
         }
     }
 
     /// A block of `2^order` granules that lies below `end`.
     #[inline]
     pub(crate) fn pop(&self, order: usize, end: u64) -> Option<u64> {
-        let shelf = self.shelves.get(order)?;
-        let size = 1 << order;
-        let loaded = shelf.loaded.load(Relaxed) as usize & 1;
-        let start = match shelf.magazines[loaded].pop(size, end) {
-            Some(start) => start,
-            None => {
-                let start = shelf.magazines[loaded ^ 1].pop(size, end)?;
-                shelf.loaded.store(loaded as u32 ^ 1, Relaxed);
-                start
-            }
-        };
-        self.hits
-            .store(self.hits.load(Relaxed).wrapping_add(1), Relaxed);
+        let slot = self.states.get(order)?;
+        let state = slot.load(Relaxed);
+        let last = (state % HIT).checked_sub(1)?;
+        let start = self.starts.get(order)?.get(last as usize)?.load(Relaxed);
+        if start + (1 << order) > end {
+            return None;
+        }
+        slot.store(state.wrapping_add(HIT - 1), Relaxed);
         Some(start)
     }
 
-    /// Keeps a free block; false where both magazines are full.
+    /// Keeps a free block; false where there is no place.
     #[inline]
     pub(crate) fn push(&self, order: usize, start: u64) -> bool {
-        let Some(shelf) = self.shelves.get(order) else {
+        let (Some(slot), Some(starts)) = (self.states.get(order), self.starts.get(order)) else {
             return false;
         };
-        let loaded = shelf.loaded.load(Relaxed) as usize & 1;
-        if shelf.magazines[loaded].push(start) {
-            return true;
+        let state = slot.load(Relaxed);
+        let Some(place) = starts.get((state % HIT) as usize) else {
+            return false;
+        };
+        place.store(start, Relaxed);
+        slot.store(state + 1, Relaxed);
+        if start < self.lowest.load(Relaxed) {
+            self.lowest.store(start, Relaxed);
         }
-        if shelf.magazines[loaded ^ 1].push(start) {
-            shelf.loaded.store(loaded as u32 ^ 1, Relaxed);
-            return true;
-        }
-        false
+        true
     }
 
-    /// Puts a full magazine in the place of the one in use, which must be empty.
+    /// Takes in another CPU's blocks.
     pub(crate) fn load(&self, order: usize, starts: &[u64; MAGAZINE]) {
-        let shelf = &self.shelves[order];
-        shelf.magazines[shelf.loaded.load(Relaxed) as usize & 1].fill(starts);
-    }
-
-    /// Whether neither magazine of the order holds a block.
-    pub(crate) fn is_empty(&self, order: usize) -> bool {
-        self.shelves[order]
-            .magazines
-            .iter()
-            .all(|magazine| magazine.len.load(Relaxed) == 0)
-    }
-
-    /// Empties one of the order's magazines, the idle one first, into `starts`; says how many.
-    pub(crate) fn unload(&self, order: usize, starts: &mut [u64; MAGAZINE]) -> usize {
-        let shelf = &self.shelves[order];
-        let loaded = shelf.loaded.load(Relaxed) as usize & 1;
-        match shelf.magazines[loaded ^ 1].empty(starts) {
-            0 => shelf.magazines[loaded].empty(starts),
-            count => count,
+        for &start in starts {
+            self.push(order, start);
         }
+    }
+
+    /// Whether no block of the order is held.
+    #[inline]
+    pub(crate) fn is_empty(&self, order: usize) -> bool {
+        self.held(order) == 0
+    }
+
+    /// Whether a block may be held that starts below `end`.
+    #[inline]
+    pub(crate) fn has_below(&self, end: u64) -> bool {
+        self.lowest.load(Relaxed) < end
+    }
+
+    /// Moves up to a magazine of blocks that start below `end`, the oldest first, into `starts`;
+    /// says how many.
+    pub(crate) fn unload(&self, order: usize, end: u64, starts: &mut [u64; MAGAZINE]) -> usize {
+        let held = self.held(order).min(KEPT);
+        let (mut moved, mut kept) = (0, 0);
+        for at in 0..held {
+            let start = self.starts[order][at].load(Relaxed);
+            if start < end && moved < MAGAZINE {
+                starts[moved] = start;
+                moved += 1;
+            } else {
+                self.starts[order][kept].store(start, Relaxed);
+                kept += 1;
+            }
+        }
+        let state = self.states[order].load(Relaxed);
+        self.states[order].store(state - moved as u64, Relaxed);
+        moved
+    }
+
+    /// Finds out anew where the lowest block starts.
+    pub(crate) fn find_lowest(&self) {
+        let held = self.starts.iter().enumerate().flat_map(|(order, starts)| {
+            let held = self.held(order).min(KEPT);
+            starts[..held].iter().map(|start| start.load(Relaxed))
+        });
+        self.lowest.store(held.min().unwrap_or(u64::MAX), Relaxed);
     }
 
     pub(crate) fn missed(&self) {
-        self.misses
-            .store(self.misses.load(Relaxed).wrapping_add(1), Relaxed);
+        let misses = self.misses.load(Relaxed);
+        self.misses.store(misses.wrapping_add(1), Relaxed);
+    }
+
+    /// Requests that the cache served.
+    pub(crate) fn hits(&self) -> u64 {
+        self.states
+            .iter()
+            .map(|state| state.load(Relaxed) / HIT)
+            .sum()
+    }
+
+    /// Requests that went past it.
+    pub(crate) fn misses(&self) -> u64 {
+        self.misses.load(Relaxed)
     }
 
     /// Granules held.
     pub(crate) fn granules(&self) -> u64 {
-        let held = |(order, shelf): (usize, &Shelf)| {
-            shelf
-                .magazines
-                .iter()
-                .map(|m| u64::from(m.len.load(Relaxed)) << order)
-                .sum::<u64>()
-        };
-        self.shelves.iter().enumerate().map(held).sum()
+        (0..ORDERS)
+            .map(|order| (self.held(order) as u64) << order)
+            .sum()
+    }
+
+    #[inline]
+    fn held(&self, order: usize) -> usize {
+        (self.states[order].load(Relaxed) % HIT) as usize
     }
 }

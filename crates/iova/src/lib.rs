@@ -16,13 +16,18 @@
 extern crate alloc;
 
 mod cache;
+mod depot;
 mod error;
 mod node;
+mod pool;
+mod request;
+mod reserve;
 mod space;
 mod tree;
 mod word;
 
 pub use cache::CpuCache;
 pub use error::{AllocCause, AllocError, ReserveError, SpaceError};
-pub use space::{Request, Reservation, Space, Statistics};
+pub use request::{Request, Reservation};
+pub use space::{Space, Statistics};
 pub use tree::Policy;

@@ -1,4 +1,4 @@
-//! One node of the tree: 64 children and, for every order, which of them have room.
+//! Nodes of the tree: 64 children and, for every order, which of them have room.
 
 use crate::word::{self, WORD_ORDER};
 
@@ -8,57 +8,163 @@ pub(crate) const FANOUT: u32 = 64;
 /// Levels of nodes at the most: spaces of up to `2^42` granules.
 pub(crate) const LEVELS_MAX: u32 = 6;
 
+/// Orders that a word can have room for.
+const WORD_ORDERS: usize = WORD_ORDER as usize + 1;
+
 /// Orders that a child can have room for: `0..=6 * LEVELS_MAX`.
 const ORDERS: usize = (WORD_ORDER * LEVELS_MAX) as usize + 1;
-
-/// A child no granule of which is free, or, below level 1, a word with no bit set.
-pub(crate) const FULL: u64 = 0;
-
-/// A child every granule of which is free, or a word with all bits set.
-pub(crate) const FREE: u64 = u64::MAX;
 
 /// What a child has room for: one more than the order of its largest aligned free block, 0 where it
 /// is full.
 pub(crate) type Room = u32;
 
-/// A node at level `l` (from 1): each child covers `2^(6 l)` granules.
-///
-/// At level 1 a child is a word of free bits. Above, it is [`FREE`], [`FULL`] or one more than the
-/// index of a node. 824 bytes; a search touches one line of `fits` and one of `slots`.
-#[derive(Clone)]
-pub(crate) struct Node {
-    /// Bit `c` of `fits[o]`: child `c` has an aligned free block of order `o`.
-    fits: [u64; ORDERS],
-    /// Bit `o`: some child has an aligned free block of order `o`.
-    present: u64,
-    pub(crate) slots: [u64; FANOUT as usize],
-}
-
-/// The order of a whole child at `level`.
+/// The order of a whole child at `level`, words being the children at level 1.
 #[inline]
 pub(crate) const fn child_order(level: u32) -> u32 {
     WORD_ORDER * level
 }
 
-impl Node {
+/// A place in a list of nodes that wait to be hung in: one more than the number of the next.
+pub(crate) trait Linked {
+    fn link(&mut self) -> &mut u32;
+}
+
+/// A node at level 1: 64 words of free bits.
+///
+/// One cache line says which words have room, another holds the word: a random block that comes
+/// back touches two.
+#[derive(Clone)]
+#[repr(align(64))]
+pub(crate) struct Leaf {
+    /// Bit `w` of `fits[o]`: word `w` has an aligned free group of order `o`.
+    fits: [u64; WORD_ORDERS],
+    link: u32,
+    words: [u64; FANOUT as usize],
+}
+
+impl Linked for Leaf {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.link
+    }
+}
+
+impl Leaf {
+    pub(crate) const FREE: Self = Self {
+        fits: [u64::MAX; WORD_ORDERS],
+        link: 0,
+        words: [u64::MAX; FANOUT as usize],
+    };
+
+    pub(crate) const FULL: Self = Self {
+        fits: [0; WORD_ORDERS],
+        link: 0,
+        words: [0; FANOUT as usize],
+    };
+
+    #[inline]
+    pub(crate) fn word(&self, word: u32) -> u64 {
+        self.words[word as usize]
+    }
+
+    /// Words with an aligned free group of `order`, which is below that of a whole word or equal.
+    #[inline]
+    pub(crate) fn fitting(&self, order: u32) -> u64 {
+        self.fits[order as usize]
+    }
+
+    /// Words that are free as a whole.
+    #[inline]
+    pub(crate) fn whole(&self) -> u64 {
+        self.fits[WORD_ORDER as usize]
+    }
+
+    /// Of the words in `allowed` with room for `order`, those whose largest group is smallest:
+    /// breaking up a larger one than need be is what makes it unavailable later.
+    #[inline]
+    pub(crate) fn tightest(&self, order: u32, allowed: u64) -> u64 {
+        let fitting = self.fits[order as usize] & allowed;
+        let mut best = fitting;
+        for larger in self.fits[order as usize + 1..].iter().rev() {
+            let tighter = fitting & !larger;
+            best = if tighter != 0 { tighter } else { best };
+        }
+        best
+    }
+
+    #[inline]
+    pub(crate) fn room(&self) -> Room {
+        match word::largest(self.whole()) {
+            Some(order) => WORD_ORDER + order + 1,
+            // What fits a group fits all smaller ones.
+            None => self.fits.iter().map(|fits| u32::from(*fits != 0)).sum(),
+        }
+    }
+
+    /// Sets the free bits of a word.
+    #[inline]
+    pub(crate) fn set_word(&mut self, word: u32, bits: u64) {
+        self.words[word as usize] = bits;
+        let room = word::largest(bits).map_or(0, |order| order + 1);
+        for (order, fits) in self.fits.iter_mut().enumerate() {
+            *fits = *fits & !(1 << word) | u64::from(room > order as u32) << word;
+        }
+    }
+
+    /// Sets the words of `group` free or full as wholes.
+    pub(crate) fn set_words(&mut self, group: u64, bits: u64) {
+        for (index, word) in self.words.iter_mut().enumerate() {
+            if group >> index & 1 != 0 {
+                *word = bits;
+            }
+        }
+        for fits in &mut self.fits {
+            *fits = *fits & !group | bits & group;
+        }
+    }
+}
+
+/// A child no granule of which is free.
+pub(crate) const FULL: u32 = 0;
+
+/// A child every granule of which is free.
+pub(crate) const FREE: u32 = u32::MAX;
+
+/// A node at level `l` from 2 on: each child covers `2^(6 l)` granules, and is [`FREE`], [`FULL`] or
+/// one more than the number of a node.
+#[derive(Clone)]
+#[repr(align(64))]
+pub(crate) struct Inner {
+    /// Bit `c` of `fits[o]`: child `c` has an aligned free block of order `o`.
+    fits: [u64; ORDERS],
+    /// Bit `o`: some child has an aligned free block of order `o`.
+    present: u64,
+    pub(crate) slots: [u32; FANOUT as usize],
+    link: u32,
+}
+
+impl Linked for Inner {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.link
+    }
+}
+
+impl Inner {
+    pub(crate) const FULL: Self = Self {
+        fits: [0; ORDERS],
+        present: 0,
+        slots: [FULL; FANOUT as usize],
+        link: 0,
+    };
+
     /// A node at `level` with every granule free.
     pub(crate) fn free(level: u32) -> Self {
-        let mut node = Self::full();
+        let mut node = Self::FULL;
         node.slots = [FREE; FANOUT as usize];
         for order in 0..=child_order(level) {
             node.fits[order as usize] = u64::MAX;
             node.present |= 1 << order;
         }
         node
-    }
-
-    /// A node, at any level, with no granule free.
-    pub(crate) fn full() -> Self {
-        Self {
-            fits: [0; ORDERS],
-            present: 0,
-            slots: [FULL; FANOUT as usize],
-        }
     }
 
     /// Children with an aligned free block of `order`.
@@ -71,28 +177,6 @@ impl Node {
     #[inline]
     pub(crate) fn whole(&self, level: u32) -> u64 {
         self.fits[child_order(level) as usize]
-    }
-
-    /// Of the children in `allowed` with room for `order`, those whose largest block is smallest.
-    ///
-    /// O(orders): breaking up a larger block than need be is what makes it unavailable later.
-    #[inline]
-    pub(crate) fn tightest(&self, order: u32, allowed: u64) -> u64 {
-        let mut fitting = self.fits[order as usize] & allowed;
-        if fitting == 0 {
-            return 0;
-        }
-        for larger in order as usize + 1..ORDERS {
-            let roomier = self.fits[larger] & allowed;
-            if roomier == 0 {
-                return fitting;
-            }
-            if fitting & !roomier != 0 {
-                return fitting & !roomier;
-            }
-            fitting = roomier;
-        }
-        fitting
     }
 
     /// What the node as a whole has room for.
@@ -115,27 +199,10 @@ impl Node {
         for order in new..old {
             let fits = &mut self.fits[order as usize];
             *fits &= !bit;
-            if *fits == 0 {
-                self.present &= !(1 << order);
-            }
+            self.present &= !(u64::from(*fits == 0) << order);
         }
-    }
-
-    /// What `child` has room for.
-    #[inline]
-    pub(crate) fn child_room(&self, child: u32) -> Room {
-        // Room is monotone: a child that fits an order fits all below it.
-        let bit = 1_u64 << child;
-        let mut low = 0;
-        let mut high = u64::BITS - self.present.leading_zeros();
-        while low < high {
-            let middle = (low + high) / 2;
-            if self.fits[middle as usize] & bit != 0 {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
     }
 }
+
+const _: () = assert!(size_of::<Leaf>() == 576 && size_of::<Inner>() == 576);
+const _: () = assert!(WORD_ORDER == FANOUT.trailing_zeros());

@@ -1,9 +1,7 @@
 //! Which granules of a space are free, and aligned blocks of them found in bounded steps.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
-use crate::node::{FANOUT, FREE, FULL, LEVELS_MAX, Node, Room, child_order};
+use crate::node::{FANOUT, FREE, FULL, Inner, LEVELS_MAX, Leaf, Room, child_order};
+use crate::pool::{List, Pool, Supply};
 use crate::word::{self, WORD_ORDER};
 
 /// Which of several equally good places to take.
@@ -36,7 +34,12 @@ pub(crate) enum TreeError {
     WrongState,
 }
 
-const CHUNK_NODES: usize = 16;
+/// What becomes of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    Free,
+    Full,
+}
 
 /// A 64-way tree over granules `[0, 2^(6 (levels + 1)))`.
 ///
@@ -46,38 +49,79 @@ const CHUNK_NODES: usize = 16;
 /// nor taken as one block; they come from a stock that is filled apart, so that nothing here
 /// allocates memory.
 pub(crate) struct Tree {
-    chunks: Vec<Box<[Node]>>,
+    leaves: Pool<Leaf>,
+    inners: Pool<Inner>,
     /// Clean nodes by level (`[level - 1]`), every granule free, ready to hang in.
-    stock: [Vec<u32>; LEVELS_MAX as usize],
-    /// Nodes in any state.
-    blank: Vec<u32>,
+    clean: [List; LEVELS_MAX as usize],
     levels: u32,
     root: u32,
     free: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Step {
-    node: u32,
-    child: u32,
+/// Nodes above the one at hand, and through which child the way went on.
+struct Path {
+    steps: [(u32, u32); LEVELS_MAX as usize],
+    len: usize,
+}
+
+impl Path {
+    const fn new() -> Self {
+        Self {
+            steps: [(0, 0); LEVELS_MAX as usize],
+            len: 0,
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, node: u32, child: u32) {
+        self.steps[self.len] = (node, child);
+        self.len += 1;
+    }
+}
+
+/// Memory that a tree wants, to be brought without its lock.
+pub(crate) struct Wanted {
+    leaves: Option<usize>,
+    inners: Option<usize>,
+}
+
+/// Memory for a tree, or what one has no use for.
+pub(crate) struct Supplies {
+    leaves: Option<Supply<Leaf>>,
+    inners: Option<Supply<Inner>>,
+}
+
+impl Wanted {
+    /// The memory; `None` where there is none.
+    pub(crate) fn bring(self) -> Option<Supplies> {
+        let leaves = match self.leaves {
+            Some(directory) => Some(Supply::new(directory, &Leaf::FULL)?),
+            None => None,
+        };
+        let inners = match self.inners {
+            Some(directory) => Some(Supply::new(directory, &Inner::FULL)?),
+            None => None,
+        };
+        Some(Supplies { leaves, inners })
+    }
 }
 
 impl Tree {
     /// A tree for at least `granules`, all of them taken; `None` where there is no memory or that
     /// is more than the tree can hold.
     pub(crate) fn new(granules: u64) -> Option<Self> {
-        let levels = (1..=LEVELS_MAX).find(|&level| granules <= 1 << child_order(level + 1))?;
+        let levels = (2..=LEVELS_MAX).find(|&level| granules <= 1 << child_order(level + 1))?;
         let mut tree = Self {
-            chunks: Vec::new(),
-            stock: Default::default(),
-            blank: Vec::new(),
+            leaves: Pool::new(),
+            inners: Pool::new(),
+            clean: Default::default(),
             levels,
             root: 0,
             free: 0,
         };
-        tree.reserve(1)?;
-        tree.root = tree.blank.pop()?;
-        *tree.node(tree.root) = Node::full();
+        tree.stock(1)?;
+        tree.root = tree.inners.take_blank()?;
+        *tree.inners.get_mut(tree.root) = Inner::FULL;
         Some(tree)
     }
 
@@ -88,48 +132,59 @@ impl Tree {
 
     /// Bytes that the tree occupies.
     pub(crate) fn bytes(&self) -> usize {
-        self.chunks.len() * CHUNK_NODES * size_of::<Node>()
-            + self
-                .stock
-                .iter()
-                .map(|stock| stock.capacity() * 4)
-                .sum::<usize>()
-            + self.blank.capacity() * 4
+        self.leaves.bytes() + self.inners.bytes()
     }
 
-    /// Nodes that can be hung in before the stock must be filled again.
-    pub(crate) fn spare_nodes(&self) -> usize {
-        self.blank.len() + self.stock.iter().map(Vec::len).sum::<usize>()
+    /// What is missing for `leaves` nodes at level 1, and half as many above, to be in stock.
+    pub(crate) fn wanted(&self, leaves: usize) -> Option<Wanted> {
+        let wanted = Wanted {
+            leaves: (self.spare_leaves() < leaves).then(|| self.leaves.directory_wanted()),
+            inners: (self.spare_inners() < leaves.div_ceil(2))
+                .then(|| self.inners.directory_wanted()),
+        };
+        (wanted.leaves.is_some() || wanted.inners.is_some()).then_some(wanted)
     }
 
-    /// Fills the stock to `nodes`; allocates memory. `None` where there is none.
-    pub(crate) fn reserve(&mut self, nodes: usize) -> Option<()> {
-        while self.spare_nodes() < nodes {
-            let mut chunk = Vec::new();
-            chunk.try_reserve_exact(CHUNK_NODES).ok()?;
-            chunk.resize(CHUNK_NODES, Node::full());
-            self.chunks.try_reserve(1).ok()?;
-            let total = (self.chunks.len() + 1) * CHUNK_NODES;
-            // A list never holds more than all nodes, so that giving one back needs no memory.
-            for list in self.stock.iter_mut().chain([&mut self.blank]) {
-                list.try_reserve_exact(total - list.len()).ok()?;
-            }
-            let first = (self.chunks.len() * CHUNK_NODES) as u32;
-            self.chunks.push(chunk.into_boxed_slice());
-            self.blank.extend(first..first + CHUNK_NODES as u32);
+    /// Takes memory in. What comes back is to be dropped without a lock.
+    pub(crate) fn accept(&mut self, supplies: Supplies) -> Supplies {
+        Supplies {
+            leaves: supplies.leaves.and_then(|s| self.leaves.accept(s)),
+            inners: supplies.inners.and_then(|s| self.inners.accept(s)),
+        }
+    }
+
+    /// Fills the stock, where nobody else knows the tree. `None` where there is no memory.
+    pub(crate) fn stock(&mut self, leaves: usize) -> Option<()> {
+        while let Some(wanted) = self.wanted(leaves) {
+            self.accept(wanted.bring()?);
         }
         Some(())
     }
 
-    /// The most nodes that one operation can hang in.
-    pub(crate) const fn nodes_per_operation() -> usize {
-        // One per level on the way to the block, and one per level where its tail goes back.
-        2 * LEVELS_MAX as usize
+    /// Nodes at level 1 that one operation may hang in: on the way to the block, and where its
+    /// tail goes back.
+    pub(crate) const LEAVES_PER_OPERATION: usize = 2;
+
+    /// Nodes above level 1 that one operation may hang in.
+    const INNERS_PER_OPERATION: usize = 2 * (LEVELS_MAX as usize - 1);
+
+    fn spare_leaves(&self) -> usize {
+        self.leaves.blanks() + self.clean[0].len()
+    }
+
+    fn spare_inners(&self) -> usize {
+        self.inners.blanks() + self.clean[1..].iter().map(List::len).sum::<usize>()
+    }
+
+    fn has_nodes(&self) -> bool {
+        self.spare_leaves() >= Self::LEAVES_PER_OPERATION
+            && (self.inners.blanks() >= Self::INNERS_PER_OPERATION
+                || self.spare_inners() >= Self::INNERS_PER_OPERATION)
     }
 
     /// Takes `len` granules at a multiple of `2^order` (`len <= 2^order`), all below `end`.
     ///
-    /// The rest of the block stays free. O(levels x orders).
+    /// The rest of the block stays free. O(levels).
     pub(crate) fn take(
         &mut self,
         order: u32,
@@ -137,7 +192,7 @@ impl Tree {
         end: u64,
         policy: Policy,
     ) -> Result<u64, TreeError> {
-        if self.spare_nodes() < Self::nodes_per_operation() {
+        if !self.has_nodes() {
             return Err(TreeError::NoNodes);
         }
         let start = self
@@ -155,35 +210,36 @@ impl Tree {
     ///
     /// O(levels) for each of the at most `2 x log2 len` aligned blocks that make up the run.
     pub(crate) fn give(&mut self, start: u64, len: u64) -> Result<(), TreeError> {
-        let end = start.checked_add(len).ok_or(TreeError::WrongState)?;
-        if end > self.capacity() || blocks(start, end).any(|(at, order)| !self.is(FULL, at, order))
-        {
-            return Err(TreeError::WrongState);
-        }
-        for (block, order) in blocks(start, end) {
-            self.set_block(FREE, block, order)?;
-        }
+        self.set(Fill::Free, start, len)?;
         self.free += len;
         Ok(())
     }
 
     /// Takes exactly `[start, start + len)`, all of it free. Nothing changes on an error.
     ///
-    /// Allocates nodes; O(levels) for each of the at most `2 x log2 len` aligned blocks.
+    /// O(levels) for each of the at most `2 x log2 len` aligned blocks.
     pub(crate) fn take_at(&mut self, start: u64, len: u64) -> Result<(), TreeError> {
-        let end = start.checked_add(len).ok_or(TreeError::WrongState)?;
-        if end > self.capacity() || blocks(start, end).any(|(at, order)| !self.is(FREE, at, order))
-        {
-            return Err(TreeError::WrongState);
-        }
         // Each end of the run cuts through at most one node per level.
-        self.reserve(Self::nodes_per_operation())
-            .ok_or(TreeError::NoNodes)?;
-        for (block, order) in blocks(start, end) {
-            self.set_block(FULL, block, order)?;
+        if !self.has_nodes() {
+            return Err(TreeError::NoNodes);
         }
+        self.set(Fill::Full, start, len)?;
         self.free -= len;
         Ok(())
+    }
+
+    fn set(&mut self, to: Fill, start: u64, len: u64) -> Result<(), TreeError> {
+        let end = start.checked_add(len).ok_or(TreeError::WrongState)?;
+        if end > self.capacity() {
+            return Err(TreeError::WrongState);
+        }
+        if len.is_power_of_two() && start & (len - 1) == 0 {
+            return self.set_block(to, start, len.trailing_zeros());
+        }
+        if blocks(start, end).any(|(at, order)| !self.can_become(to, at, order)) {
+            return Err(TreeError::WrongState);
+        }
+        blocks(start, end).try_for_each(|(at, order)| self.set_block(to, at, order))
     }
 
     /// The first granule that the tree has no place for.
@@ -191,217 +247,255 @@ impl Tree {
         1 << child_order(self.levels + 1)
     }
 
-    fn node(&mut self, index: u32) -> &mut Node {
-        let index = index as usize;
-        &mut self.chunks[index / CHUNK_NODES][index % CHUNK_NODES]
-    }
-
-    fn peek(&self, index: u32) -> &Node {
-        let index = index as usize;
-        &self.chunks[index / CHUNK_NODES][index % CHUNK_NODES]
-    }
-
     fn take_block(&mut self, order: u32, end: u64, policy: Policy) -> Option<u64> {
-        let mut path = [Step { node: 0, child: 0 }; LEVELS_MAX as usize];
-        let mut depth = 0;
+        let mut path = Path::new();
         let (mut index, mut level, mut base) = (self.root, self.levels, 0);
         // Where the limit falls inside the node at hand, or past its end.
         let mut below = end.min(self.capacity());
-        loop {
+        while level > 1 {
             let span = child_order(level);
+            let node = self.inners.get(index);
             let allowed = low_bits(below >> span);
-            let node = self.peek(index);
             if order >= span {
                 let groups = word::groups(node.whole(level) & allowed, order - span);
                 if groups == 0 {
                     return None;
                 }
                 let child = policy.pick(groups);
-                self.set_group(index, level, child, order - span, FULL);
-                self.climb(&path[..depth], index, level);
+                let before = node.room(level);
+                self.set_group(index, level, child, order - span, Fill::Full);
+                self.climb(&path, before, self.inners.get(index).room(level), level);
                 return Some(base + (u64::from(child) << span));
             }
-            let places = node.tightest(order, allowed);
-            let child = if places != 0 {
-                let child = policy.pick(places);
-                below = 1 << span;
-                child
+            let child = choose(node.fitting(order), allowed, below, span, order, policy)?;
+            below = if allowed >> child & 1 != 0 {
+                1 << span
             } else {
-                // Only the child that the limit cuts can still have room below it.
-                let rest = below & ((1 << span) - 1);
-                let child = (below >> span) as u32;
-                if rest < 1 << order || child >= FANOUT || node.fitting(order) >> child & 1 == 0 {
-                    return None;
-                }
-                below = rest;
-                child
+                below & ((1 << span) - 1)
             };
             base += u64::from(child) << span;
-            if level == 1 {
-                let bit = self.take_bits(index, child, order, below, policy)?;
-                self.climb(&path[..depth], index, level);
-                return Some(base + u64::from(bit));
-            }
-            path[depth] = Step { node: index, child };
-            depth += 1;
+            path.push(index, child);
             index = self.descend(index, child, level)?;
             level -= 1;
         }
+        let start = self.take_from_leaf(&path, index, order, below, policy)?;
+        Some(base + start)
     }
 
-    /// Takes a group of bits in a word of a level-1 node.
-    fn take_bits(
+    #[inline]
+    fn take_from_leaf(
         &mut self,
+        path: &Path,
         index: u32,
-        child: u32,
         order: u32,
         below: u64,
         policy: Policy,
-    ) -> Option<u32> {
-        let node = self.node(index);
-        let free = node.slots[child as usize];
-        let groups = word::groups(free & low_bits(below), order);
-        if groups == 0 {
-            return None;
-        }
-        let bit = policy.pick(groups);
-        let left = free & !word::group_mask(bit, order);
-        node.slots[child as usize] = left;
-        node.set_room(child, word_room(free), word_room(left));
-        Some(bit)
+    ) -> Option<u64> {
+        let leaf = self.leaves.get_mut(index);
+        let before = leaf.room();
+        let allowed = low_bits(below >> WORD_ORDER);
+        let start = if order >= WORD_ORDER {
+            let groups = word::groups(leaf.whole() & allowed, order - WORD_ORDER);
+            if groups == 0 {
+                return None;
+            }
+            let word = policy.pick(groups);
+            leaf.set_words(word::group_mask(word, order - WORD_ORDER), 0);
+            u64::from(word) << WORD_ORDER
+        } else {
+            let words = leaf.tightest(order, allowed);
+            let (word, bits) = if words != 0 {
+                (policy.pick(words), u64::MAX)
+            } else {
+                // Only the word that the limit cuts can still have room below it.
+                let cut = (below >> WORD_ORDER) as u32;
+                (cut, low_bits(below % u64::from(FANOUT)))
+            };
+            if word >= FANOUT {
+                return None;
+            }
+            let groups = word::groups(leaf.word(word) & bits, order);
+            if groups == 0 {
+                return None;
+            }
+            let bit = policy.pick(groups);
+            leaf.set_word(word, leaf.word(word) & !word::group_mask(bit, order));
+            u64::from(word << WORD_ORDER | bit)
+        };
+        let after = leaf.room();
+        self.climb(path, before, after, 1);
+        Some(start)
     }
 
     /// The node under `child`, hung in from the stock where the child was free or full as a whole.
+    #[inline]
     fn descend(&mut self, index: u32, child: u32, level: u32) -> Option<u32> {
-        let slot = self.peek(index).slots[child as usize];
-        let below = match slot {
-            FREE => self.clean(level - 1)?,
-            FULL => {
-                let below = self.any()?;
-                *self.node(below) = Node::full();
+        match self.inners.get(index).slots[child as usize] {
+            slot @ (FREE | FULL) => self.hang(index, child, level, slot),
+            slot => Some(slot - 1),
+        }
+    }
+
+    fn hang(&mut self, index: u32, child: u32, level: u32, slot: u32) -> Option<u32> {
+        let below = match (slot, level - 1) {
+            (FREE, below) => self.clean(below)?,
+            (_, 1) => {
+                let below = self.any_leaf()?;
+                *self.leaves.get_mut(below) = Leaf::FULL;
                 below
             }
-            slot => return Some((slot - 1) as u32),
+            _ => {
+                let below = self.any_inner()?;
+                *self.inners.get_mut(below) = Inner::FULL;
+                below
+            }
         };
-        self.node(index).slots[child as usize] = u64::from(below) + 1;
+        self.inners.get_mut(index).slots[child as usize] = below + 1;
         Some(below)
     }
 
     /// A node at `level` with every granule free.
     fn clean(&mut self, level: u32) -> Option<u32> {
-        if let Some(index) = self.stock[level as usize - 1].pop() {
+        let list = &mut self.clean[level as usize - 1];
+        if level == 1 {
+            if let Some(index) = self.leaves.pop(list) {
+                return Some(index);
+            }
+            let index = self.any_leaf()?;
+            *self.leaves.get_mut(index) = Leaf::FREE;
             return Some(index);
         }
-        let index = self.any()?;
-        *self.node(index) = Node::free(level);
+        if let Some(index) = self.inners.pop(list) {
+            return Some(index);
+        }
+        let index = self.any_inner()?;
+        *self.inners.get_mut(index) = Inner::free(level);
         Some(index)
     }
 
-    fn any(&mut self) -> Option<u32> {
-        self.blank
-            .pop()
-            .or_else(|| self.stock.iter_mut().find_map(Vec::pop))
+    fn any_leaf(&mut self) -> Option<u32> {
+        let blank = self.leaves.take_blank();
+        blank.or_else(|| self.leaves.pop(&mut self.clean[0]))
+    }
+
+    fn any_inner(&mut self) -> Option<u32> {
+        let blank = self.inners.take_blank();
+        blank.or_else(|| {
+            let mut lists = self.clean[1..].iter_mut();
+            lists.find_map(|list| self.inners.pop(list))
+        })
     }
 
     /// Sets `2^order` children of a node, from `child` on, free or full as wholes.
-    fn set_group(&mut self, index: u32, level: u32, child: u32, order: u32, state: u64) {
+    fn set_group(&mut self, index: u32, level: u32, child: u32, order: u32, to: Fill) {
         let whole = child_order(level) + 1;
-        let (old, new) = if state == FULL {
-            (whole, 0)
-        } else {
-            (0, whole)
+        let (slot, old, new) = match to {
+            Fill::Full => (FULL, whole, 0),
+            Fill::Free => (FREE, 0, whole),
         };
+        let node = self.inners.get_mut(index);
         for child in child..child + (1 << order) {
-            let node = self.node(index);
-            node.slots[child as usize] = state;
+            node.slots[child as usize] = slot;
             node.set_room(child, old, new);
         }
     }
 
-    /// Tells the nodes of `path`, from the bottom, what the node at its end has room for now.
-    fn climb(&mut self, path: &[Step], mut index: u32, mut level: u32) {
-        for step in path.iter().rev() {
-            let room = self.peek(index).room(level);
-            let old = self.peek(step.node).child_room(step.child);
-            level += 1;
-            if room == child_order(level) + 1 {
-                self.prune(step.node, step.child, level);
-            }
-            if room == old {
+    /// Tells the nodes of `path`, from the bottom, that what the node at its end, at `level`, has
+    /// room for changed.
+    #[inline]
+    fn climb(&mut self, path: &Path, mut before: Room, mut after: Room, mut level: u32) {
+        for &(index, child) in path.steps[..path.len].iter().rev() {
+            if before == after {
                 return;
             }
-            self.node(step.node).set_room(step.child, old, room);
-            index = step.node;
+            level += 1;
+            if after == child_order(level) + 1 {
+                self.prune(index, child, level);
+            }
+            let node = self.inners.get_mut(index);
+            let old = node.room(level);
+            node.set_room(child, before, after);
+            (before, after) = (old, node.room(level));
         }
     }
 
     /// Takes the node under `child`, every granule of which is free, back into the stock.
     fn prune(&mut self, index: u32, child: u32, level: u32) {
-        let slot = self.peek(index).slots[child as usize];
-        if slot == FREE || slot == FULL {
-            return;
+        let slot = &mut self.inners.get_mut(index).slots[child as usize];
+        let below = core::mem::replace(slot, FREE) - 1;
+        let list = &mut self.clean[level as usize - 2];
+        if level == 2 {
+            self.leaves.push(list, below);
+        } else {
+            self.inners.push(list, below);
         }
-        self.node(index).slots[child as usize] = FREE;
-        self.stock[level as usize - 2].push((slot - 1) as u32);
     }
 
-    /// Whether every granule of the aligned block is in `state`.
-    fn is(&self, state: u64, start: u64, order: u32) -> bool {
+    /// Whether every granule of the aligned block is in the other state.
+    fn can_become(&self, to: Fill, start: u64, order: u32) -> bool {
         let (mut index, mut level) = (self.root, self.levels);
-        loop {
+        while level > 1 {
             let span = child_order(level);
             let child = (start >> span) as u32 % FANOUT;
-            let node = self.peek(index);
+            let node = self.inners.get(index);
             if order >= span {
-                let group = word::group_mask(child, order - span);
-                return match state {
-                    FREE => node.whole(level) & group == group,
-                    _ => node.fitting(0) & group == 0,
-                };
+                return is_apart(node, level, word::group_mask(child, order - span), to);
             }
             match node.slots[child as usize] {
-                FREE => return state == FREE,
-                FULL => return state == FULL,
-                bits if level == 1 => {
-                    let group = word::group_mask(start as u32 % FANOUT, order);
-                    return bits & group == group & state;
-                }
-                slot => index = (slot - 1) as u32,
+                FREE => return to == Fill::Full,
+                FULL => return to == Fill::Free,
+                slot => index = slot - 1,
             }
             level -= 1;
         }
+        leaf_is_apart(self.leaves.get(index), start, order, to)
     }
 
-    /// Sets every granule of an aligned block, all of them in the other state, to `state`.
-    fn set_block(&mut self, state: u64, start: u64, order: u32) -> Result<(), TreeError> {
-        let mut path = [Step { node: 0, child: 0 }; LEVELS_MAX as usize];
-        let mut depth = 0;
+    /// Sets every granule of an aligned block to another state; all must be in the one opposite.
+    /// Nothing changes on an error, but that nodes may have been hung in.
+    #[inline]
+    fn set_block(&mut self, to: Fill, start: u64, order: u32) -> Result<(), TreeError> {
+        let mut path = Path::new();
         let (mut index, mut level) = (self.root, self.levels);
-        loop {
+        while level > 1 {
             let span = child_order(level);
             let child = (start >> span) as u32 % FANOUT;
+            let node = self.inners.get(index);
             if order >= span {
+                let group = word::group_mask(child, order - span);
+                if !is_apart(node, level, group, to) {
+                    return Err(TreeError::WrongState);
+                }
+                let before = node.room(level);
                 self.drop_nodes(index, level, child, order - span);
-                self.set_group(index, level, child, order - span, state);
-                break;
+                self.set_group(index, level, child, order - span, to);
+                self.climb(&path, before, self.inners.get(index).room(level), level);
+                return Ok(());
             }
-            if level == 1 {
-                let group = word::group_mask(start as u32 % FANOUT, order);
-                let node = self.node(index);
-                let old = node.slots[child as usize];
-                let new = old & !group | group & state;
-                node.slots[child as usize] = new;
-                node.set_room(child, word_room(old), word_room(new));
-                break;
+            match (node.slots[child as usize], to) {
+                (FREE, Fill::Free) | (FULL, Fill::Full) => return Err(TreeError::WrongState),
+                _ => {}
             }
-            path[depth] = Step { node: index, child };
-            depth += 1;
-            index = self
-                .descend(index, child, level)
-                .ok_or(TreeError::NoNodes)?;
+            path.push(index, child);
+            let below = self.descend(index, child, level);
+            index = below.ok_or(TreeError::NoNodes)?;
             level -= 1;
         }
-        self.climb(&path[..depth], index, level);
+        let leaf = self.leaves.get_mut(index);
+        if !leaf_is_apart(leaf, start, order, to) {
+            return Err(TreeError::WrongState);
+        }
+        let before = leaf.room();
+        let bits = if to == Fill::Free { u64::MAX } else { 0 };
+        let word = (start >> WORD_ORDER) as u32 % FANOUT;
+        if order >= WORD_ORDER {
+            leaf.set_words(word::group_mask(word, order - WORD_ORDER), bits);
+        } else {
+            let group = word::group_mask(start as u32 % FANOUT, order);
+            leaf.set_word(word, leaf.word(word) & !group | bits & group);
+        }
+        let after = leaf.room();
+        self.climb(&path, before, after, 1);
         Ok(())
     }
 
@@ -409,25 +503,72 @@ impl Tree {
     /// free as wholes.
     fn drop_nodes(&mut self, index: u32, level: u32, child: u32, order: u32) {
         for child in child..child + (1 << order) {
-            let slot = self.peek(index).slots[child as usize];
-            if level > 1 && slot != FULL && slot != FREE {
-                self.discard((slot - 1) as u32, level - 1);
-                self.node(index).slots[child as usize] = FULL;
+            let slot = self.inners.get(index).slots[child as usize];
+            if slot != FULL && slot != FREE {
+                self.discard(slot - 1, level - 1);
             }
         }
     }
 
     /// Takes a full node and all below it back as blank ones.
     fn discard(&mut self, index: u32, level: u32) {
-        if level > 1 {
-            for child in 0..FANOUT as usize {
-                let slot = self.peek(index).slots[child];
-                if slot != FULL && slot != FREE {
-                    self.discard((slot - 1) as u32, level - 1);
-                }
+        if level == 1 {
+            self.leaves.discard(index);
+            return;
+        }
+        for child in 0..FANOUT as usize {
+            let slot = self.inners.get(index).slots[child];
+            if slot != FULL && slot != FREE {
+                self.discard(slot - 1, level - 1);
             }
         }
-        self.blank.push(index);
+        self.inners.discard(index);
+    }
+}
+
+/// A child with room for `order` below a limit: one that lies below it as a whole, else the one
+/// that the limit cuts.
+///
+/// The first in the policy's direction, not the tightest: what is in use stays close together.
+#[inline]
+fn choose(
+    fitting: u64,
+    allowed: u64,
+    below: u64,
+    span: u32,
+    order: u32,
+    policy: Policy,
+) -> Option<u32> {
+    if fitting & allowed != 0 {
+        return Some(policy.pick(fitting & allowed));
+    }
+    let child = (below >> span) as u32;
+    let rest = below & ((1 << span) - 1);
+    (rest >= 1 << order && child < FANOUT && fitting >> child & 1 != 0).then_some(child)
+}
+
+/// Whether all of a group of children is in the state opposite to `to`.
+#[inline]
+fn is_apart(node: &Inner, level: u32, group: u64, to: Fill) -> bool {
+    match to {
+        Fill::Full => node.whole(level) & group == group,
+        Fill::Free => node.fitting(0) & group == 0,
+    }
+}
+
+#[inline]
+fn leaf_is_apart(leaf: &Leaf, start: u64, order: u32, to: Fill) -> bool {
+    let word = (start >> WORD_ORDER) as u32 % FANOUT;
+    let (free, some, group) = if order >= WORD_ORDER {
+        let group = word::group_mask(word, order - WORD_ORDER);
+        (leaf.whole(), leaf.fitting(0), group)
+    } else {
+        let group = word::group_mask(start as u32 % FANOUT, order);
+        (leaf.word(word), leaf.word(word), group)
+    };
+    match to {
+        Fill::Full => free & group == group,
+        Fill::Free => some & group == 0,
     }
 }
 
@@ -447,11 +588,6 @@ fn blocks(start: u64, end: u64) -> impl Iterator<Item = (u64, u32)> {
     })
 }
 
-#[inline]
-fn word_room(bits: u64) -> Room {
-    word::largest(bits).map_or(0, |order| order + 1)
-}
-
 /// The lowest `count` bits; all of them from 64 on.
 #[inline]
 fn low_bits(count: u64) -> u64 {
@@ -461,8 +597,6 @@ fn low_bits(count: u64) -> u64 {
         (1 << count) - 1
     }
 }
-
-const _: () = assert!(WORD_ORDER == FANOUT.trailing_zeros());
 
 #[cfg(test)]
 mod tests;

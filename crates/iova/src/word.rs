@@ -36,25 +36,15 @@ pub(crate) fn largest(bits: u64) -> Option<u32> {
     if bits == 0 {
         return None;
     }
-    if bits == u64::MAX {
-        return Some(WORD_ORDER);
-    }
-    let mut groups = bits;
-    let mut order = 0;
-    for (shift, mask) in [
-        (1, 0x5555_5555_5555_5555),
-        (2, 0x1111_1111_1111_1111),
-        (4, 0x0101_0101_0101_0101),
-        (8, 0x0001_0001_0001_0001),
-        (16, 0x0000_0001_0000_0001),
-    ] {
-        groups &= (groups >> shift) & mask;
-        if groups == 0 {
-            break;
-        }
-        order += 1;
-    }
-    Some(order)
+    // Every step is taken and counted where something is left: no branch to be mispredicted.
+    let pairs = bits & (bits >> 1) & 0x5555_5555_5555_5555;
+    let fours = pairs & (pairs >> 2) & 0x1111_1111_1111_1111;
+    let eights = fours & (fours >> 4) & 0x0101_0101_0101_0101;
+    let sixteens = eights & (eights >> 8) & 0x0001_0001_0001_0001;
+    let halves = sixteens & (sixteens >> 16) & 0x0000_0001_0000_0001;
+    let whole = halves & (halves >> 32);
+    let left = [pairs, fours, eights, sixteens, halves, whole];
+    Some(left.iter().map(|groups| u32::from(*groups != 0)).sum())
 }
 
 /// The `2^order` bits from `bit` on.

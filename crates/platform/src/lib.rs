@@ -26,6 +26,7 @@ extern crate alloc;
 #[cfg(feature = "alloc")]
 mod arena;
 mod buffer;
+mod carved;
 #[cfg(feature = "host")]
 pub mod host;
 mod instant;
@@ -41,6 +42,7 @@ mod window;
 #[cfg(feature = "alloc")]
 pub use arena::Arena;
 pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
+pub use carved::Carved;
 pub use instant::Instant;
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
 pub use memory::{NoMemory, PoolMemory, SegmentRequest, TableMemory};

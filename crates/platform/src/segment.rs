@@ -140,6 +140,29 @@ impl Segment {
         true
     }
 
+    /// The `len` bytes from `offset` as a segment of their own; `None` where they do not lie inside.
+    ///
+    /// # Safety
+    /// Nobody else holds any of these bytes, and nobody gets them while the new segment lives:
+    /// neither this segment's owner nor another part of it.
+    pub(crate) unsafe fn part(&self, offset: u64, len: u64) -> Option<Self> {
+        let range = self.range.slice(offset, len)?;
+        // SAFETY: `slice` checked that the offset lies within the mapped run.
+        let start = unsafe { self.start.add(offset as usize) };
+        Some(Self {
+            start,
+            range,
+            #[cfg(feature = "host")]
+            mapping: self.mapping.clone(),
+        })
+    }
+
+    /// Whether `part` is the memory of this segment from `offset` on, seen from the CPU too.
+    pub(crate) fn is_same_memory(&self, part: &Self, offset: u64) -> bool {
+        let expected = (self.start.as_ptr() as usize).wrapping_add(offset as usize);
+        part.start.as_ptr() as usize == expected && self.same_mapping(part)
+    }
+
     /// Whether its first byte is aligned to `align` bytes, a power of two.
     pub fn is_aligned(&self, align: u64) -> bool {
         self.range.start().is_aligned(align)

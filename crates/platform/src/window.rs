@@ -3,7 +3,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use dmakit_addr::PhysRange;
 
@@ -125,6 +125,23 @@ impl<'a> Window<'a> {
         aligned.then(|| unsafe {
             core::slice::from_raw_parts(self.start.as_ptr().cast(), self.len() / 4)
         })
+    }
+
+    /// The window as 16-bit words, or `None` where its ends are not aligned to 2 bytes.
+    #[inline]
+    pub fn words16(&self) -> Option<&'a [AtomicU16]> {
+        let aligned = self.start.as_ptr() as usize % 2 == 0 && self.len() % 2 == 0;
+        // SAFETY: as in `words64`.
+        aligned.then(|| unsafe {
+            core::slice::from_raw_parts(self.start.as_ptr().cast(), self.len() / 2)
+        })
+    }
+
+    /// The window as bytes that others may write too.
+    #[inline]
+    pub fn bytes(&self) -> &'a [AtomicU8] {
+        // SAFETY: as in `words64`.
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr().cast(), self.len()) }
     }
 }
 

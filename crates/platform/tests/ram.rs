@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use dmakit_addr::{PhysAddr, PhysRange};
 use dmakit_platform::host::HostRam;
-use dmakit_platform::{CopySource, CopyTarget, CpuBuffer, Segment};
+use dmakit_platform::{Carved, CopySource, CopyTarget, CpuBuffer, Segment};
 
 fn range(start: u64, len: u64) -> PhysRange {
     PhysRange::new(PhysAddr::new(start), len).unwrap()
@@ -170,4 +170,72 @@ fn a_buffer_longer_than_its_memory_is_refused() {
     let segment = segments.pop().unwrap();
     let len = segment.len();
     assert!(CpuBuffer::from_segment(segment, len + 1).is_none());
+}
+
+fn carved() -> Carved<2> {
+    let (_ram, mut segments) = machine();
+    let (_, high) = segments.pop().unwrap().split_at(0x1000).unwrap();
+    let (whole, _) = high.split_at(0x2010).unwrap();
+    Carved::new(whole, 0x80).unwrap()
+}
+
+#[test]
+fn a_unit_is_out_once_and_comes_back_once() {
+    let mut carved = carved();
+    assert_eq!(
+        carved.units(),
+        0x40,
+        "the odd bytes at the end are not lent"
+    );
+    let piece = carved.take(0x3e, 2).unwrap();
+    assert_eq!(piece.range(), range(0x1_0000_2f00, 0x100));
+    assert!(carved.take(0x3f, 1).is_none());
+    assert!(carved.take(0x40, 1).is_none() && carved.take(3, 0).is_none());
+    let (low, high) = piece.split_at(0x80).unwrap();
+    carved.put(high).unwrap();
+    let carved = carved.into_segment().unwrap_err();
+    let mut carved = carved;
+    carved.put(low).unwrap();
+    assert_eq!(carved.into_segment().unwrap().len(), 0x2010);
+}
+
+#[test]
+fn what_was_not_taken_here_is_not_taken_back() {
+    let mut one = carved();
+    // The same physical run of another machine: a stranger that only looks alike.
+    let stranger = carved().take(0, 1).unwrap();
+    let own = one.take(0, 1).unwrap();
+    let stranger = one.put(stranger).unwrap_err();
+    let (half, rest) = own.split_at(0x40).unwrap();
+    let half = one.put(half).unwrap_err();
+    one.put(Segment::merge(half, rest).unwrap()).unwrap();
+    assert!(one.put(stranger).is_err());
+}
+
+#[test]
+fn runs_across_words_of_the_bitmap_are_taken_whole() {
+    let (_ram, mut segments) = machine();
+    let (whole, _) = segments.pop().unwrap().split_at(128 * 16).unwrap();
+    let mut carved: Carved<2> = Carved::new(whole, 16).unwrap();
+    let all = carved.take(0, 128).unwrap();
+    carved.put(all).unwrap();
+    let middle = carved.take(60, 8).unwrap();
+    assert!(carved.take(63, 1).is_none() && carved.take(67, 1).is_none());
+    assert!(carved.take(68, 60).is_some() && carved.take(0, 60).is_some());
+    carved.put(middle).unwrap();
+    let piece = carved.take(60, 8).unwrap();
+    let piece = Carved::<2>::new(piece, 0).unwrap_err();
+    assert!(Carved::<0>::new(piece, 16).is_err());
+}
+
+#[test]
+fn small_words_need_no_more_alignment_than_they_have() {
+    let (_ram, segments) = machine();
+    let window = segments[0].window();
+    window.slice(2, 2).unwrap().words16().unwrap()[0].store(0x0201, Ordering::Relaxed);
+    assert_eq!(
+        window.slice(3, 1).unwrap().bytes()[0].load(Ordering::Relaxed),
+        2
+    );
+    assert!(window.slice(1, 2).unwrap().words16().is_none());
 }

@@ -7,7 +7,8 @@ use core::fmt;
 use crate::bits::SlotBits;
 use crate::entry::Entry;
 use crate::fit::Wish;
-use crate::lists::{LISTED_MAX, Listed, RunLists};
+use crate::lists::RunLists;
+use crate::search::Run;
 use crate::tree::RunTree;
 use crate::{Fit, Record};
 
@@ -41,7 +42,7 @@ impl core::error::Error for NoRun {}
 ///
 /// An area is a plain value; whoever shares it puts it under a lock.
 pub struct Area {
-    slots: u32,
+    pub(crate) slots: u32,
     used: u32,
     used_high: u32,
     /// Slots free from slot 0 on.
@@ -49,22 +50,15 @@ pub struct Area {
     /// Slots free up to the last.
     suffix: u32,
     /// The run out of the index; empty where `rest_len` is 0.
-    rest_start: u32,
-    rest_len: u32,
+    pub(crate) rest_start: u32,
+    pub(crate) rest_len: u32,
     probes: u64,
     probes_max: u32,
-    free: SlotBits,
+    pub(crate) free: SlotBits,
     starts: SlotBits,
-    entries: Box<[Entry]>,
-    lists: RunLists,
-    tree: RunTree,
-}
-
-/// A maximal free run, as a search found it.
-#[derive(Clone, Copy)]
-struct Run {
-    start: u32,
-    len: u32,
+    pub(crate) entries: Box<[Entry]>,
+    pub(crate) lists: RunLists,
+    pub(crate) tree: RunTree,
 }
 
 impl Area {
@@ -179,6 +173,7 @@ impl Area {
             // The commonest case of all, an area with nothing in its lists: one number moves.
             if let Some(at) = self.take_rest(wish) {
                 self.probes += 2;
+                self.probes_max = self.probes_max.max(2);
                 return Ok(at);
             }
             return self.take_searching(|area, probes| area.take_uncut(wish, probes), wish.slots);
@@ -333,86 +328,14 @@ impl Area {
         })
     }
 
-    #[inline]
-    fn take_uncut(&mut self, wish: Wish, probes: &mut u32) -> Option<u32> {
-        if wish.slots.wrapping_sub(1) >= self.slots {
-            return None;
-        }
-        let (run, at) = self.find(wish, probes)?;
-        self.carve(run, at, wish.slots);
-        Some(at)
-    }
-
-    #[inline]
-    fn find(&self, wish: Wish, probes: &mut u32) -> Option<(Run, u32)> {
-        match self.lists.find(wish, probes) {
-            Listed::Run(start, len) => placed(start, len, wish.place(start, len)),
-            Listed::None => self.find_long(wish, probes),
-            Listed::Unclear => {
-                let unclear =
-                    |probes| self.scan(probes, u32::MAX, |start, len| wish.place(start, len));
-                self.find_long(wish, probes).or_else(|| unclear(probes))
-            }
-        }
-    }
-
-    /// Looks at the rest, then at the long runs.
-    fn find_long(&self, wish: Wish, probes: &mut u32) -> Option<(Run, u32)> {
-        *probes += 1;
-        let (start, len) = (self.rest_start, self.rest_len);
-        if let Some(at) = wish.place(start, len) {
-            return Some((Run { start, len }, at));
-        }
-        let (start, len) = self.tree.find(wish, probes)?;
-        placed(start, len, wish.place(start, len))
-    }
-
-    /// With a limit or an edge inside the area, an index that knows neither still answers most
-    /// wishes: a run that it finds may lie well, and where it finds none there is none.
-    #[cold]
-    fn take_cut(&mut self, fit: &Fit, probes: &mut u32) -> Option<u32> {
-        let wish = fit.wish(0);
-        if !fit.is_cut(self.slots) {
-            return self.take_uncut(wish, probes);
-        }
-        if wish.slots.wrapping_sub(1) >= self.slots {
-            return None;
-        }
-        let (run, _) = self.find(wish, probes)?;
-        let place = |start, len| fit.place(start, len);
-        let (run, at) = placed(run.start, run.len, place(run.start, run.len))
-            .or_else(|| self.scan(probes, fit.limit, place))?;
-        self.carve(run, at, fit.slots);
-        Some(at)
-    }
-
-    /// Looks at every free run that starts below `limit`.
-    #[cold]
-    fn scan(
-        &self,
-        probes: &mut u32,
-        limit: u32,
-        place: impl Fn(u32, u32) -> Option<u32>,
-    ) -> Option<(Run, u32)> {
-        let mut from = 0;
-        while from < limit {
-            let (start, len) = self.next_run(from, probes)?;
-            if let Some(found) = placed(start, len, place(start, len)) {
-                return Some(found);
-            }
-            from = start + len;
-        }
-        None
-    }
-
-    fn next_run(&self, from: u32, probes: &mut u32) -> Option<(u32, u32)> {
+    pub(crate) fn next_run(&self, from: u32, probes: &mut u32) -> Option<(u32, u32)> {
         let (start, len) = self.free.next_run(from, probes)?;
         // The last word may reach past the area.
         Some((start, len.min(self.slots - start)))
     }
 
     #[inline]
-    fn carve(&mut self, run: Run, at: u32, slots: u32) {
+    pub(crate) fn carve(&mut self, run: Run, at: u32, slots: u32) {
         let Run { start, len } = run;
         let (end, past) = (start + len, at + slots);
         self.note_taken(start, len, at, slots);
@@ -443,85 +366,6 @@ impl Area {
         self.used += slots;
         self.used_high = self.used_high.max(self.used);
     }
-
-    /// Puts a maximal free run into the index, or makes it the rest where it is the longer.
-    #[inline]
-    fn attach(&mut self, start: u32, len: u32) {
-        if len <= LISTED_MAX {
-            return self.attach_listed(start, len);
-        }
-        let (mut start, mut len) = (start, len);
-        if len > self.rest_len {
-            core::mem::swap(&mut start, &mut self.rest_start);
-            core::mem::swap(&mut len, &mut self.rest_len);
-        }
-        match len {
-            0 => {}
-            1..=LISTED_MAX => self.attach_listed(start, len),
-            _ => {
-                self.tag(start, len);
-                self.tree.insert(start, len);
-            }
-        }
-    }
-
-    #[inline]
-    fn attach_listed(&mut self, start: u32, len: u32) {
-        self.tag(start, len);
-        self.lists.push(&mut self.entries, start, len);
-    }
-
-    /// Notes the extent of a run at both its ends.
-    #[inline]
-    fn tag(&mut self, start: u32, len: u32) {
-        if len > 1 {
-            self.entries[(start + len - 1) as usize].set_first(start);
-        }
-        self.entries[start as usize].set_len(len);
-    }
-
-    #[inline]
-    fn detach(&mut self, start: u32, len: u32) {
-        if len <= LISTED_MAX {
-            self.lists.remove(&mut self.entries, start, len);
-        } else {
-            self.tree.remove(start);
-        }
-    }
-
-    /// Takes the free run that starts at `end` out of the index; says where it ends.
-    #[inline]
-    fn absorb_above(&mut self, end: u32, is_rest: &mut bool) -> u32 {
-        if end == self.rest_start && self.rest_len > 0 {
-            *is_rest = true;
-            return end + self.rest_len;
-        }
-        let len = self.entries[end as usize].len();
-        self.detach(end, len);
-        end + len
-    }
-
-    /// Takes the free run that ends before `start` out of the index; says where it starts.
-    #[inline]
-    fn absorb_below(&mut self, start: u32, is_rest: &mut bool) -> u32 {
-        if start == self.rest_start + self.rest_len && self.rest_len > 0 {
-            *is_rest = true;
-            return self.rest_start;
-        }
-        // A run of one slot has no room for a second note.
-        let first = if start > 1 && self.free.contains(start - 2) {
-            self.entries[start as usize - 1].first()
-        } else {
-            start - 1
-        };
-        self.detach(first, start - first);
-        first
-    }
-}
-
-#[inline]
-fn placed(start: u32, len: u32, at: Option<u32>) -> Option<(Run, u32)> {
-    at.map(|at| (Run { start, len }, at))
 }
 
 impl fmt::Debug for Area {

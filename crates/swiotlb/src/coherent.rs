@@ -6,7 +6,7 @@ use dmakit_platform::{CpuGuard, Platform, Window};
 use crate::bounce_pool::{CHARGED, COHERENT};
 use crate::growth::Taking;
 use crate::layout::Layout;
-use crate::slot_pool::Begin;
+use crate::shared_area::Begin;
 use crate::{BouncePool, DeviceId, DeviceLimits, Lifetime, MapError, Record};
 
 /// Slots that a device and the CPU share for long. Dropping it leaks the slots.

@@ -13,7 +13,7 @@ use crate::index::AddressIndex;
 use crate::layout::{Layout, SlotShift};
 use crate::level::Level;
 use crate::pool::Pool;
-use crate::slot_pool::Begin;
+use crate::shared_area::Begin;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{DeviceLimits, GrowthConfig, Lifetime, NoRun};
 

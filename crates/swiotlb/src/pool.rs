@@ -9,7 +9,8 @@ use crate::config::Sharing;
 use crate::hint::Hint;
 use crate::layout::{Layout, Reach, SlotShift};
 use crate::level::Level;
-use crate::slot_pool::{AREA_SLOTS_MAX, AREAS_MAX, Begin};
+use crate::shared_area::Begin;
+use crate::slot_pool::{AREA_SLOTS_MAX, AREAS_MAX};
 use crate::{ConfigError, DeviceLimits, NoRun, Record, SlotPool, SlotPoolConfig};
 
 /// One pool: the memory that it owns, and its slots.

@@ -8,6 +8,7 @@ use dmakit_platform::{CpuId, IrqMutex, Platform};
 
 use crate::hint::Hint;
 use crate::level::Level;
+use crate::shared_area::{AreaState, Begin, DeviceUse, SharedArea};
 use crate::{Area, Fit, NoRun, Record};
 
 /// The greatest number of areas of a pool.
@@ -33,38 +34,6 @@ pub struct SlotPool<P: Platform> {
     pub(crate) hints: Arc<[Hint]>,
     pub(crate) level: Arc<Level>,
     batch: u32,
-}
-
-/// One area on cache lines of its own.
-#[repr(align(128))]
-pub(crate) struct SharedArea<P: Platform>(pub(crate) IrqMutex<P, AreaState>);
-
-/// What the lock of an area guards.
-pub(crate) struct AreaState {
-    pub(crate) area: Area,
-    /// A draining pool's areas take no new mapping.
-    pub(crate) closed: bool,
-    pub(crate) credit: u32,
-    /// One row for each device; the last also serves numbers that there is no row for.
-    pub(crate) devices: Box<[DeviceUse]>,
-}
-
-/// What is written down when a mapping begins.
-#[derive(Clone, Copy)]
-pub(crate) struct Begin {
-    pub(crate) record: Record,
-    /// Bytes that are copied in.
-    pub(crate) copied: u64,
-}
-
-/// What a device has in an area, and had.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct DeviceUse {
-    /// Slots taken less slots given back in this area.
-    pub(crate) slots: u32,
-    pub(crate) mapped: u64,
-    pub(crate) unmapped: u64,
-    pub(crate) copied: u64,
 }
 
 /// Sizes of a [`SlotPool`].
@@ -401,31 +370,6 @@ impl<P: Platform> SlotPool<P> {
             index = index.checked_sub(1)?;
             at = (1 << self.area_shift) - 1;
         }
-    }
-}
-
-impl AreaState {
-    /// Counts a mapping that begins.
-    #[inline]
-    pub(crate) fn begin(&mut self, begin: &Begin) {
-        let device = self.device(&begin.record);
-        device.slots += begin.record.slots;
-        device.mapped += 1;
-        device.copied += begin.copied;
-    }
-
-    #[inline]
-    fn end(&mut self, record: &Record, copied: u64) {
-        let device = self.device(record);
-        device.slots -= record.slots;
-        device.unmapped += 1;
-        device.copied += copied;
-    }
-
-    #[inline]
-    fn device(&mut self, record: &Record) -> &mut DeviceUse {
-        let row = usize::from(record.device).min(self.devices.len() - 1);
-        &mut self.devices[row]
     }
 }
 

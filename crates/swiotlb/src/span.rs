@@ -3,7 +3,8 @@
 use dmakit_platform::Platform;
 use lock_api::MutexGuard;
 
-use crate::slot_pool::{AREAS_MAX, AreaState, Begin, SlotPool};
+use crate::shared_area::{AreaState, Begin};
+use crate::slot_pool::{AREAS_MAX, SlotPool};
 use crate::{Fit, NoRun};
 
 type Guards<'a, P> = [Option<MutexGuard<'a, <P as Platform>::IrqLock, AreaState>>; AREAS_MAX];

@@ -300,6 +300,26 @@ impl Episode<'_> {
             assert_eq!((found.start, found.len), (start, live.bounced.len() as u64));
         }
     }
+
+    /// Everything ends, and all grown memory goes back.
+    fn wind_up(mut self, random: &mut Random) {
+        while !self.live.is_empty() {
+            self.unmap(random);
+        }
+        self.compare();
+        self.machine.faults.conversion.store(0, Ordering::Relaxed);
+        for _ in 0..3 {
+            self.now += 101;
+            self.set.maintain(at_ms(self.now), 64);
+        }
+        let end = self.set.statistics();
+        assert_eq!(end.pool_bytes, (1 << 18) + growth().reserve, "{end:?}");
+        let lost = end.quarantined_bytes;
+        assert!(self.faults || lost == 0);
+        for (device, _) in &self.devices {
+            self.set.detach(*device).unwrap();
+        }
+    }
 }
 
 fn episode(seed: u64, length: u64) {
@@ -353,26 +373,7 @@ fn episode(seed: u64, length: u64) {
             episode.compare();
         }
     }
-    while !episode.live.is_empty() {
-        episode.unmap(&mut random);
-    }
-    episode.compare();
-    episode
-        .machine
-        .faults
-        .conversion
-        .store(0, Ordering::Relaxed);
-    for _ in 0..3 {
-        episode.now += 101;
-        episode.set.maintain(at_ms(episode.now), 64);
-    }
-    let end = episode.set.statistics();
-    assert_eq!(end.pool_bytes, (1 << 18) + growth().reserve, "{end:?}");
-    let lost = end.quarantined_bytes;
-    assert!(episode.faults || lost == 0);
-    for (device, _) in &episode.devices {
-        episode.set.detach(*device).unwrap();
-    }
+    episode.wind_up(&mut random);
 }
 
 #[test]

@@ -289,3 +289,23 @@ fn a_grown_mapping_is_found_by_its_address() {
         assert_eq!(set.find(middle), None);
     }
 }
+
+#[test]
+fn taken_apart_every_segment_goes_home_and_not_before_it_is_idle() {
+    let (machine, _ram, first, blocks) = machine(MIB, 4, MIB);
+    let faults = machine.faults.clone();
+    let at_home = blocks.free_count();
+    let set = BouncePool::growing(machine, first, &shared(), growth(), &blocks).unwrap();
+    let device = set.attach(None).unwrap();
+    let mut live = burst(&set, device, 2 * MIB);
+    let last = live.pop().unwrap();
+    live.into_iter()
+        .for_each(|m| set.unmap_unsynced(m).unwrap());
+    let busy = set.dismantle().unwrap_err();
+    assert_eq!(busy.used, 32);
+    busy.pools.unmap_unsynced(last).unwrap();
+    let segment = busy.pools.dismantle().unwrap().unwrap();
+    assert_eq!(segment.range().start().raw(), machine::FIRST);
+    assert_eq!(blocks.free_count(), at_home);
+    assert!(faults.shared.lock().unwrap().is_empty());
+}

@@ -35,7 +35,7 @@ pub struct Failures {
     pub pool_slots_peak: u64,
 }
 
-/// Runs it fully: with bounds, addresses and use over time.
+/// Runs it with bounds and use over time.
 pub fn run(load: &Load, setup: &Setup) -> anyhow::Result<Run> {
     let setup = &with_enough_growth(load, setup)?;
     let likely = replay(load, setup, Order::Likely, true)?;
@@ -46,7 +46,6 @@ pub fn run(load: &Load, setup: &Setup) -> anyhow::Result<Run> {
     } else {
         None
     };
-    let addresses = agreement(load, setup);
     Ok(Run {
         confidence: confidence(load, setup, &likely),
         unknown: unknown(load),
@@ -54,7 +53,7 @@ pub fn run(load: &Load, setup: &Setup) -> anyhow::Result<Run> {
         setup: setup.clone(),
         likely,
         bounds,
-        addresses,
+        addresses: None,
     })
 }
 
@@ -169,6 +168,11 @@ fn config(setup: &Setup, pool: SwiotlbConfig, order: Order, samples: bool) -> Re
 }
 
 impl Run {
+    /// Compares the slots chosen with those recorded, by a replay of its own.
+    pub fn compare_addresses(&mut self, load: &Load) {
+        self.addresses = agreement(load, &self.setup);
+    }
+
     /// What the order that the trace leaves open does to the high water; nothing where it does
     /// nothing.
     pub fn high_water_interval(&self) -> Option<[u64; 2]> {
@@ -231,7 +235,7 @@ fn notes(load: &Load, setup: &Setup, report: &ReplayReport) -> Vec<String> {
             report.served_beyond_recording
         ));
     }
-    if setup.bounce == Bounced::All && !load.has_bounces() {
+    if setup.bounce == Bounced::All && !load.has_bounces() && report.mappings > 0 {
         notes.push(
             "nothing was bounced while recording: this is what forced bouncing would need for \
              the same streaming mappings"
@@ -246,12 +250,15 @@ fn notes(load: &Load, setup: &Setup, report: &ReplayReport) -> Vec<String> {
         }
     }
     if report.mappings == 0 {
-        notes.push(
-            "the devices reached all their buffers, directly or through an IOMMU, and bouncing \
-             was not forced; add \
-             --params swiotlb=force to see what forced bouncing would need"
-                .to_owned(),
-        );
+        notes.push(if load.demand.is_translated {
+            "the devices are behind an IOMMU, which reaches all memory; swiotlb=force does not \
+             apply to them"
+                .to_owned()
+        } else {
+            "the devices reached all their buffers and bouncing was not forced; add --params \
+             swiotlb=force to see what forced bouncing would need"
+                .to_owned()
+        });
     }
     if report.too_long > 0 {
         notes.push(format!(

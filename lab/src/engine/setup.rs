@@ -211,10 +211,8 @@ impl Setup {
                 areas: Some(pool.areas as u32),
                 force: self.params.force,
             },
-            Err(_) => SwiotlbParams {
-                force: Some(ForceWord::NoForce),
-                ..SwiotlbParams::default()
-            },
+            // No pool, and nobody asked for that: naming `noforce` would ask.
+            Err(_) => self.params,
         };
         let mut words: Vec<String> = Vec::new();
         for parameter in self
@@ -228,7 +226,13 @@ impl Setup {
                 None => parameter.name.clone(),
             });
         }
-        words.push(format!("swiotlb={effective}"));
+        let effective = effective.to_string();
+        if !effective.is_empty() {
+            words.push(format!("swiotlb={effective}"));
+        }
+        if words.is_empty() {
+            words.push("(no swiotlb=)".into());
+        }
         words.join(" ")
     }
 

@@ -17,6 +17,9 @@ use crate::input::Source;
 pub use context::ContextShare;
 pub use facts::{KernelFacts, TraceFacts};
 
+/// CPUs of the largest machine that a damaged trace is believed to show.
+const CPUS_MAX: u32 = 8192;
+
 /// A trace, read.
 pub struct Load {
     pub facts: TraceFacts,
@@ -141,7 +144,7 @@ impl Load {
             .demand
             .mappings
             .iter()
-            .map(|mapping| mapping.cpu + 1)
+            .map(|mapping| mapping.cpu.saturating_add(1).min(CPUS_MAX))
             .max();
         let natural = |mapping: &Mapping| mapping.was_bounced && !mapping.was_forced;
         let mut machine = match &self.recorded_machine {

@@ -2,6 +2,9 @@
 
 use dmakit_linux_model::{Demand, MAPPING_BYTES_MAX, OpKind, RecordedAddresses, SLOT_BYTES};
 
+/// Longer mappings than this are no transfer that a driver would split.
+const SPLIT_BYTES_MAX: u64 = 64 << 20;
+
 /// Splits what was not bounced and is longer than a bounce pool of Linux serves. Drivers that
 /// transfer in such lengths ask for the limit (`dma_max_mapping_size`), which is shorter where
 /// everything is bounced. Returns how many mappings were split.
@@ -10,11 +13,12 @@ use dmakit_linux_model::{Demand, MAPPING_BYTES_MAX, OpKind, RecordedAddresses, S
 pub(super) fn split_unbounced(demand: &mut Demand, recorded: &mut RecordedAddresses) -> u64 {
     let mut pieces: Vec<Vec<u32>> = vec![Vec::new(); demand.mappings.len()];
     let mut split = 0;
-    for index in 0..demand.mappings.len() {
+    for (index, pieces) in pieces.iter_mut().enumerate() {
         let whole = demand.mappings[index];
         let limits = demand.devices[whole.device as usize].limits;
         let most = MAPPING_BYTES_MAX - limits.min_align_mask.next_multiple_of(SLOT_BYTES);
-        if whole.was_bounced || whole.bytes <= most || most == 0 {
+        let is_split = (most + 1..=SPLIT_BYTES_MAX).contains(&whole.bytes);
+        if whole.was_bounced || most == 0 || !is_split {
             continue;
         }
         split += 1;
@@ -24,7 +28,7 @@ pub(super) fn split_unbounced(demand: &mut Demand, recorded: &mut RecordedAddres
             let mut piece = whole;
             piece.original = whole.original.wrapping_add(done);
             piece.bytes = most.min(whole.bytes - done);
-            pieces[index].push(demand.mappings.len() as u32);
+            pieces.push(demand.mappings.len() as u32);
             demand.mappings.push(piece);
             recorded.dma.push(None);
             done += most;

@@ -56,11 +56,6 @@ impl Look {
         self.width
     }
 
-    /// Whether tones are shown.
-    pub const fn is_coloured(self) -> bool {
-        self.colour
-    }
-
     /// `text` in the given tone.
     pub fn paint(self, tone: Tone, text: &str) -> String {
         if !self.colour || text.is_empty() {

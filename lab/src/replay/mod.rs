@@ -48,7 +48,9 @@ impl Plan {
                 self.args.params.as_deref(),
                 self.args.params_only,
             )?;
-            runs.push(engine::run(&load, &setup)?);
+            let mut run = engine::run(&load, &setup)?;
+            run.compare_addresses(&load);
+            runs.push(run);
         }
         drop(progress);
         let report = ReplayReport {

@@ -1,10 +1,11 @@
 //! The answer of `run` for people at a terminal.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::report::{RunReport, Translation};
 use crate::output::{Cell, Closing, Look, Table, Tone};
-use crate::quantity::{bytes, grouped, span};
+use crate::quantity::{bytes, grouped};
 
 /// Lays the answer out.
 pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
@@ -33,7 +34,7 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
             text.push_str(&look.field(check.name.word(), 0, Tone::Bad, failure));
         }
     }
-    let _ = writeln!(text, "\n{}", look.paint(Tone::Strong, "counters"));
+    text.push('\n');
     text.push_str(&counters(report).render(look));
     if let Some(translation) = &report.translation {
         text.push('\n');
@@ -65,7 +66,7 @@ fn checks(report: &RunReport) -> Table {
 }
 
 fn counters(report: &RunReport) -> Table {
-    let mut table = Table::new(&["", ""]);
+    let mut table = Table::new(&["counter", "value"]);
     let own = [
         ("DMA", bytes(report.dma_bytes)),
         ("faults", grouped(report.faults)),
@@ -96,6 +97,7 @@ fn walk(translation: &Translation, look: Look) -> String {
         steps,
         phys,
         bytes,
+        origin,
     } = translation;
     let heading = look.paint(Tone::Strong, "one translation");
     let _ = writeln!(text, "{heading}\n  {about} IOVA {iova}");
@@ -108,12 +110,16 @@ fn walk(translation: &Translation, look: Look) -> String {
         );
     }
     let _ = writeln!(text, "  physical {phys} holds {bytes}");
+    if let Some(origin) = origin {
+        let gap = " ".repeat(phys.chars().count());
+        let _ = writeln!(text, "  the disk {gap} holds {origin}");
+    }
     text
 }
 
 fn timing(report: &RunReport) -> String {
     let timing = &report.timing;
-    let shown = |seconds: f64| span((seconds * 1e9) as u64);
+    let shown = |seconds: f64| format!("{:.2?}", Duration::from_secs_f64(seconds));
     let start = match timing.start_s {
         Some(start) => format!(", {} of it until the machine was up", shown(start)),
         None => String::new(),

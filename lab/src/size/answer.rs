@@ -60,7 +60,11 @@ pub fn engine_answer(
         proof: Proof::new(found),
         serving_below: found.serving_below().map(Tried::slots).collect(),
         margin: Margin::new(found),
-        growing: growing(loads, setups)?,
+        growing: if answer.mappings > 0 {
+            growing(loads, setups)?
+        } else {
+            None
+        },
         curve,
         confidence: confidence(&results),
         notes: notes(&results),
@@ -104,6 +108,7 @@ fn growing(loads: &[Load], setups: &[Setup]) -> anyhow::Result<Option<Growing>> 
                 .pool_slots
                 .last()
                 .map_or(0, |slots| slots * SLOT_BYTES),
+            back_within_s: 2.0 * growth.shrink_after_s,
         };
         if most
             .as_ref()

@@ -82,6 +82,9 @@ pub struct Growing {
     pub pool_bytes_peak: u64,
     /// What is held when the trace ends.
     pub pool_bytes_end: u64,
+    /// After a burst, memory that nothing is mapped in is back by then: two windows of the shrink
+    /// rule.
+    pub back_within_s: f64,
 }
 
 /// Why it is the smallest.

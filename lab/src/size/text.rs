@@ -63,13 +63,15 @@ fn one(answer: &EngineAnswer, look: Look) -> String {
     }
     if let Some(growing) = &answer.growing {
         let line = format!(
-            "{} begins with {}, grows by {}, peaks at {} and ends with {}: {} fail",
+            "{} begins with {}, grows by {}, peaks at {} and ends with {}: {} fail; memory is \
+             back {} s after a burst",
             growing.params,
             bytes(growing.start_slots * crate::engine::SLOT_BYTES),
             bytes(growing.step_bytes),
             bytes(growing.pool_bytes_peak),
             bytes(growing.pool_bytes_end),
-            grouped(growing.failed)
+            grouped(growing.failed),
+            growing.back_within_s
         );
         text.push_str(&look.field("growing", 7, Tone::Dim, &line));
     }

@@ -35,7 +35,7 @@ impl Flags {
 fn lockstep(granules: u64, seed: u64, steps: u32, policy: Policy) {
     let mut rng = Rng(seed);
     let mut tree = Tree::new(granules).unwrap();
-    tree.reserve(64).unwrap();
+    tree.stock(64).unwrap();
     tree.give(0, granules).unwrap();
     let mut flags = Flags(vec![true; granules as usize]);
     let mut live: Vec<(u64, u64)> = Vec::new();
@@ -71,7 +71,7 @@ fn lockstep(granules: u64, seed: u64, steps: u32, policy: Policy) {
             assert_eq!(tree.give(start, len), Err(TreeError::WrongState));
             flags.0[start as usize..(start + len) as usize].fill(true);
         }
-        tree.reserve(Tree::nodes_per_operation()).unwrap();
+        tree.stock(20).unwrap();
         if step % 1000 == 0 {
             assert_eq!(
                 tree.free_granules() as usize,

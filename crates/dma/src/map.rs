@@ -1,0 +1,358 @@
+//! Lending buffers to a device.
+
+use core::panic::Location;
+
+use dmakit_addr::{
+    Attributes, Direction, DirectionType, DmaAddr, DmaRange, PAGE_BYTES, PhysAddr, PhysRange,
+};
+use dmakit_platform::{CopySource, CpuBuffer, Platform};
+
+use crate::bounce::{self, Ask};
+use crate::cache;
+use crate::check::{Checker, Event, Kind};
+use crate::mapping::{Record, Route};
+use crate::segments::SegmentWriter;
+use crate::{
+    BounceCause, BounceWhen, Device, DmaMemory, DmaSegment, MapError, MapFailure, Mapping,
+    MaskKind, Path, TokenError, Trust,
+};
+
+/// What a streaming mapping can be asked for. The rest would be silently ignored, so it is refused:
+///
+/// * `SKIP_CPU_SYNC`: map and unmap do no cache maintenance, and unmap no copy back; explicit syncs
+///   still do both. Bounce slots are filled at map all the same: what stood in them is nobody's.
+/// * `REQUIRE_COHERENT`: refused where a cache operation or a bounce would be needed.
+/// * `NO_WARN`: a failure is counted apart.
+/// * `WEAK_ORDERING`, `PRIVILEGED`: licences that this path has no use for.
+const STREAMING: Attributes = Attributes::SKIP_CPU_SYNC
+    .union(Attributes::REQUIRE_COHERENT)
+    .union(Attributes::NO_WARN)
+    .union(Attributes::WEAK_ORDERING)
+    .union(Attributes::PRIVILEGED);
+
+impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+    /// Lends `buffer` to the device as one segment.
+    ///
+    /// Cleans and invalidates caches, or copies into bounce slots, as the device needs. Never
+    /// sleeps. O(runs) and, where lines are maintained or bytes copied, O(bytes).
+    ///
+    /// # Errors
+    /// [`MapFailure`] with the buffer, untouched: nothing has changed but a counter.
+    #[track_caller]
+    pub fn map<D: DirectionType>(
+        &self,
+        buffer: CpuBuffer,
+        attributes: Attributes,
+    ) -> Result<Mapping<D>, MapFailure<CpuBuffer>> {
+        let caller = Location::caller();
+        match self.try_map(&buffer, attributes) {
+            Ok(record) => {
+                self.begin(&record, buffer.runs(), caller);
+                Ok(Mapping {
+                    memory: buffer,
+                    record,
+                })
+            }
+            Err(error) => Err(self.refuse(error, buffer, attributes)),
+        }
+    }
+
+    /// Lends memory made of many runs to the device, as the segments that it writes to the front of
+    /// `segments`; [`Mapping::segment_count`] says how many.
+    ///
+    /// Runs that follow one another for the device are joined, and cut where its limits ask. Where
+    /// one run has to bounce, the whole list does, as one stretch of slots: so a mapping is one
+    /// token of constant size and no list of copies has to be kept anywhere. Otherwise as
+    /// [`map`](Self::map).
+    ///
+    /// # Errors
+    /// As [`map`](Self::map); where there was too little room,
+    /// [`TooManySegments`](MapError::TooManySegments) says how much would do. The slice's contents
+    /// mean nothing then.
+    #[track_caller]
+    pub fn map_scatter<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: B,
+        attributes: Attributes,
+        segments: &mut [DmaSegment],
+    ) -> Result<Mapping<D, B>, MapFailure<B>> {
+        let caller = Location::caller();
+        match self.try_map_scatter(&memory, attributes, segments) {
+            Ok(record) => {
+                self.begin(&record, memory.runs(), caller);
+                Ok(Mapping { memory, record })
+            }
+            Err(error) => Err(self.refuse(error, memory, attributes)),
+        }
+    }
+
+    /// Whether a record is this device's and holds these bytes.
+    #[inline]
+    pub(crate) fn check_token<D>(
+        &self,
+        record: &Record<D>,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), TokenError> {
+        if record.device != self.info.id {
+            return Err(TokenError::Foreign {
+                owner: record.device,
+                device: self.info.id,
+            });
+        }
+        if offset > record.len || len > record.len - offset {
+            return Err(TokenError::OutOfRange {
+                offset,
+                len,
+                mapped: record.len,
+            });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn begin<D: DirectionType>(
+        &self,
+        record: &Record<D>,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        caller: &'static Location<'static>,
+    ) {
+        self.counters.mapped();
+        let event = Event {
+            kind: Kind::Streaming,
+            dma: record.start,
+            len: record.len,
+            direction: D::DIRECTION,
+            caller,
+        };
+        self.checker.began(&self.info, &event, runs);
+    }
+
+    #[cold]
+    fn refuse<B>(&self, error: MapError, memory: B, attributes: Attributes) -> MapFailure<B> {
+        self.counters.failed(&error, attributes);
+        MapFailure { error, memory }
+    }
+
+    /// What `map` does, on borrowed memory.
+    #[inline]
+    fn try_map<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        attributes: Attributes,
+    ) -> Result<Record<D>, MapError> {
+        self.check_request(memory.len_bytes(), attributes)?;
+        let mut joined: Option<DmaRange> = None;
+        let mut is_scattered = false;
+        let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| {
+            let both = match joined {
+                None => Some(run),
+                Some(first) if first.end() == run.start() => {
+                    DmaRange::between(first.start(), run.end())
+                }
+                Some(_) => None,
+            };
+            is_scattered |= both.is_none();
+            joined = both.or(joined);
+        });
+        if let Some(cause) = cause {
+            return self.bounce_memory(memory, attributes, cause, None);
+        }
+        let first = joined.ok_or(MapError::Empty)?;
+        if is_scattered {
+            return Err(MapError::Scattered { first });
+        }
+        let limits = self.info.limits;
+        if !limits.allows(first) {
+            return Err(MapError::Limits {
+                segment: first,
+                limits,
+            });
+        }
+        Ok(self.lend(memory, first.start(), 1, attributes))
+    }
+
+    fn try_map_scatter<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        attributes: Attributes,
+        segments: &mut [DmaSegment],
+    ) -> Result<Record<D>, MapError> {
+        self.check_request(memory.len_bytes(), attributes)?;
+        let mut first: Option<DmaAddr> = None;
+        let mut writer = SegmentWriter::new(segments, self.info.limits, self.info.min_align);
+        let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| {
+            first = first.or(Some(run.start()));
+            writer.push(run);
+        });
+        if let Some(cause) = cause {
+            return self.bounce_memory(memory, attributes, cause, Some(segments));
+        }
+        let count = writer.finish()?;
+        let first = first.ok_or(MapError::Empty)?;
+        Ok(self.lend(memory, first, count, attributes))
+    }
+
+    pub(crate) fn check_request(&self, len: u64, attributes: Attributes) -> Result<(), MapError> {
+        let refused = Attributes::from_bits(attributes.bits() & !STREAMING.bits());
+        if refused != Attributes::NONE {
+            return Err(MapError::Attributes(refused));
+        }
+        if len == 0 {
+            return Err(MapError::Empty);
+        }
+        if attributes.contains(Attributes::REQUIRE_COHERENT) && !self.info.is_coherent() {
+            return Err(MapError::NotCoherent);
+        }
+        Ok(())
+    }
+
+    /// Shows each run's place on the bus to `visit`, or says why one of them has none that is safe.
+    #[inline]
+    pub(crate) fn find_cause(
+        &self,
+        runs: impl Iterator<Item = PhysRange>,
+        direction: Direction,
+        mut visit: impl FnMut(DmaRange),
+    ) -> Option<BounceCause> {
+        if let Path::Bounced {
+            when: BounceWhen::Always,
+            ..
+        } = self.path
+        {
+            return Some(BounceCause::Forced);
+        }
+        let minds_lines = !self.info.is_coherent() && direction.device_writes();
+        let minds_pages = self.info.trust == Trust::Untrusted;
+        for run in runs {
+            if run.is_empty() {
+                continue;
+            }
+            let Some(dma) = self.info.direct(run, MaskKind::Streaming) else {
+                let reach = self.info.reach(MaskKind::Streaming);
+                return Some(BounceCause::OutOfReach { run, reach });
+            };
+            if minds_pages && !cache::has_whole(run, PAGE_BYTES) {
+                return Some(BounceCause::SharedPage { run });
+            }
+            if minds_lines {
+                let line_bytes = self.platform.cache_line_bytes();
+                if !cache::has_whole(run, line_bytes) {
+                    return Some(BounceCause::SharedLine { run, line_bytes });
+                }
+            }
+            visit(dma);
+        }
+        None
+    }
+
+    /// Hands the memory itself to the device.
+    #[inline]
+    fn lend<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        start: DmaAddr,
+        segments: u32,
+        attributes: Attributes,
+    ) -> Record<D> {
+        let needs_caches = !self.info.is_coherent();
+        let skips_sync = attributes.contains(Attributes::SKIP_CPU_SYNC);
+        if needs_caches && !skips_sync {
+            for run in memory.runs() {
+                cache::before_device(&self.platform, run, D::DIRECTION);
+            }
+        }
+        Record {
+            device: self.info.id,
+            start,
+            len: memory.len_bytes(),
+            segments,
+            route: Route::Direct,
+            is_quiet: !needs_caches,
+            needs_caches,
+            skips_sync,
+        }
+    }
+
+    #[cold]
+    fn bounce_memory<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        attributes: Attributes,
+        cause: BounceCause,
+        segments: Option<&mut [DmaSegment]>,
+    ) -> Result<Record<D>, MapError> {
+        let first = memory.runs().find(|run| !run.is_empty());
+        let ask = Ask {
+            cause,
+            original: first.map_or(PhysAddr::new(0), |run| run.start()),
+            len: memory.len_bytes(),
+            is_single: segments.is_none(),
+        };
+        self.bounce(memory, attributes, &ask, segments)
+    }
+
+    /// Hands a copy of `source` to the device.
+    pub(crate) fn bounce<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        source: &S,
+        attributes: Attributes,
+        ask: &Ask,
+        segments: Option<&mut [DmaSegment]>,
+    ) -> Result<Record<D>, MapError> {
+        if attributes.contains(Attributes::REQUIRE_COHERENT) {
+            return Err(MapError::WouldBounce(ask.cause));
+        }
+        let Path::Bounced { pool, id, .. } = self.path else {
+            return Err(MapError::NoBouncePool(ask.cause));
+        };
+        let (buffer, first) = bounce::map::<P, M, D, S>(pool, id, &self.info, source, ask)?;
+        let count = match self.cut_slots(first, segments) {
+            Ok(count) => count,
+            Err(error) => {
+                bounce::give_back(pool, buffer);
+                return Err(error);
+            }
+        };
+        let needs_caches = !self.info.is_coherent();
+        if needs_caches {
+            // Even where the caller does without syncs: what the pool wrote must not be written
+            // back over what the device writes, nor stay hidden from it.
+            cache::before_device(&self.platform, bounce::slots(&buffer), D::DIRECTION);
+        }
+        self.counters.bounced();
+        self.counters
+            .copied_in(bounce::prefilled::<D>(&self.info, ask.len));
+        Ok(Record {
+            device: self.info.id,
+            start: first.start(),
+            len: ask.len,
+            segments: count,
+            route: Route::Bounced(buffer),
+            is_quiet: false,
+            needs_caches,
+            skips_sync: attributes.contains(Attributes::SKIP_CPU_SYNC),
+        })
+    }
+
+    /// Bounce slots as the segments that the device takes.
+    fn cut_slots(
+        &self,
+        slots: DmaRange,
+        segments: Option<&mut [DmaSegment]>,
+    ) -> Result<u32, MapError> {
+        let limits = self.info.limits;
+        match segments {
+            Some(segments) => {
+                let mut writer = SegmentWriter::new(segments, limits, self.info.min_align);
+                writer.push(slots);
+                writer.finish()
+            }
+            None if limits.allows(slots) => Ok(1),
+            None => Err(MapError::Limits {
+                segment: slots,
+                limits,
+            }),
+        }
+    }
+}

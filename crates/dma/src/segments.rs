@@ -1,0 +1,188 @@
+//! Physical runs made into what a device is told.
+
+use dmakit_addr::{Address, AlignMask, DmaAddr, DmaRange};
+
+use crate::{MapError, SegmentLimits};
+
+/// One address and length to write into a device's descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct DmaSegment {
+    /// Where it starts for the device.
+    pub addr: DmaAddr,
+    /// How many bytes it has.
+    pub len: u64,
+}
+
+impl From<DmaRange> for DmaSegment {
+    fn from(range: DmaRange) -> Self {
+        Self {
+            addr: range.start(),
+            len: range.len(),
+        }
+    }
+}
+
+/// Joins runs that follow one another for the device, cuts them by its limits, and writes what
+/// comes out as long as there is room. It goes on counting where there is none, so that a refusal
+/// can say how much room would do.
+pub(crate) struct SegmentWriter<'s> {
+    slots: &'s mut [DmaSegment],
+    limits: SegmentLimits,
+    min_align: AlignMask,
+    count: usize,
+    open: Option<DmaRange>,
+}
+
+impl<'s> SegmentWriter<'s> {
+    pub(crate) fn new(
+        slots: &'s mut [DmaSegment],
+        limits: SegmentLimits,
+        min_align: AlignMask,
+    ) -> Self {
+        Self {
+            slots,
+            limits,
+            min_align,
+            count: 0,
+            open: None,
+        }
+    }
+
+    /// Appends a run.
+    #[inline]
+    pub(crate) fn push(&mut self, run: DmaRange) {
+        if run.is_empty() {
+            return;
+        }
+        let joined = self
+            .open
+            .filter(|open| open.end() == run.start())
+            .and_then(|open| DmaRange::between(open.start(), run.end()));
+        if joined.is_none() {
+            self.close();
+        }
+        self.open = joined.or(Some(run));
+    }
+
+    /// How many segments there are.
+    ///
+    /// # Errors
+    /// [`MapError::TooManySegments`] where they are more than there was room for, or than the
+    /// device takes.
+    pub(crate) fn finish(mut self) -> Result<u32, MapError> {
+        self.close();
+        let room = self.slots.len().min(self.limits.max_count);
+        match u32::try_from(self.count) {
+            Ok(count) if self.count <= room => Ok(count),
+            _ => Err(MapError::TooManySegments {
+                needed: self.count,
+                room,
+            }),
+        }
+    }
+
+    fn close(&mut self) {
+        let mut rest = self.open.take();
+        while let Some((piece, after)) = rest.and_then(|rest| rest.split_at(self.cut(rest))) {
+            if let Some(slot) = self.slots.get_mut(self.count) {
+                *slot = piece.into();
+            }
+            self.count += 1;
+            rest = Some(after).filter(|after| !after.is_empty());
+        }
+    }
+
+    /// How much of `rest` one segment takes.
+    fn cut(&self, rest: DmaRange) -> u64 {
+        let boundary = self.limits.boundary;
+        let to_boundary = (boundary.raw() - boundary.low_bits(rest.start())).saturating_add(1);
+        let most = rest.len().min(self.limits.max_bytes).min(to_boundary);
+        if most == rest.len() || self.min_align == AlignMask::NONE {
+            return most;
+        }
+        // A device that minds low address bits minds them in the next segment's address too.
+        let end = rest.start().raw().saturating_add(most);
+        let aligned = DmaAddr::new(end & !self.min_align.raw());
+        aligned
+            .offset_from(rest.start())
+            .filter(|&len| len > 0)
+            .unwrap_or(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use dmakit_addr::BoundaryMask;
+    use std::vec::Vec;
+
+    fn range(start: u64, len: u64) -> DmaRange {
+        DmaRange::new(DmaAddr::new(start), len).unwrap()
+    }
+
+    fn cut(runs: &[(u64, u64)], limits: SegmentLimits, align: AlignMask) -> Vec<(u64, u64)> {
+        let mut slots = [DmaSegment::default(); 16];
+        let mut writer = SegmentWriter::new(&mut slots, limits, align);
+        for &(start, len) in runs {
+            writer.push(range(start, len));
+        }
+        let count = writer.finish().unwrap() as usize;
+        slots[..count]
+            .iter()
+            .map(|s| (s.addr.raw(), s.len))
+            .collect()
+    }
+
+    #[test]
+    fn neighbours_join_and_strangers_do_not() {
+        let runs = [(0x1000, 0x1000), (0x2000, 0x10), (0x2010, 0), (0x2020, 4)];
+        let joined = cut(&runs, SegmentLimits::NONE, AlignMask::NONE);
+        assert_eq!(joined, [(0x1000, 0x1010), (0x2020, 4)]);
+    }
+
+    #[test]
+    fn no_segment_is_too_long_or_crosses_the_boundary() {
+        let limits = SegmentLimits {
+            max_bytes: 0x3000,
+            boundary: BoundaryMask::of_size(0x1_0000).unwrap(),
+            ..SegmentLimits::NONE
+        };
+        let pieces = cut(&[(0xe000, 0x6000)], limits, AlignMask::NONE);
+        assert_eq!(
+            pieces,
+            [(0xe000, 0x2000), (0x1_0000, 0x3000), (0x1_3000, 0x1000)]
+        );
+    }
+
+    #[test]
+    fn a_cut_leaves_the_next_segment_aligned_where_the_device_minds() {
+        let limits = SegmentLimits {
+            max_bytes: 0x2000,
+            ..SegmentLimits::NONE
+        };
+        let page = AlignMask::of_size(0x1000).unwrap();
+        let pieces = cut(&[(0x1e00, 0x2400)], limits, page);
+        assert_eq!(pieces, [(0x1e00, 0x1200), (0x3000, 0x1200)]);
+        let short = SegmentLimits {
+            max_bytes: 0x100,
+            ..SegmentLimits::NONE
+        };
+        assert_eq!(
+            cut(&[(0x1010, 0x180)], short, page).len(),
+            2,
+            "no way to align"
+        );
+    }
+
+    #[test]
+    fn a_list_too_long_is_counted_to_its_end() {
+        let mut slots = [DmaSegment::default(); 1];
+        let mut writer = SegmentWriter::new(&mut slots, SegmentLimits::NONE, AlignMask::NONE);
+        for i in 0..5 {
+            writer.push(range(i * 0x1000, 8));
+        }
+        let refused = writer.finish().unwrap_err();
+        assert_eq!(refused, MapError::TooManySegments { needed: 5, room: 1 });
+    }
+}

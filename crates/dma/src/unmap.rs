@@ -1,0 +1,161 @@
+//! Taking buffers back from a device.
+
+use dmakit_addr::DirectionType;
+use dmakit_platform::{CopyTarget, Platform};
+use dmakit_swiotlb::BounceBuffer;
+
+use crate::check::{Checker, Kind};
+use crate::mapping::{Record, Route};
+use crate::{Debt, Device, DmaMemory, Mapping, Path, Refused, UnmapFailure};
+use crate::{bounce, cache};
+
+impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+    /// Ends a mapping; the memory is owed until a sync. The driver knows that the device is done.
+    ///
+    /// Of a mapping that the device wrote through, everything comes back: by calling this the
+    /// driver says that all of it is the device's to write. Never sleeps.
+    ///
+    /// # Errors
+    /// [`Refused`] with the mapping where it is another device's.
+    pub fn unmap<D: DirectionType, B: DmaMemory>(
+        &self,
+        mapping: Mapping<D, B>,
+    ) -> Result<Debt<B>, Refused<Mapping<D, B>>> {
+        let len = mapping.record.len;
+        self.unmap_validated(mapping, len)
+    }
+
+    /// Ends a mapping of which the device wrote `len` bytes, as far as the driver has checked.
+    ///
+    /// Only these come back from bounce slots; the memory keeps what it held beyond them. A device
+    /// that is not trusted cannot make the CPU read more than was checked. On a direct path the
+    /// device wrote where it wrote.
+    ///
+    /// # Errors
+    /// [`Refused`] with the mapping where it is another device's or shorter than `len`.
+    pub fn unmap_validated<D: DirectionType, B: DmaMemory>(
+        &self,
+        mapping: Mapping<D, B>,
+        len: u64,
+    ) -> Result<Debt<B>, Refused<Mapping<D, B>>> {
+        if let Err(error) = self.check_token(&mapping.record, 0, len) {
+            return Err(Refused {
+                error,
+                token: mapping,
+            });
+        }
+        let memory = self.end(mapping, len);
+        Ok(Debt {
+            memory,
+            device: self.info.id,
+            domain: self.domain(),
+            since: self.epoch(),
+        })
+    }
+
+    /// Ends a mapping, syncs, and gives the memory back: [`unmap`](Self::unmap),
+    /// [`sync`](Self::sync) and [`redeem`](Self::redeem) in one. For one buffer at a time; a driver
+    /// that ends many pays one sync for all of them.
+    ///
+    /// # Errors
+    /// [`UnmapFailure`] with whatever was left: the mapping or the debt.
+    pub fn unmap_and_sync<D: DirectionType, B: DmaMemory>(
+        &self,
+        mapping: Mapping<D, B>,
+    ) -> Result<B, UnmapFailure<D, B>> {
+        let len = mapping.record.len;
+        self.unmap_validated_and_sync(mapping, len)
+    }
+
+    /// As [`unmap_and_sync`](Self::unmap_and_sync), of a mapping of which the device wrote `len`
+    /// bytes.
+    ///
+    /// # Errors
+    /// [`UnmapFailure`] with whatever was left: the mapping or the debt.
+    pub fn unmap_validated_and_sync<D: DirectionType, B: DmaMemory>(
+        &self,
+        mapping: Mapping<D, B>,
+        len: u64,
+    ) -> Result<B, UnmapFailure<D, B>> {
+        match self.check_token(&mapping.record, 0, len) {
+            Ok(()) => match self.path {
+                // Nothing stands between unmap and sync here, so neither needs an epoch.
+                Path::Direct | Path::Bounced { .. } => Ok(self.end(mapping, len)),
+            },
+            Err(error) => Err(UnmapFailure::Refused(Refused {
+                error,
+                token: mapping,
+            })),
+        }
+    }
+
+    /// Ends a mapping that was checked to be this device's.
+    #[inline]
+    fn end<D: DirectionType, B: DmaMemory>(&self, mapping: Mapping<D, B>, len: u64) -> B {
+        let Mapping { mut memory, record } = mapping;
+        self.finish(&record);
+        if !record.is_quiet {
+            self.end_with_work(&mut memory, record, len);
+        }
+        memory
+    }
+
+    #[inline]
+    pub(crate) fn finish<D>(&self, record: &Record<D>) {
+        self.counters.unmapped();
+        let dma = record.start;
+        self.checker
+            .ended(&self.info, Kind::Streaming, dma, record.len);
+    }
+
+    /// Caches and copies at the end of a mapping.
+    fn end_with_work<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &mut B,
+        record: Record<D>,
+        len: u64,
+    ) {
+        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
+        match record.route {
+            Route::Direct => {
+                // Whole lines and all of them: the CPU may have fetched any, and none may show it
+                // later what stood there before.
+                if wants_data && record.needs_caches {
+                    for run in memory.runs() {
+                        cache::before_cpu_reads(&self.platform, run);
+                    }
+                }
+            }
+            Route::Bounced(buffer) => {
+                let len = if wants_data { len } else { 0 };
+                self.end_bounced(buffer, memory, len, wants_data && record.needs_caches);
+            }
+        }
+    }
+
+    /// Gives slots back, after copying out the first `len` bytes. Where the device wrote past the
+    /// CPU's caches, `drops_lines` asks that no line of the slots stays stale, whatever is copied.
+    pub(crate) fn end_bounced<D: DirectionType, T: CopyTarget + ?Sized>(
+        &self,
+        buffer: BounceBuffer<D>,
+        target: &mut T,
+        len: u64,
+        drops_lines: bool,
+    ) {
+        let Path::Bounced { pool, .. } = self.path else {
+            // A record of this device that names slots was made with a pool, and the path of a
+            // device never changes. Leaking the slots is the safe way to be wrong.
+            return;
+        };
+        if drops_lines {
+            cache::before_cpu_reads(&self.platform, bounce::slots(&buffer));
+        }
+        if len == 0 {
+            bounce::give_back(pool, buffer);
+            return;
+        }
+        self.counters.copied_out(len);
+        // As in `give_back`: slots of another pool are leaked.
+        let _ = pool.unmap_validated(buffer, target, len);
+    }
+}

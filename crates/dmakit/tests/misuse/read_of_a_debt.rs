@@ -1,0 +1,12 @@
+#![allow(unused)]
+use dmakit_addr::{Attributes, Bidirectional, FromDevice, ToDevice};
+use dmakit_dma::{CpuMapping, Debt, Device, Mapping, Proof};
+use dmakit_platform::{CpuBuffer, host::HostPlatform};
+
+type Dev = Device<'static, HostPlatform>;
+
+fn misuse(debt: &Debt<CpuBuffer>) {
+    debt.memory.read(0, &mut [1]);
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+#![allow(unused)]
+use dmakit_addr::{Attributes, Bidirectional, FromDevice, ToDevice};
+use dmakit_dma::{CpuMapping, Debt, Device, Mapping, Proof};
+use dmakit_platform::{CpuBuffer, host::HostPlatform};
+
+type Dev = Device<'static, HostPlatform>;
+
+fn misuse(device: &Dev) {
+    let bytes = [0; 64];
+    let _ = device.map::<ToDevice>(bytes, Attributes::NONE);
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+#![allow(unused)]
+use dmakit_addr::{Attributes, Bidirectional, FromDevice, ToDevice};
+use dmakit_dma::{CpuMapping, Debt, Device, Mapping, Proof};
+use dmakit_platform::{CpuBuffer, host::HostPlatform};
+
+type Dev = Device<'static, HostPlatform>;
+
+fn misuse(device: &Dev, mapping: Mapping<FromDevice>) {
+    let _ = device.unmap(mapping);
+    let _ = device.unmap(mapping);
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+#![allow(unused)]
+use dmakit_addr::{Attributes, Bidirectional, FromDevice, ToDevice};
+use dmakit_dma::{CpuMapping, Debt, Device, Mapping, Proof};
+use dmakit_platform::{CpuBuffer, host::HostPlatform};
+
+type Dev = Device<'static, HostPlatform>;
+
+fn misuse(device: &Dev, block: dmakit_dma::Coherent<u64>) {
+    let word = device.view(&block).unwrap().at(0).unwrap();
+    let _ = device.free_coherent(block);
+    word.read();
+}
+
+fn main() {}

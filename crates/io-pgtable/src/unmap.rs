@@ -1,0 +1,247 @@
+//! Unmapping, and what becomes of tables that fall out.
+
+use core::sync::atomic::Ordering;
+
+use dmakit_addr::{Address, Iova, IovaRange};
+use dmakit_platform::{Platform, TableMemory};
+
+use crate::table::Table;
+use crate::{Format, Gather, PageTable, UnmapError};
+
+impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
+    /// Clears the entries of `range`, all of it mapped, and adds it to `gather`.
+    ///
+    /// Never sleeps. Until the caches are invalidated hardware may still use what was mapped.
+    ///
+    /// # Errors
+    /// [`UnmapError`].
+    pub fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
+        let (mut at, end) = self.checked(range)?;
+        // A remembered table leaves no room for a larger leaf, which the ends could cut.
+        if let Some((table, height, indices)) = self.short_way(at, end, 0) {
+            return match self.clear(table, height, indices.start, at, end, gather) {
+                bytes if bytes == end - at => Ok(()),
+                _ => Err(UnmapError::Absent(range)),
+            };
+        }
+        self.refuse_cut_leaf(range, at)?;
+        self.refuse_cut_leaf(range, end)?;
+        while at < end {
+            match self.unmap_run(at, end, gather) {
+                0 => return Err(UnmapError::Absent(range)),
+                bytes => at += bytes,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes every table out of the tree that maps nothing and lies in `range` as a whole, and adds
+    /// it to `gather`. Leaves stay.
+    ///
+    /// Tables emptied piece by piece stay in the tree until then, so that mapping there again needs
+    /// none. The caller owns all addresses of `range`: nobody maps or unmaps there meanwhile. Never
+    /// sleeps; O(tables in the range).
+    ///
+    /// # Errors
+    /// [`UnmapError::Range`].
+    pub fn prune(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
+        let (at, end) = self.checked(range)?;
+        self.prune_below(
+            self.root,
+            self.format.geometry().root_height(),
+            0,
+            (at, end),
+            gather,
+        );
+        Ok(())
+    }
+
+    /// Takes the tables of a gather back into the stock, zeroed.
+    ///
+    /// To be called only after every cache that may know them was invalidated, and that is complete.
+    pub fn recycle(&self, gather: Gather) {
+        let mut next = gather.tables;
+        while let Some(number) = next.checked_sub(1) {
+            next = self
+                .tables
+                .get(number as usize)
+                .map_or(0, |t| t.next.load(Ordering::Relaxed));
+            self.recycle_tree(number);
+        }
+    }
+
+    #[inline]
+    fn checked(&self, range: IovaRange) -> Result<(u64, u64), UnmapError> {
+        let geometry = self.format.geometry();
+        let (at, end) = (range.start().raw(), range.end().raw());
+        let inside = end
+            .checked_sub(1)
+            .is_some_and(|last| last >> geometry.input_bits() == 0);
+        if range.is_empty() || (at | end) & geometry.granule().mask() != 0 || !inside {
+            return Err(UnmapError::Range(range));
+        }
+        Ok((at, end))
+    }
+
+    /// Unmaps what one table, or one entry of a higher one, holds of `[at, end)`: how many bytes;
+    /// none where nothing is mapped.
+    fn unmap_run(&self, at: u64, end: u64, gather: &mut Gather) -> u64 {
+        let geometry = self.format.geometry();
+        if let Some(table) = self.hinted(0, at) {
+            // A whole leaf table falls out from above.
+            let whole = at & (geometry.span(1) - 1) == 0 && end - at >= geometry.span(1);
+            if !whole {
+                return self.clear(table, 0, geometry.index(at, 0), at, end, gather);
+            }
+        }
+        let mut number = self.root;
+        let mut height = geometry.root_height();
+        while let Some(table) = self.tables.get(number as usize) {
+            let index = geometry.index(at, height);
+            let Some(child) = table.child(index) else {
+                self.remember(height, at, number);
+                return self.clear(table, height, index, at, end, gather);
+            };
+            let span = geometry.span(height);
+            if at & (span - 1) == 0 && end - at >= span {
+                self.cut(table, height, index, at, child, gather);
+                return span;
+            }
+            number = child;
+            height -= 1;
+        }
+        0
+    }
+
+    /// Clears leaves from `index` on, as far as they go.
+    #[inline]
+    pub(crate) fn clear(
+        &self,
+        table: &Table,
+        height: u32,
+        index: usize,
+        at: u64,
+        end: u64,
+        gather: &mut Gather,
+    ) -> u64 {
+        let shift = self.format.geometry().shift(height);
+        let words = table.words();
+        let count = ((end - at) >> shift).min((words.len() - index) as u64) as usize;
+        // Where a table has tables below it, leaves end where one of those begins.
+        let leaves = match height {
+            0 => count,
+            _ => table.leaves_from(index..index + count),
+        };
+        let mut done = leaves;
+        for (at, word) in words[index..index + leaves].iter().enumerate() {
+            if !self.format.is_present(word.load(Ordering::Relaxed)) {
+                done = at;
+                break;
+            }
+            word.store(0, Ordering::Relaxed);
+        }
+        if done == 0 {
+            return 0;
+        }
+        self.clean(table, index, done);
+        let bytes = (done as u64) << shift;
+        gather.add(at, at + bytes, height, done as u64);
+        bytes
+    }
+
+    /// Takes a whole table, and all below it, out of the tree.
+    #[cold]
+    fn cut(
+        &self,
+        table: &Table,
+        height: u32,
+        index: usize,
+        at: u64,
+        child: u32,
+        gather: &mut Gather,
+    ) {
+        let span = self.format.geometry().span(height);
+        table.words()[index].store(0, Ordering::Relaxed);
+        self.clean(table, index, 1);
+        table.below[index].store(0, Ordering::Release);
+        for hints in &self.hints[..height as usize] {
+            hints.forget(at, span);
+        }
+        if let Some(below) = self.tables.get(child as usize) {
+            below.next.store(gather.tables, Ordering::Relaxed);
+            gather.tables = child + 1;
+        }
+        gather.add(at, at + span, height - 1, 1);
+    }
+
+    /// Prunes below a table that maps from `start` on: whether it has no entry left.
+    fn prune_below(
+        &self,
+        number: u32,
+        height: u32,
+        start: u64,
+        (at, end): (u64, u64),
+        gather: &mut Gather,
+    ) -> bool {
+        let Some(table) = self.tables.get(number as usize) else {
+            return false;
+        };
+        let span = self.format.geometry().span(height);
+        let last = ((end - 1 - start) / span) as usize;
+        let first = (at.saturating_sub(start) / span) as usize;
+        for index in first..table.below.len().min(last + 1) {
+            let from = start + index as u64 * span;
+            if let Some(child) = table.child(index) {
+                let is_empty = self.prune_below(child, height - 1, from, (at, end), gather);
+                if is_empty && at <= from && from + span <= end {
+                    self.cut(table, height, index, from, child, gather);
+                }
+            }
+        }
+        table.is_clear(0..table.words().len())
+    }
+
+    fn recycle_tree(&self, number: u32) {
+        let Some(table) = self.tables.get(number as usize) else {
+            return;
+        };
+        for slot in &table.below {
+            if let Some(child) = slot.swap(0, Ordering::Relaxed).checked_sub(1) {
+                self.recycle_tree(child);
+            }
+        }
+        table.segment.window().fill(0);
+        if self.cleans {
+            self.platform.clean(table.segment.range());
+        }
+        self.stock[usize::from(!table.below.is_empty())].push(&self.tables, number);
+    }
+
+    /// An unmap may not cut a block or a contiguous group in two.
+    fn refuse_cut_leaf(&self, range: IovaRange, edge: u64) -> Result<(), UnmapError> {
+        // No leaf is that large, or only single leaves are near.
+        if edge & (self.largest_leaf - 1) == 0
+            || self.has_single_leaves && self.hinted(0, edge).is_some()
+        {
+            return Ok(());
+        }
+        let Some(leaf) = self.leaf_at(Iova::new(edge)) else {
+            return Ok(());
+        };
+        let mut span = leaf.range.len();
+        if leaf.is_contiguous {
+            span *= self
+                .format
+                .contiguous(leaf.height)
+                .map_or(1, |(count, _)| count as u64);
+        }
+        if edge & (span - 1) == 0 {
+            return Ok(());
+        }
+        let start = leaf.range.start().align_down(span);
+        Err(UnmapError::PartOfLeaf {
+            range,
+            leaf: IovaRange::new(start, span).unwrap_or(leaf.range),
+        })
+    }
+}
