@@ -132,6 +132,20 @@ pub fn seconds(ns: u64) -> f64 {
     (ns / 1_000) as f64 / 1e6
 }
 
+/// A span of time for people: `13.2 s`, `412 ms`, `7.0 us`.
+pub fn span(ns: u64) -> String {
+    let (value, unit) = match ns {
+        0..1_000 => (ns as f64, "ns"),
+        1_000..1_000_000 => (ns as f64 / 1e3, "us"),
+        1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
+        _ => (ns as f64 / 1e9, "s"),
+    };
+    match value {
+        100.0.. => format!("{value:.0} {unit}"),
+        _ => format!("{value:.1} {unit}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,8 +13,20 @@ use crate::environment::{MissingFromMachine, has_program, is_continuous_integrat
 pub(crate) enum Need {
     /// A compiler that can build `core` and `alloc` for a target without an operating system.
     BareBuild,
-    /// Device models that are not ours.
+    /// Device models that nobody here wrote.
     DeviceModels,
+}
+
+impl Need {
+    /// Whether `apt-get` may remove other packages for it. `rustc-web` would replace Debian's own
+    /// `rustc` and `rustup`: never. Emulators and `qemu-utils` come from one source and go together
+    /// by release: a `qemu-utils` of another release has to give way.
+    fn install_options(self) -> &'static str {
+        match self {
+            Self::BareBuild => "--no-install-recommends --no-remove",
+            Self::DeviceModels => "--no-install-recommends",
+        }
+    }
 }
 
 /// One row: a package, who asks for it, and the reason that is printed.
@@ -38,12 +50,7 @@ const PACKAGES: &[DebianPackage] = &[
     DebianPackage {
         name: "qemu-system-arm",
         need: Need::DeviceModels,
-        reason: "the SMMUv3, the disk and the teaching device that tests drive",
-    },
-    DebianPackage {
-        name: "qemu-system-x86",
-        need: Need::DeviceModels,
-        reason: "the same devices on the x86 board, behind its IOMMUs",
+        reason: "QEMU's SMMUv3, NVMe and edu models (a qemu-utils of another release gives way)",
     },
 ];
 
@@ -81,7 +88,8 @@ pub(crate) fn provide(need: Need) -> Result<Provided> {
     }
     if !is_root() && !is_continuous_integration() {
         let type_this = format!(
-            "sudo apt-get install {INSTALL_OPTIONS} {}",
+            "sudo apt-get install {} {}",
+            need.install_options(),
             names_of(&missing)
         );
         let what = "Debian packages are missing".to_owned();
@@ -91,14 +99,11 @@ pub(crate) fn provide(need: Need) -> Result<Provided> {
     succeed(apt_get().args(["update", "--quiet=2"])).context("apt-get update")?;
     let mut install = apt_get();
     install.args(["install", "--yes", "--quiet=2", "-o", "Dpkg::Use-Pty=0"]);
-    install.args(INSTALL_OPTIONS.split(' '));
+    install.args(need.install_options().split(' '));
     install.args(missing.iter().map(|package| package.name));
     succeed(&mut install)?;
     Ok(Provided::Installed)
 }
-
-/// Nothing may be removed for our sake: `rustc-web` replaces Debian's own `rustc` and `rustup`.
-const INSTALL_OPTIONS: &str = "--no-install-recommends --no-remove";
 
 fn rows_of(need: Need) -> impl Iterator<Item = &'static DebianPackage> {
     PACKAGES.iter().filter(move |package| package.need == need)
@@ -149,11 +154,5 @@ mod tests {
     fn the_bare_build_asks_for_compiler_and_sources() {
         let packages: Vec<_> = rows_of(Need::BareBuild).collect();
         assert_eq!(names_of(&packages), "rustc-web rust-web-src");
-    }
-
-    #[test]
-    fn device_models_come_for_both_boards() {
-        let packages: Vec<_> = rows_of(Need::DeviceModels).collect();
-        assert_eq!(names_of(&packages), "qemu-system-arm qemu-system-x86");
     }
 }

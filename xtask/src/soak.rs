@@ -108,12 +108,28 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
+        name: "iova-spaces",
+        run: Run::Test {
+            package: "dmakit-iova",
+            test: "lockstep",
+        },
+        reason: "spaces, caches and limits against a list of flags",
+    },
+    Row {
+        name: "page-tables",
+        run: Run::Test {
+            package: "dmakit-io-pgtable",
+            test: "lockstep",
+        },
+        reason: "tables of every shape against a map of pages",
+    },
+    Row {
         name: "qemu-nvme",
         run: Run::Test {
             package: "dmakit-qemu",
             test: "nvme",
         },
-        reason: "a disk under load behind QEMU's SMMU, each round unmapped and tried again",
+        reason: "a disk behind the SMMU, on device models nobody here wrote",
     },
     Row {
         name: "trace-mutation",

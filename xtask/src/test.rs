@@ -62,9 +62,14 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         },
     )?;
     steps.step(
-        "device models",
-        "QEMU, for the tests that drive it",
-        device_models,
+        "machines",
+        "the device models that tests run against",
+        || {
+            Ok(match packages::provide(Need::DeviceModels)? {
+                Provided::Installed => Outcome::Held,
+                Provided::NotHere(reason) => Outcome::Skipped(reason),
+            })
+        },
     )?;
     let tests = ["test", "--workspace", "--locked", "--no-fail-fast"];
     cargo_step(&mut steps, workspace, "tests", &tests)?;
@@ -101,14 +106,6 @@ fn cargo_step(
     steps.step(name, &what, || {
         succeed(cargo(&workspace.root).args(arguments)).map(held)
     })
-}
-
-/// The tests fail without QEMU, with the same advice; this brings it before they run.
-fn device_models() -> Result<Outcome> {
-    match packages::provide(Need::DeviceModels)? {
-        Provided::Installed => Ok(Outcome::Held),
-        Provided::NotHere(reason) => Ok(Outcome::Skipped(reason)),
-    }
 }
 
 fn held((): ()) -> Outcome {

@@ -7,9 +7,11 @@ use dmakit_io_pgtable::{Format, Gather, PageTable, Permissions};
 use dmakit_iova::{CpuCache, Request, Reservation, Space};
 use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
 
+use crate::batch::{Joined, joined};
+use crate::epochs::Epochs;
 use crate::error::{AttachRegionError, MapError, UnmapFailure};
 use crate::hardware::{Hardware, Invalidation, SyncError};
-use crate::ticket::{DomainId, Epochs, Proof, RedeemError, RedeemFailure, Ticket};
+use crate::ticket::{DomainId, Proof, RedeemError, RedeemFailure, Ticket};
 
 /// A mapped range of device addresses.
 ///
@@ -159,6 +161,27 @@ where
         }
     }
 
+    /// As [`unmap`](Self::unmap), with nothing queued yet.
+    pub(crate) fn unmap_later(&self, mapped: Mapped) -> Result<Ticket, UnmapFailure> {
+        let mut gather = Gather::new();
+        let reservation = self.clear(mapped, &mut gather)?;
+        Ok(self.ticket(reservation, gather))
+    }
+
+    /// Ends the domain, and gives its parts: the hardware, so that its tag can be released, and
+    /// then the page table, to be dropped.
+    ///
+    /// # Errors
+    /// The domain, with how many bytes of its addresses are mapped, wait for a sync, or are lost:
+    /// hardware may still use what they led to.
+    #[allow(clippy::result_large_err, clippy::type_complexity)]
+    pub fn close(self) -> Result<(H, PageTable<F, P, M>), (Self, u64)> {
+        match self.space.statistics().used {
+            0 => Ok((self.hardware, self.table)),
+            used => Err((self, used)),
+        }
+    }
+
     /// Waits until hardware has forgotten everything unmapped before. Never sleeps; spins, for a
     /// bounded time.
     ///
@@ -245,18 +268,56 @@ where
 
     /// Queues what forgets a gather.
     pub(crate) fn invalidate(&self, gather: &Gather) -> Result<(), SyncError> {
-        let Some(range) = gather.range() else {
-            return Ok(());
-        };
-        let geometry = self.table.format().geometry();
-        let leaf_height = gather.leaf_height();
-        self.hardware.invalidate(&Invalidation {
-            range,
-            granule: geometry.granule(),
-            leaf_height,
-            leaf_shift: leaf_height.map(|height| geometry.shift(height)),
-            tables: gather.frees_tables(),
+        match Joined::of(gather) {
+            Some(joined) => self.hardware.invalidate(&self.invalidation(&joined)),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues what forgets many, in order of their addresses: neighbours as one, or everything,
+    /// where that is cheaper.
+    pub(crate) fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(
+        &self,
+        gathers: &impl Fn() -> I,
+    ) -> Result<(), SyncError> {
+        let mut commands = 0;
+        joined(gathers(), |one| {
+            commands += self.hardware.commands_for(&self.invalidation(one));
+            Ok(())
+        })?;
+        if self.hardware.costs().is_whole_cheaper(commands) {
+            return self.hardware.invalidate_all();
+        }
+        joined(gathers(), |one| {
+            self.hardware.invalidate(&self.invalidation(one))
         })
+    }
+
+    /// Takes back what a proof covers that was made after its invalidation was queued, though the
+    /// ticket was written before; false, and the ticket lost, for another domain's.
+    pub(crate) fn redeem_covered(
+        &self,
+        cpu: &impl CpuGuard,
+        ticket: Ticket,
+        proof: &Proof,
+    ) -> bool {
+        let covered = proof.covers(&ticket).is_ok();
+        match covered {
+            true => self.take_back(cpu, ticket.reservation, ticket.gather),
+            false => drop(self.quarantine(ticket.reservation)),
+        }
+        covered
+    }
+
+    fn invalidation(&self, joined: &Joined) -> Invalidation {
+        let geometry = self.table.format().geometry();
+        Invalidation {
+            range: joined.range,
+            granule: geometry.granule(),
+            leaf_height: joined.leaf_height,
+            leaf_shift: joined.leaf_height.map(|height| geometry.shift(height)),
+            tables: joined.tables,
+        }
     }
 
     /// Puts addresses away for good.

@@ -5,6 +5,8 @@ use core::time::Duration;
 
 use dmakit_addr::{Granule, IovaRange};
 
+use crate::InvalidationCosts;
+
 /// What hardware is to forget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Invalidation {
@@ -44,11 +46,21 @@ impl core::error::Error for SyncError {}
 ///
 /// Every method may be called in hard interrupts, from any CPU, and none sleeps.
 pub trait Hardware: Send + Sync {
-    /// Queues what forgets a range.
+    /// Queues what forgets a range. Hardware may hear of it only with the next sync.
     ///
     /// # Errors
     /// [`SyncError`] where hardware takes no commands; part may have been forgotten.
     fn invalidate(&self, what: &Invalidation) -> Result<(), SyncError>;
+
+    /// At most how many commands [`invalidate`](Self::invalidate) queues for a range.
+    fn commands_for(&self, _what: &Invalidation) -> u64 {
+        1
+    }
+
+    /// What its commands cost.
+    fn costs(&self) -> InvalidationCosts {
+        InvalidationCosts::EXACT
+    }
 
     /// Queues what forgets everything of the domain.
     ///

@@ -188,6 +188,21 @@ where
         if due { self.flush(cpu) } else { Ok(()) }
     }
 
+    /// Makes the domain strict again, once hardware has forgotten what waited for that.
+    ///
+    /// # Errors
+    /// The lazy domain as it was, where hardware did not say so in time.
+    #[allow(clippy::result_large_err)]
+    pub fn into_strict(
+        self,
+        cpu: &impl CpuGuard,
+    ) -> Result<Domain<P, S, F, M, H>, (Self, SyncError)> {
+        match self.flush(cpu) {
+            Ok(()) => Ok(self.domain),
+            Err(error) => Err((self, error)),
+        }
+    }
+
     /// Lets hardware forget everything, and takes back what waited for that. Never sleeps; spins,
     /// for a bounded time.
     ///

@@ -6,6 +6,8 @@
 //! a [`Proof`] shows that a sync which began later is complete. Only then may they be used again:
 //! there is no other way to get them back.
 //!
+//! [`Batch`] keeps all of that, and shares one sync between many unmaps.
+//!
 //! [`Lazy`] gives that up in part, on purpose and by another type: mappings end at once for the
 //! driver, hardware may use them until the next flush, and it counts how much is exposed.
 //!
@@ -16,16 +18,23 @@
 
 extern crate alloc;
 
+mod batch;
+mod costs;
 mod domain;
+mod epochs;
 mod error;
 mod fault;
+mod fold;
 mod hardware;
 mod lazy;
 mod ticket;
 
+pub use batch::{Batch, BatchConfig, BatchFailure, Held};
+pub use costs::InvalidationCosts;
 pub use domain::{Domain, Mapped};
 pub use error::{AttachRegionError, MapError, UnmapFailure};
 pub use fault::{Fault, FaultReason};
+pub use fold::{FaultFold, FoldedFault};
 pub use hardware::{Hardware, Invalidation, SyncError};
 pub use lazy::{Exposure, Lazy, LazyConfig};
 pub use ticket::{DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};

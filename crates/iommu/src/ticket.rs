@@ -1,7 +1,6 @@
 //! What an unmap owes.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use dmakit_addr::IovaRange;
 use dmakit_io_pgtable::Gather;
@@ -19,7 +18,7 @@ impl fmt::Display for DomainId {
 
 /// A moment in the life of a domain: how many syncs had begun.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Epoch(u64);
+pub struct Epoch(pub(crate) u64);
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,27 +155,3 @@ impl fmt::Display for RedeemFailure {
 }
 
 impl core::error::Error for RedeemFailure {}
-
-/// Counts the syncs of a domain.
-///
-/// The rule: an unmap reads the count *after* its invalidation was queued; a sync takes a number
-/// *before* it queues its own command. A sync whose number is not below what an unmap read was
-/// therefore queued after that unmap's invalidation, and covers it.
-#[derive(Default)]
-pub(crate) struct Epochs {
-    begun: AtomicU64,
-}
-
-impl Epochs {
-    /// What a range whose invalidation is queued by now must wait for.
-    #[inline]
-    pub(crate) fn now(&self) -> Epoch {
-        Epoch(self.begun.load(Ordering::SeqCst))
-    }
-
-    /// Takes the number of a sync that is about to begin.
-    #[inline]
-    pub(crate) fn begin(&self) -> Epoch {
-        Epoch(self.begun.fetch_add(1, Ordering::SeqCst))
-    }
-}

@@ -49,7 +49,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
             holes.push((at, end));
         }
         for done in 0..holes.len() {
-            if let Err(error) = self.withhold(holes[done]) {
+            if let Err(error) = self.withhold(holes[done], end) {
                 let mut tree = self.tree.lock();
                 for &(first, past) in &holes[..done] {
                     // Taken a moment ago, so it can be given.
@@ -67,15 +67,16 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         Ok(())
     }
 
-    /// Takes granules out of the tree, of which caches may hold some.
-    fn withhold(&self, (first, past): (u64, u64)) -> Result<(), TreeError> {
+    /// Takes granules out of the tree, of which caches may hold some. If so, they are asked for all
+    /// that lies below `end`, so that one more try is enough.
+    fn withhold(&self, (first, past): (u64, u64), end: u64) -> Result<(), TreeError> {
         self.maintain().map_err(|_| TreeError::NoNodes)?;
         let taken = self.tree.lock().take_at(first, past - first);
         if taken != Err(TreeError::WrongState) {
             return taken;
         }
-        self.empty_depots(past);
-        self.request_flush_below(past);
+        self.empty_depots(end);
+        self.request_flush_below(end);
         self.tree.lock().take_at(first, past - first)
     }
 }

@@ -27,6 +27,8 @@ pub struct Statistics {
     pub free: u64,
     /// Bytes free and held by caches.
     pub cached: u64,
+    /// Bytes handed out, as rounded up; exact while nobody allocates or frees.
+    pub used: u64,
     /// Bytes that the space's own records occupy, the CPUs' caches not counted.
     pub records: usize,
     /// Bytes given back that this space had not handed out: a caller's mistake, and ignored.
@@ -207,7 +209,13 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         for (order, depot) in self.depots.iter().enumerate() {
             sum.cached += (depot.blocks() as u64) << order << shift;
         }
+        let reserved = self.reserved.lock();
+        let withheld: u64 = reserved.iter().map(|(start, end)| end - start).sum();
+        let start = self.granule_of(self.aperture.start()).max(1);
+        let whole = self.granule_of(self.aperture.end()) - start;
         let tree = self.tree.lock();
+        let idle = (tree.free_granules() + withheld) << shift;
+        sum.used = (whole << shift).saturating_sub(idle + sum.cached);
         sum.free = tree.free_granules() << shift;
         sum.records = tree.bytes() + ORDERS * DEPOT * MAGAZINE * size_of::<u64>();
         sum
@@ -267,7 +275,8 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         if !cache.is_empty(order) {
             return None;
         }
-        let starts = self.depots.get(order)?.pop()?;
+        let depot = self.depots.get(order)?;
+        let starts = depot.has_below(end).then(|| depot.pop()).flatten()?;
         cache.load(order, &starts);
         cache.pop(order, end)
     }

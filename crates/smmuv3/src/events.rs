@@ -12,15 +12,18 @@ pub(crate) struct EventQueue {
     segment: Segment,
     shift: u32,
     consumed: u32,
+    /// Whether the SMMU writes past the CPU's caches.
+    invalidates: bool,
 }
 
 impl EventQueue {
     /// A queue of `2^shift` records in a zeroed segment.
-    pub(crate) fn new(segment: Segment, shift: u32) -> Self {
+    pub(crate) fn new(segment: Segment, shift: u32, invalidates: bool) -> Self {
         Self {
             segment,
             shift,
             consumed: 0,
+            invalidates,
         }
     }
 
@@ -30,6 +33,11 @@ impl EventQueue {
 
     pub(crate) fn shift(&self) -> u32 {
         self.shift
+    }
+
+    /// Its memory, once the SMMU is off.
+    pub(crate) fn into_segment(self) -> Segment {
+        self.segment
     }
 
     /// Takes at most one queue's length of records, oldest first; says whether records were lost.
@@ -43,7 +51,9 @@ impl EventQueue {
         let producer = regs.read32(EVENTQ_PROD);
         let count = (producer & mask).wrapping_sub(self.consumed & mask) & mask;
         platform.barrier(Barrier::AfterDevice);
-        platform.invalidate(self.segment.range());
+        if self.invalidates && count != 0 {
+            platform.invalidate(self.segment.range());
+        }
         for _ in 0..count.min(1 << self.shift) {
             let slot = (self.consumed & ((1 << self.shift) - 1)) as usize;
             if let Some(words) = self.segment.window().words64() {

@@ -36,6 +36,8 @@ pub struct Features {
     pub stream_bits: u32,
     /// Bits of a substream ID.
     pub substream_bits: u32,
+    /// Bits of an input address.
+    pub input_bits: u32,
     /// Bits of an output address.
     pub output_bits: u32,
     /// The granules it walks: 4, 16, 64 KiB.
@@ -52,6 +54,12 @@ pub enum ProbeError {
         /// The register that says so.
         idr0: u32,
     },
+    /// Faulting transactions stall until they are answered, whatever the tables say. Nobody
+    /// answers here.
+    StallsForced {
+        /// The register that says so.
+        idr0: u32,
+    },
     /// Queues or tables at addresses fixed in hardware.
     Preset {
         /// The register that says so.
@@ -64,6 +72,7 @@ impl fmt::Display for ProbeError {
         match self {
             Self::Absent => f.write_str("no SMMU answers there"),
             Self::NoTables { idr0 } => write!(f, "no 64-bit tables (IDR0 {idr0:#010x})"),
+            Self::StallsForced { idr0 } => write!(f, "faults always stall (IDR0 {idr0:#010x})"),
             Self::Preset { idr1 } => write!(f, "preset queues or tables (IDR1 {idr1:#010x})"),
         }
     }
@@ -90,6 +99,11 @@ impl Features {
         if bit(idr1, 29) || bit(idr1, 30) {
             return Err(ProbeError::Preset { idr1 });
         }
+        // 0: a stream chooses, 1: faults abort, 2: faults stall.
+        let stall_model = idr0 >> 24 & 0b11;
+        if stall_model > 1 {
+            return Err(ProbeError::StallsForced { idr0 });
+        }
         Ok(Self {
             stage_1: bit(idr0, 1),
             stage_2: bit(idr0, 0),
@@ -98,13 +112,14 @@ impl Features {
             asid_16: bit(idr0, 12),
             vmid_16: bit(idr0, 18),
             two_level_streams: idr0 >> 27 & 0b11 == 1,
-            // 0: both models, 2: stalls forced.
-            stalls: idr0 >> 24 & 0b11 != 1,
+            stalls: stall_model == 0,
             ranges: bit(idr3, 10),
             command_shift_max: idr1 >> 21 & 0x1f,
             event_shift_max: idr1 >> 16 & 0x1f,
             stream_bits: idr1 & 0x3f,
             substream_bits: idr1 >> 6 & 0x1f,
+            // VAX: 52-bit addresses, of 64 KiB granules.
+            input_bits: if idr5 >> 10 & 0b11 == 1 { 52 } else { 48 },
             output_bits: output_bits(idr5 & 0b111),
             granules: [bit(idr5, 4), bit(idr5, 5), bit(idr5, 6)],
         })

@@ -3,25 +3,38 @@
 use core::ops::Deref;
 
 use dmakit_addr::Iova;
-use dmakit_iommu::{Fault, FaultReason, Hardware, Invalidation, SyncError};
+use dmakit_iommu::{Fault, FaultReason, Hardware, Invalidation, InvalidationCosts, SyncError};
 use dmakit_platform::{Mmio, Platform, TableMemory};
 
 use crate::queue::COMMAND_TIME_MAX;
 use crate::spec::event::{Event, EventKind};
-use crate::{Smmu, Tag};
+use crate::{Context, Smmu};
 
-/// One tag of an SMMU, as a domain's hardware. `S` is how the domain holds the SMMU: a reference, or
-/// a counted one.
-#[derive(Clone, Debug)]
+/// One context of an SMMU, as a domain's hardware. `S` is how the domain holds the SMMU: a
+/// reference, or a counted one.
+///
+/// It owns the context, so that the tag cannot be given back while a domain lives that still has
+/// debts of it: [`Domain::close`](dmakit_iommu::Domain::close) gives it out when there are none.
+#[derive(Debug)]
 pub struct Translation<S> {
     smmu: S,
-    tag: Tag,
+    context: Context,
 }
 
 impl<S> Translation<S> {
-    /// The translations of `tag`.
-    pub fn new(smmu: S, tag: Tag) -> Self {
-        Self { smmu, tag }
+    /// The translations of `context`.
+    pub fn new(smmu: S, context: Context) -> Self {
+        Self { smmu, context }
+    }
+
+    /// The context, to attach streams to.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The context, to release it.
+    pub fn into_context(self) -> Context {
+        self.context
     }
 }
 
@@ -34,11 +47,23 @@ where
 {
     #[inline]
     fn invalidate(&self, what: &Invalidation) -> Result<(), SyncError> {
-        self.smmu.invalidate(self.tag, what).map_err(|_| TIMEOUT)
+        self.smmu
+            .invalidate(self.context.tag, what)
+            .map_err(|_| TIMEOUT)
+    }
+
+    fn commands_for(&self, what: &Invalidation) -> u64 {
+        self.smmu.commands_for(what)
+    }
+
+    fn costs(&self) -> InvalidationCosts {
+        self.smmu.costs()
     }
 
     fn invalidate_all(&self) -> Result<(), SyncError> {
-        self.smmu.invalidate_all(self.tag).map_err(|_| TIMEOUT)
+        self.smmu
+            .invalidate_all(self.context.tag)
+            .map_err(|_| TIMEOUT)
     }
 
     #[inline]

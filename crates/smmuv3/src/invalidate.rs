@@ -41,15 +41,20 @@ impl Commands {
         let granules = self.left >> shift;
         let scale = granules.trailing_zeros().min(31);
         let num = granules >> scale & (RANGE_NUM_MAX - 1);
+        let level_hint = match self.what.tables {
+            true => 0,
+            // Arm counts levels from the root: 3 is the table of single granules.
+            false => self.what.leaf_height.map_or(0, |height| 3 - height),
+        };
+        if (num, scale, level_hint) == (1, 0, 0) {
+            // One granule by range and without a level is a reserved encoding (4.4.1.1).
+            return self.single(shift);
+        }
         let command = TlbiRange {
             address: self.at,
             num: num as u32,
             scale,
-            level_hint: match self.what.tables {
-                true => 0,
-                // Arm counts levels from the root: 3 is the table of single granules.
-                false => self.what.leaf_height.map_or(0, |height| 3 - height),
-            },
+            level_hint,
             granule: (shift - 10) / 2,
             leaf: !self.what.tables,
         };
@@ -59,8 +64,7 @@ impl Commands {
         command
     }
 
-    fn single(&mut self) -> TlbiRange {
-        let shift = self.what.leaf_shift.unwrap_or(self.what.granule.shift());
+    fn single(&mut self, shift: u32) -> TlbiRange {
         let command = TlbiRange {
             address: self.at,
             num: 1,
@@ -76,6 +80,15 @@ impl Commands {
     }
 }
 
+/// How many commands a range takes; at most that.
+pub(crate) fn count(what: &Invalidation, ranges: bool) -> u64 {
+    let granules = what.range.len() >> what.granule.shift();
+    match ranges {
+        true => u64::from((64 - granules.leading_zeros()).div_ceil(5)) + 1,
+        false => what.range.len() >> what.leaf_shift.unwrap_or(what.granule.shift()),
+    }
+}
+
 impl Iterator for Commands {
     type Item = Command;
 
@@ -87,7 +100,7 @@ impl Iterator for Commands {
         let range = if self.ranges {
             self.range()
         } else {
-            self.single()
+            self.single(self.what.leaf_shift.unwrap_or(self.what.granule.shift()))
         };
         Some(match self.tag {
             Tag::Asid(asid) => range.of_asid(asid),
@@ -180,6 +193,15 @@ mod tests {
             commands(1, 0xffc0_0000, 0x20_0000, 3, true),
             [[0x0001_0000_0090_0012, 0xffc0_0400]]
         );
+    }
+
+    #[test]
+    fn one_granule_of_unknown_level_is_not_asked_for_by_range() {
+        // Scale, number and level all 0 with a granule set: reserved.
+        let all = commands(1, 0x20_0000, 0x20_1000, 3, true);
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0], [0x0001_0000_0000_0012, 0x20_0000]);
+        assert_eq!(all[1], [0x0001_0000_0090_0012, 0x20_1400]);
     }
 
     #[test]

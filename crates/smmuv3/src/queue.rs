@@ -1,48 +1,22 @@
 //! The command queue.
 
-use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use dmakit_platform::{Barrier, IrqMutex, Mmio, Platform, Segment};
 
-use crate::spec::command::{Command, SYNC};
-use crate::spec::registers::{CMDQ_CONS, CMDQ_PROD, GERROR, GERROR_CMDQ, GERRORN, command_error};
+use crate::progress::Progress;
+use crate::refusal::{RefusedCommand, Remedy, SyncFailure};
+use crate::spec::command::{Command, SYNC, sync_with_message};
+use crate::spec::registers::{
+    CMDQ_CONS, CMDQ_PROD, GERROR, GERROR_CMDQ, GERROR_SERVICE_FAILURE, GERRORN, command_error,
+};
 
 /// The longest that the SMMU may take for the commands before it, or for room in the queue.
 pub const COMMAND_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Commands that did not complete in time. Nothing that waited for them may be reused until the
-/// SMMU was reset into abort.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SyncTimeout {
-    /// How far the SMMU had come, counted from the start.
-    pub consumed: u64,
-    /// How far it was to come.
-    pub target: u64,
-}
-
-impl fmt::Display for SyncTimeout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { consumed, target } = self;
-        write!(
-            f,
-            "the SMMU has executed {consumed} commands and not {target} in {COMMAND_TIME_MAX:?}"
-        )
-    }
-}
-
-impl core::error::Error for SyncTimeout {}
-
-/// A command that the SMMU refused; a sync took its place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RefusedCommand {
-    /// The reason, as the manual numbers it: 1 illegal, 2 unreadable, 3 device invalidation timed
-    /// out.
-    pub reason: u32,
-    /// The command.
-    pub command: Command,
-}
+/// Looks at memory or the consumer index between looks at the clock and at errors.
+const LOOKS: u32 = 16;
 
 /// A ring of commands that any CPU fills.
 ///
@@ -52,34 +26,57 @@ pub struct RefusedCommand {
 pub(crate) struct CommandQueue<P: Platform> {
     segment: Segment,
     shift: u32,
+    /// Whether the SMMU reads past the CPU's caches.
+    cleans: bool,
+    /// Where syncs write the count that they complete, on an SMMU that can do so.
+    message: Option<Segment>,
     state: IrqMutex<P, State>,
-    /// Commands that the SMMU has executed, counted from the start; never ahead of the truth.
-    consumed: AtomicU64,
+    progress: Progress,
+    /// Whether an invalidation was lost for good.
+    is_broken: AtomicBool,
 }
 
+/// What went through the queue since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CommandCounts {
+    /// Commands written, syncs included.
+    pub commands: u64,
+    /// Syncs among them.
+    pub syncs: u64,
+    /// Writes of the producer index.
+    pub doorbells: u64,
+    /// Commands that the SMMU stopped at.
+    pub refused: u64,
+    /// The last of those.
+    pub last_refused: Option<RefusedCommand>,
+}
+
+#[derive(Default)]
 struct State {
-    /// Commands written, counted from the start.
-    produced: u64,
+    /// Commands written, counted from the start: `counts.commands`.
+    counts: CommandCounts,
     /// The count right after the last sync.
     synced: u64,
-    refused: u64,
-    last_refused: Option<RefusedCommand>,
+    /// The count that the SMMU was last told.
+    published: u64,
 }
 
 impl<P: Platform> CommandQueue<P> {
-    /// A queue of `2^shift` commands in a zeroed segment.
-    pub(crate) fn new(segment: Segment, shift: u32) -> Self {
-        let state = State {
-            produced: 0,
-            synced: 0,
-            refused: 0,
-            last_refused: None,
-        };
+    /// A queue of `2^shift` commands in a zeroed segment; `message` where syncs can write there.
+    pub(crate) fn new(
+        segment: Segment,
+        shift: u32,
+        message: Option<Segment>,
+        cleans: bool,
+    ) -> Self {
         Self {
             segment,
             shift,
-            state: IrqMutex::<P, _>::new(state),
-            consumed: AtomicU64::new(0),
+            cleans,
+            message,
+            state: IrqMutex::<P, _>::new(State::default()),
+            progress: Progress::new(),
+            is_broken: AtomicBool::new(false),
         }
     }
 
@@ -93,7 +90,12 @@ impl<P: Platform> CommandQueue<P> {
         self.shift
     }
 
-    /// Takes the queue: commands pushed now stand together.
+    /// Its memory, once the SMMU is off.
+    pub(crate) fn into_segments(self) -> impl Iterator<Item = Segment> {
+        self.message.into_iter().chain([self.segment])
+    }
+
+    /// Takes the queue: commands pushed now stand together, unless the ring is full meanwhile.
     pub(crate) fn produce<'a, R: Mmio>(
         &'a self,
         platform: &'a P,
@@ -113,83 +115,119 @@ impl<P: Platform> CommandQueue<P> {
         platform: &P,
         regs: &R,
         target: u64,
-    ) -> Result<(), SyncTimeout> {
-        if self.poll(regs) >= target {
-            return Ok(());
+    ) -> Result<(), SyncFailure> {
+        if self.look(regs) < target {
+            self.wait_long(platform, regs, target)?;
         }
-        // A look at the clock costs as much as the whole way here: only now.
-        let start = platform.now();
-        loop {
-            let consumed = self.poll(regs);
-            if consumed >= target {
-                platform.barrier(Barrier::AfterDevice);
-                return Ok(());
-            }
-            self.replace_refused(platform, regs);
-            if platform.now().saturating_since(start) > COMMAND_TIME_MAX {
-                return Err(SyncTimeout { consumed, target });
-            }
-            core::hint::spin_loop();
+        // What the SMMU and the devices did before, before what this CPU does next.
+        platform.barrier(Barrier::AfterDevice);
+        if self.is_broken.load(Ordering::Acquire) {
+            let refused = self.counts().last_refused;
+            return Err(refused.map_or(SyncFailure::Service, SyncFailure::Refused));
         }
+        Ok(())
     }
 
-    /// How many commands the SMMU refused, and the last of them.
-    pub(crate) fn refused(&self) -> (u64, Option<RefusedCommand>) {
-        let state = self.state.lock();
-        (state.refused, state.last_refused)
+    /// What went through it.
+    pub(crate) fn counts(&self) -> CommandCounts {
+        self.state.lock().counts
+    }
+
+    #[cold]
+    fn wait_long<R: Mmio>(&self, platform: &P, regs: &R, target: u64) -> Result<(), SyncFailure> {
+        let start = platform.now();
+        loop {
+            for _ in 0..LOOKS {
+                if self.look(regs) >= target {
+                    return Ok(());
+                }
+                core::hint::spin_loop();
+            }
+            // A sync that took the place of a refused command writes no message.
+            let consumed = self.look_at_index(regs);
+            if consumed >= target {
+                return Ok(());
+            }
+            self.recover(platform, regs)?;
+            if platform.now().saturating_since(start) > COMMAND_TIME_MAX {
+                return Err(SyncFailure::Timeout { consumed, target });
+            }
+        }
     }
 
     fn mask(&self) -> u64 {
         (1 << (self.shift + 1)) - 1
     }
 
-    /// What a count looks like in an index register: the wrap bit above the index.
-    fn index(&self, count: u64) -> u32 {
-        (count & self.mask()) as u32
-    }
-
-    /// Looks how far the SMMU has come.
+    /// Looks how far the SMMU has come: into memory where it writes there, else at its index.
     #[inline]
-    fn poll<R: Mmio>(&self, regs: &R) -> u64 {
-        // Read before the register, so that the distance is what the SMMU did since.
-        let known = self.consumed.load(Ordering::Relaxed);
-        let index = u64::from(regs.read32(CMDQ_CONS)) & self.mask();
-        let ahead = index.wrapping_sub(known) & self.mask();
-        let now = known + ahead;
-        self.consumed.fetch_max(now, Ordering::AcqRel).max(now)
+    fn look<R: Mmio>(&self, regs: &R) -> u64 {
+        let Some(word) = self.message.as_ref().and_then(message_word) else {
+            return self.look_at_index(regs);
+        };
+        let known = self.progress.known();
+        // The low half of a count: syncs complete in order, so it only grows. One that is older
+        // than what is known comes out negative.
+        let ahead = word.load(Ordering::Acquire).wrapping_sub(known as u32) as i32;
+        match u64::try_from(ahead) {
+            Ok(0) | Err(_) => known,
+            Ok(ahead) => self.progress.reached(known + ahead),
+        }
     }
 
-    /// Puts a sync where the SMMU stopped, and lets it go on (7.1: acknowledge only after the
-    /// command was replaced).
+    #[inline]
+    fn look_at_index<R: Mmio>(&self, regs: &R) -> u64 {
+        self.progress.look(self.mask(), || regs.read32(CMDQ_CONS))
+    }
+
+    /// Where the SMMU has stopped at a command, replaces that and lets it go on (7.1: acknowledged
+    /// only afterwards).
     #[cold]
-    fn replace_refused<R: Mmio>(&self, platform: &P, regs: &R) {
-        if (regs.read32(GERROR) ^ regs.read32(GERRORN)) & GERROR_CMDQ == 0 {
-            return;
+    fn recover<R: Mmio>(&self, platform: &P, regs: &R) -> Result<(), SyncFailure> {
+        let active = active_errors(regs);
+        if active & GERROR_SERVICE_FAILURE != 0 {
+            return Err(SyncFailure::Service);
+        }
+        if active & GERROR_CMDQ == 0 {
+            return Ok(());
         }
         let mut state = self.state.lock();
         // Another CPU may have been faster.
-        let (error, seen) = (regs.read32(GERROR), regs.read32(GERRORN));
-        if (error ^ seen) & GERROR_CMDQ == 0 {
-            return;
+        if active_errors(regs) & GERROR_CMDQ == 0 {
+            return Ok(());
         }
         let cons = regs.read32(CMDQ_CONS);
         let slot = u64::from(cons) & ((1 << self.shift) - 1);
-        let command = self.slot(slot).map(|words| {
-            let command = [
-                words[0].load(Ordering::Relaxed),
-                words[1].load(Ordering::Relaxed),
-            ];
-            words[0].store(SYNC[0], Ordering::Relaxed);
-            words[1].store(SYNC[1], Ordering::Relaxed);
-            command
-        });
-        state.refused += 1;
-        state.last_refused = command.map(|command| RefusedCommand {
-            reason: command_error(cons),
-            command,
-        });
+        let reason = command_error(cons);
+        if let Some(words) = self.slot(slot) {
+            let command = [0, 1].map(|word: usize| words[word].load(Ordering::Relaxed));
+            state.counts.refused += 1;
+            state.counts.last_refused = Some(RefusedCommand { reason, command });
+            let replacement = match Remedy::of(reason, command) {
+                Remedy::Repeat => command,
+                Remedy::Replace(wider) => wider,
+                Remedy::GiveUp => {
+                    self.is_broken.store(true, Ordering::Release);
+                    SYNC
+                }
+            };
+            words[0].store(replacement[0], Ordering::Relaxed);
+            words[1].store(replacement[1], Ordering::Relaxed);
+            self.clean(platform, slot, 1);
+        }
         platform.barrier(Barrier::BeforeDevice);
+        let seen = regs.read32(GERRORN);
         regs.write32(GERRORN, seen ^ GERROR_CMDQ);
+        Ok(())
+    }
+
+    /// Writes slots back to memory, where the SMMU does not look into caches.
+    fn clean(&self, platform: &P, slot: u64, count: u64) {
+        if self.cleans {
+            if let Some(range) = self.segment.range().slice(slot * 16, count * 16) {
+                platform.clean(range);
+            }
+        }
     }
 
     #[inline]
@@ -197,6 +235,14 @@ impl<P: Platform> CommandQueue<P> {
         let words = self.segment.window().words64()?;
         words.get(index as usize * 2..index as usize * 2 + 2)
     }
+}
+
+fn message_word(segment: &Segment) -> Option<&AtomicU32> {
+    segment.window().words32()?.first()
+}
+
+fn active_errors(regs: &impl Mmio) -> u32 {
+    regs.read32(GERROR) ^ regs.read32(GERRORN)
 }
 
 /// The queue, held by one CPU.
@@ -208,65 +254,83 @@ pub(crate) struct Producer<'a, P: Platform, R: Mmio> {
 }
 
 impl<P: Platform, R: Mmio> Producer<'_, P, R> {
-    /// Adds a command. Waits for room where the ring is full.
+    /// Adds a command, of which the SMMU hears with the next sync. Waits for room where the ring is
+    /// full.
     #[inline]
-    pub(crate) fn push(&mut self, command: Command) -> Result<(), SyncTimeout> {
+    pub(crate) fn push(&mut self, command: Command) -> Result<(), SyncFailure> {
         let len = 1 << self.queue.shift;
-        if self.state.produced - self.queue.consumed.load(Ordering::Relaxed) >= len {
+        if self.state.counts.commands - self.queue.progress.known() >= len {
             self.wait_for_room(len)?;
         }
-        if let Some(slot) = self.queue.slot(self.state.produced & (len - 1)) {
+        if let Some(slot) = self.queue.slot(self.state.counts.commands & (len - 1)) {
             slot[0].store(command[0], Ordering::Relaxed);
             slot[1].store(command[1], Ordering::Relaxed);
         }
-        self.state.produced += 1;
+        self.state.counts.commands += 1;
         Ok(())
     }
 
-    /// Hands what was added to the SMMU; the count that it must come to.
-    pub(crate) fn publish(self) -> u64 {
-        self.ring();
-        self.state.produced
-    }
-
-    /// Hands what was added to the SMMU, with a sync unless one that nobody can have waited for in
-    /// vain stands at the end already; the count that it must come to.
-    pub(crate) fn publish_with_sync(mut self) -> Result<u64, SyncTimeout> {
-        if self.state.synced != self.state.produced || self.state.produced == 0 {
-            self.push(SYNC)?;
-            self.state.synced = self.state.produced;
+    /// Hands everything to the SMMU, with a sync unless one stands at the end already; the count
+    /// that it must come to.
+    pub(crate) fn publish_with_sync(mut self) -> Result<u64, SyncFailure> {
+        if self.state.synced != self.state.counts.commands || self.state.synced == 0 {
+            // Room first: while it is waited for, others may add commands.
+            let len = 1 << self.queue.shift;
+            if self.state.counts.commands - self.queue.progress.known() >= len {
+                self.wait_for_room(len)?;
+            }
+            let count = self.state.counts.commands + 1;
+            let sync = match &self.queue.message {
+                Some(word) => sync_with_message(word.range().start().raw(), count as u32),
+                None => SYNC,
+            };
+            self.push(sync)?;
+            self.state.counts.syncs += 1;
+            self.state.synced = count;
         }
         self.ring();
-        Ok(self.state.produced)
+        Ok(self.state.counts.commands)
     }
 
-    fn ring(&self) {
+    fn ring(&mut self) {
+        let (from, to) = (self.state.published, self.state.counts.commands);
+        if from == to {
+            return;
+        }
+        if self.queue.cleans {
+            let len = 1_u64 << self.queue.shift;
+            let (first, count) = (from & (len - 1), to - from);
+            let straight = count.min(len - first);
+            self.queue.clean(self.platform, first, straight);
+            self.queue.clean(self.platform, 0, count - straight);
+        }
         // The commands before the index that makes them valid.
         self.platform.barrier(Barrier::BeforeDevice);
-        self.regs
-            .write32(CMDQ_PROD, self.queue.index(self.state.produced));
+        let index = (to & self.queue.mask()) as u32;
+        self.queue.progress.publish(to);
+        self.regs.write32(CMDQ_PROD, index);
+        self.state.published = to;
+        self.state.counts.doorbells += 1;
     }
 
     #[cold]
-    fn wait_for_room(&mut self, len: u64) -> Result<(), SyncTimeout> {
-        self.ring();
-        let target = self.state.produced + 1 - len;
+    fn wait_for_room(&mut self, len: u64) -> Result<(), SyncFailure> {
         let start = self.platform.now();
         loop {
-            let consumed = self.queue.poll(self.regs);
+            self.ring();
+            // Anew each time: while the lock is let go of, others fill the ring too.
+            let target = self.state.counts.commands + 1 - len;
+            let consumed = self.queue.look_at_index(self.regs);
             if consumed >= target {
                 return Ok(());
             }
-            let stopped = (self.regs.read32(GERROR) ^ self.regs.read32(GERRORN)) & GERROR_CMDQ != 0;
-            if stopped {
+            if active_errors(self.regs) & (GERROR_CMDQ | GERROR_SERVICE_FAILURE) != 0 {
                 // The lock is ours: let go of it for the one who replaces the command.
                 let (queue, platform, regs) = (self.queue, self.platform, self.regs);
-                lock_api::MutexGuard::unlocked(&mut self.state, || {
-                    queue.replace_refused(platform, regs);
-                });
+                lock_api::MutexGuard::unlocked(&mut self.state, || queue.recover(platform, regs))?;
             }
             if self.platform.now().saturating_since(start) > COMMAND_TIME_MAX {
-                return Err(SyncTimeout { consumed, target });
+                return Err(SyncFailure::Timeout { consumed, target });
             }
             core::hint::spin_loop();
         }

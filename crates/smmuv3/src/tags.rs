@@ -44,6 +44,14 @@ impl Tags {
         None
     }
 
+    /// Never gives a number out: somebody else uses it.
+    pub(crate) fn withhold(&mut self, number: u16) {
+        let number = usize::from(number);
+        if let Some(word) = self.free.get_mut(number / 64) {
+            *word &= !(1 << (number % 64));
+        }
+    }
+
     /// Takes a number back.
     pub(crate) fn give(&mut self, number: u16) {
         let number = usize::from(number);

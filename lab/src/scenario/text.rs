@@ -1,11 +1,10 @@
 //! The answer of `run` for people at a terminal.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use super::report::{RunReport, Translation};
 use crate::output::{Cell, Closing, Look, Table, Tone};
-use crate::quantity::{bytes, grouped};
+use crate::quantity::{bytes, grouped, span};
 
 /// Lays the answer out.
 pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
@@ -119,7 +118,7 @@ fn walk(translation: &Translation, look: Look) -> String {
 
 fn timing(report: &RunReport) -> String {
     let timing = &report.timing;
-    let shown = |seconds: f64| format!("{:.2?}", Duration::from_secs_f64(seconds));
+    let shown = |seconds: f64| span((seconds * 1e9) as u64);
     let start = match timing.start_s {
         Some(start) => format!(", {} of it until the machine was up", shown(start)),
         None => String::new(),

@@ -142,7 +142,7 @@ impl Virt {
             leaves,
             quarantined,
         } = counters;
-        let (refused, _) = self.stack.smmu().refused_commands();
+        let refused = self.stack.smmu().command_counts().refused;
         let kept = self.stack.memory().outstanding_bytes() - self.before;
         for (what, count) in [
             ("maps", maps),

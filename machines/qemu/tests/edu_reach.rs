@@ -1,8 +1,8 @@
 //! A device with few address bits behind an SMMU.
 
-mod devices;
+mod disk;
 
-use devices::{EDU, Random};
+use disk::{EDU, Random};
 use dmakit_addr::{Address, DmaMask, Iova, NodeId, PAGE_BYTES};
 use dmakit_io_pgtable::Permissions;
 use dmakit_platform::SegmentRequest;
@@ -14,7 +14,7 @@ const BITS: u32 = 28;
 #[test]
 fn a_device_of_28_bits_reaches_all_of_memory_through_low_addresses() {
     let mask = DmaMask::bits(BITS).unwrap();
-    let rig = devices::start(mask, 1 << 20);
+    let rig = disk::start(mask, 1 << 20);
     let (port, edu) = rig.edu();
     let pattern = port.block(PAGE_BYTES, None).unwrap();
     let mut random = Random(28);
@@ -70,7 +70,7 @@ fn a_device_of_28_bits_reaches_all_of_memory_through_low_addresses() {
 #[test]
 fn the_device_really_has_28_bits_and_its_driver_refuses_more() {
     let mask = DmaMask::bits(BITS).unwrap();
-    let rig = devices::start(mask, 1 << 20);
+    let rig = disk::start(mask, 1 << 20);
     let (port, edu) = rig.edu();
     let page = port.block(PAGE_BYTES, None).unwrap();
     let start = page.iova(0);
@@ -96,7 +96,7 @@ fn the_device_really_has_28_bits_and_its_driver_refuses_more() {
 fn a_space_of_28_bits_that_is_full_says_so_and_serves_again() {
     for (bits, fits) in [(BITS, false), (64, true)] {
         let mask = DmaMask::bits(bits).unwrap();
-        let rig = devices::start(mask, 1 << 20);
+        let rig = disk::start(mask, 1 << 20);
         let (port, _edu) = rig.edu();
         let run = rig.stack.memory().free_runs(NodeId::new(1))[0];
         let run = run.slice(0, 128 << 20).unwrap();

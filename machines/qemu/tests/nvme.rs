@@ -1,10 +1,10 @@
 //! A disk behind the SMMU: what it reads and writes is what was mapped for it, and nothing else.
 
-mod devices;
+mod disk;
 
 use std::os::unix::fs::FileExt;
 
-use devices::{DISK, Disk, Random, Rig};
+use disk::{DISK, Disk, Random, Rig};
 use dmakit_addr::{IovaRange, PAGE_BYTES};
 use dmakit_io_pgtable::Permissions;
 use dmakit_iommu::{FaultReason, Mapped};
@@ -30,7 +30,7 @@ fn map(port: &Port, buffer: &Scattered, operation: Operation) -> Mapped {
 
 #[test]
 fn a_megabyte_scattered_over_both_nodes_goes_to_the_disk_and_back() {
-    let rig = devices::start(ALL, 4 * MIB);
+    let rig = disk::start(ALL, 4 * MIB);
     let (port, mut disk) = rig.disk(Mode::Strict);
     let identity = disk.identity().clone();
     assert_eq!((identity.block, identity.blocks), (BLOCK, 4 * MIB / BLOCK));
@@ -82,7 +82,7 @@ fn a_megabyte_scattered_over_both_nodes_goes_to_the_disk_and_back() {
 
 #[test]
 fn faults_of_data_show_in_the_event_queue_and_not_in_the_status() {
-    let rig = devices::start(ALL, MIB);
+    let rig = disk::start(ALL, MIB);
     let (port, mut disk) = rig.disk(Mode::Strict);
     rig.file.write_all_at(&[0x77; 8192], 0).unwrap();
     let mut random = Random(2);
@@ -124,7 +124,7 @@ fn faults_of_data_show_in_the_event_queue_and_not_in_the_status() {
 
 #[test]
 fn what_the_disk_cannot_do_is_refused_before_it_is_asked() {
-    let rig = devices::start(ALL, 4 * MIB);
+    let rig = disk::start(ALL, 4 * MIB);
     let (port, mut disk) = rig.disk(Mode::Strict);
     let mut random = Random(3);
     let large = buffer(&rig, &mut random, 2 * MIB + PAGE_BYTES);
@@ -164,7 +164,7 @@ fn what_the_disk_cannot_do_is_refused_before_it_is_asked() {
 
 #[test]
 fn an_unattached_disk_does_not_come_up() {
-    let rig = devices::start(ALL, MIB);
+    let rig = disk::start(ALL, MIB);
     let (port, disk) = rig.disk(Mode::Strict);
     let memory = disk.stop().unwrap();
     rig.stack.smmu().detach(DISK.raw().into()).unwrap();
@@ -334,7 +334,7 @@ fn random_load(mode: Mode, seed: u64) {
         .unwrap_or(1_000_000);
     let rounds = steps / 100;
     println!("seed {seed}, {rounds} rounds");
-    let rig = devices::start(ALL, LANES * MIB);
+    let rig = disk::start(ALL, LANES * MIB);
     let (port, mut disk) = rig.disk(mode);
     let mut load = Load {
         rig: &rig,
@@ -379,7 +379,7 @@ fn random_sizes_and_depths_with_no_stale_hit_after_a_lazy_flush() {
 /// What makes the two above worth something.
 #[test]
 fn a_lazy_domain_lets_the_disk_in_until_it_is_flushed() {
-    let rig = devices::start(ALL, MIB);
+    let rig = disk::start(ALL, MIB);
     let (port, mut disk) = rig.disk(Mode::Lazy);
     rig.file.write_all_at(&[0x77; 512], 0).unwrap();
     let mut random = Random(4);
@@ -409,7 +409,7 @@ fn a_lazy_domain_lets_the_disk_in_until_it_is_flushed() {
 
 #[test]
 fn a_walk_ends_at_the_page_that_the_disk_writes() {
-    let rig = devices::start(ALL, MIB);
+    let rig = disk::start(ALL, MIB);
     let (port, mut disk) = rig.disk(Mode::Strict);
     rig.file.write_all_at(&[0x77; 512], 0).unwrap();
     let mut random = Random(5);

@@ -1,154 +1,18 @@
 //! The SMMUv3 driver and Arm page tables against QEMU's SMMUv3, with `edu` as the device.
 
-use std::sync::Mutex;
-use std::time::Duration;
+mod rig;
 
-use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
-use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
-use dmakit_io_pgtable::{PageTable, Permissions, WalkCoherence};
-use dmakit_iommu::{Domain, DomainId, Fault, FaultReason, Mapped};
-use dmakit_iova::{CpuCache, Policy, Space};
-use dmakit_platform::host::HostPlatform;
-use dmakit_platform::{CpuSlot, Mmio, NoMemory, Platform, Segment, SegmentRequest, TableMemory};
-use dmakit_qemu::{Config, FunctionId, Machine, QemuMmio};
-use dmakit_smmuv3::{Context, Smmu, Translation};
-
-const EDU: FunctionId = FunctionId::on_root(2, 0);
-
-struct Bump(Mutex<Option<Segment>>);
-
-impl TableMemory for &Bump {
-    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
-        let refused = NoMemory {
-            request: *request,
-            largest_free: None,
-        };
-        let mut rest = self.0.lock().unwrap();
-        let segment = rest.take().ok_or(refused)?;
-        let start = segment.range().start().raw();
-        let skip = start.next_multiple_of(request.align) - start;
-        let (_, segment) = segment.split_at(skip).map_err(|_| refused)?;
-        let (segment, left) = segment.split_at(request.len).map_err(|_| refused)?;
-        *rest = Some(left);
-        segment.window().fill(0);
-        Ok(segment)
-    }
-
-    fn free_table(&self, _segment: Segment) {}
-}
-
-struct Rig {
-    machine: Machine,
-    edu: QemuMmio,
-    buffers: Segment,
-    memory: Bump,
-}
-
-fn rig() -> Rig {
-    let mut config = Config::virt();
-    config
-        .devices
-        .push("edu,addr=2,dma_mask=0xffffffffffffffff".into());
-    let (machine, mut ram) = Machine::start(&config).unwrap();
-    let edu = machine.pci().enable(EDU).unwrap().bar(0).unwrap();
-    let memory = Bump(Mutex::new(ram.pop()));
-    Rig {
-        machine,
-        edu,
-        buffers: ram.pop().unwrap(),
-        memory,
-    }
-}
-
-type Driver<'a> = Smmu<HostPlatform, QemuMmio, &'a Bump>;
-type TestDomain<'a> =
-    Domain<HostPlatform, Vec<CpuSlot<CpuCache>>, Lpae, &'a Bump, Translation<&'a Driver<'a>>>;
-
-impl Rig {
-    fn smmu(&self) -> Driver<'_> {
-        let regs = self.machine.mmio(PhysAddr::new(0x0905_0000));
-        let config = dmakit_smmuv3::Config::default();
-        Smmu::start(self.machine.platform(), regs, &self.memory, config).unwrap()
-    }
-
-    /// A domain to which `edu` is attached.
-    fn domain<'a>(&'a self, smmu: &'a Driver<'a>, granule: Granule) -> (TestDomain<'a>, Context) {
-        let platform = self.machine.platform();
-        let format = Lpae::new(Stage::One, granule, 48, 44, ContiguousHint::Never).unwrap();
-        let cpus = (0..platform.cpu_count())
-            .map(|_| CpuSlot::default())
-            .collect();
-        let aperture = IovaRange::new(Iova::new(0), 1 << 47).unwrap();
-        let space = Space::new(granule, aperture, Policy::TopDown, cpus).unwrap();
-        let table = PageTable::new(
-            format,
-            platform,
-            &self.memory,
-            None,
-            WalkCoherence::Coherent,
-        )
-        .unwrap();
-        let context = smmu.create_context(&table).unwrap();
-        smmu.attach(EDU.raw().into(), &context).unwrap();
-        let hardware = Translation::new(smmu, context.tag());
-        (Domain::new(DomainId(1), space, table, hardware), context)
-    }
-
-    fn map(&self, domain: &TestDomain<'_>, runs: &[PhysRange], permissions: Permissions) -> Mapped {
-        let cpu = self.machine.platform();
-        let cpu = cpu.enter_cpu();
-        domain
-            .map(&cpu, runs.iter().copied(), permissions, 1, DmaMask::ALL)
-            .unwrap()
-    }
-
-    fn unmap(&self, domain: &TestDomain<'_>, mapped: Mapped) {
-        let ticket = domain.unmap(mapped).unwrap();
-        let proof = domain.sync().unwrap();
-        let platform = self.machine.platform();
-        domain
-            .redeem(&platform.enter_cpu(), ticket, &proof)
-            .unwrap();
-    }
-
-    /// One transfer of `edu`, to (`true`) or from its own buffer.
-    fn transfer(&self, address: u64, len: u64, to_device: bool) {
-        let (source, target, command) = match to_device {
-            true => (address, 0x4_0000, 1),
-            false => (0x4_0000, address, 3),
-        };
-        self.edu.write64(0x80, source);
-        self.edu.write64(0x88, target);
-        self.edu.write64(0x90, len);
-        self.edu.write64(0x98, command);
-        self.machine
-            .wait_for("end of transfer", Duration::from_secs(5), || {
-                (self.edu.read64(0x98) & 1 == 0).then_some(())
-            })
-            .unwrap();
-    }
-
-    fn bytes(&self, phys: PhysAddr, len: u64) -> Vec<u8> {
-        let mut bytes = vec![0; len as usize];
-        self.machine
-            .hardware_window(PhysRange::new(phys, len).unwrap())
-            .unwrap()
-            .read(&mut bytes);
-        bytes
-    }
-}
-
-fn faults(smmu: &Driver<'_>) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    smmu.take_events(|event| faults.push(event.into()));
-    faults
-}
+use dmakit_addr::{Granule, PhysAddr, PhysRange};
+use dmakit_io_pgtable::Permissions;
+use dmakit_iommu::FaultReason;
+use dmakit_platform::Platform;
+use rig::{EDU, faults, rig};
 
 #[test]
 fn edu_reaches_what_is_mapped_and_faults_on_the_rest() {
     let rig = rig();
     let smmu = rig.smmu();
-    let (domain, _context) = rig.domain(&smmu, Granule::K4);
+    let domain = rig.domain(&smmu, Granule::K4);
     let page = rig.buffers.window().slice(0x20_0000, 0x3000).unwrap();
     page.fill(0xee);
     page.slice(0, 256).unwrap().write(&[0x5a; 256]);
@@ -211,7 +75,7 @@ fn edu_reaches_what_is_mapped_and_faults_on_the_rest() {
 fn without_invalidation_the_old_translation_is_still_used() {
     let rig = rig();
     let smmu = rig.smmu();
-    let (domain, _context) = rig.domain(&smmu, Granule::K4);
+    let domain = rig.domain(&smmu, Granule::K4);
     let page = rig.buffers.window().slice(0x20_0000, 0x1000).unwrap();
     page.fill(0xee);
     let mapped = rig.map(&domain, &[page.range()], Permissions::READ_WRITE);
@@ -233,7 +97,7 @@ fn without_invalidation_the_old_translation_is_still_used() {
 fn a_write_to_what_is_mapped_read_only_changes_nothing() {
     let rig = rig();
     let smmu = rig.smmu();
-    let (domain, _context) = rig.domain(&smmu, Granule::K4);
+    let domain = rig.domain(&smmu, Granule::K4);
     let page = rig.buffers.window().slice(0x20_0000, 0x1000).unwrap();
     page.fill(0x77);
     let mapped = rig.map(&domain, &[page.range()], Permissions::READ);
@@ -265,7 +129,7 @@ fn every_granule_and_block_size_leads_where_it_says() {
         (Granule::K16, &[1 << 14, 1 << 25]),
         (Granule::K64, &[1 << 16]),
     ] {
-        let (domain, _context) = rig.domain(&smmu, granule);
+        let domain = rig.domain(&smmu, granule);
         for &size in sizes {
             let mark = [size.trailing_zeros() as u8; 64];
             let phys = 0x4000_0000_u64 + size.max(1 << 22);
@@ -299,7 +163,7 @@ fn no_stale_hit_in_random_rounds_of_map_transfer_unmap_reuse() {
         .unwrap_or(10_000);
     let rig = rig();
     let smmu = rig.smmu();
-    let (domain, _context) = rig.domain(&smmu, Granule::K4);
+    let domain = rig.domain(&smmu, Granule::K4);
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut below = |n: u64| {
         state ^= state >> 12;

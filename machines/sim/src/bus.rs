@@ -4,6 +4,8 @@ use std::fmt;
 
 use dmakit_addr::{Address, DmaAddr, DmaRange, PhysAddr, PhysRange};
 
+use crate::SmmuId;
+
 /// How far device addresses lie above physical ones unless a device says otherwise: no physical
 /// address of the default machine is a legal device address, nor the other way round.
 pub const BUS_OFFSET: u64 = 1 << 40;
@@ -32,6 +34,8 @@ impl BusWindow {
 pub(crate) enum Path {
     /// Through bridges that add an offset.
     Direct(Vec<BusWindow>),
+    /// Through an SMMU, as a stream of it.
+    Translated(SmmuId, u32),
 }
 
 impl Path {
@@ -50,6 +54,8 @@ impl Path {
                         .flatten()
                 })
                 .ok_or(DmaFault::NoWindow(range.start())),
+            // Only the machine's state can say.
+            Self::Translated(..) => Err(DmaFault::NotTranslated(range.start())),
         }
     }
 }
@@ -60,6 +66,8 @@ impl Path {
 pub enum DmaFault {
     /// No bridge forwards this address.
     NoWindow(DmaAddr),
+    /// The SMMU stopped it; its event queue may say why.
+    NotTranslated(DmaAddr),
     /// The address leads to no memory.
     NoRam(PhysAddr),
     /// The address has more bits than the device has wires.
@@ -74,6 +82,7 @@ impl fmt::Display for DmaFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoWindow(addr) => write!(f, "no bridge forwards {addr}"),
+            Self::NotTranslated(addr) => write!(f, "the SMMU does not translate {addr}"),
             Self::NoRam(addr) => write!(f, "no memory at {addr}"),
             Self::BeyondWires(addr) => write!(f, "{addr} is beyond the device's wires"),
             Self::Private(addr) => write!(f, "{addr} is private"),

@@ -52,12 +52,14 @@ impl SimDevice {
         self.machine.with(|state| state.devices[self.id.0].snoops)
     }
 
-    /// The windows of its bus onto memory, for the firmware's description of it.
+    /// The windows of its bus onto memory, for the firmware's description of it; none behind an
+    /// SMMU.
     pub fn windows(&self) -> Vec<BusWindow> {
-        self.machine.with(|state| {
-            let Path::Direct(windows) = &state.devices[self.id.0].path;
-            windows.clone()
-        })
+        self.machine
+            .with(|state| match &state.devices[self.id.0].path {
+                Path::Direct(windows) => windows.clone(),
+                Path::Translated(..) => Vec::new(),
+            })
     }
 
     /// Begins to read `len` bytes at `addr`. What it will have read is what memory holds when each

@@ -2,7 +2,7 @@
 
 use dmakit_addr::{BoundaryMask, DmaAddr, DmaMask, DmaRange, PhysAddr};
 
-use crate::BusWindow;
+use crate::{BusWindow, SmmuId};
 
 /// What becomes of an address with more bits than the device has wires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,7 @@ pub struct DeviceConfig {
     pub(crate) boundary: BoundaryMask,
     pub(crate) coherent: Option<bool>,
     pub(crate) ordered: bool,
+    pub(crate) stream: Option<(SmmuId, u32)>,
 }
 
 impl Default for DeviceConfig {
@@ -46,6 +47,7 @@ impl DeviceConfig {
             boundary: BoundaryMask::NONE,
             coherent: None,
             ordered: false,
+            stream: None,
         }
     }
 
@@ -95,6 +97,14 @@ impl DeviceConfig {
     #[must_use]
     pub fn coherent(mut self, coherent: bool) -> Self {
         self.coherent = Some(coherent);
+        self
+    }
+
+    /// It stands behind an SMMU, as stream `stream`: its addresses are what the tables there
+    /// translate. Windows are then of no use.
+    #[must_use]
+    pub fn stream(mut self, smmu: SmmuId, stream: u32) -> Self {
+        self.stream = Some((smmu, stream));
         self
     }
 

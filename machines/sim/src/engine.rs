@@ -46,7 +46,10 @@ impl DeviceState {
         }
         Self {
             snoops: is_machine_coherent || config.coherent.unwrap_or(false),
-            path: Path::Direct(windows),
+            path: match config.stream {
+                Some((smmu, stream)) => Path::Translated(smmu, stream),
+                None => Path::Direct(windows),
+            },
             config,
             in_flight: InFlight::default(),
             granted: Spans::default(),
@@ -150,7 +153,18 @@ impl State {
 
     /// Lets one part of the device's transfers reach memory; false where none is in flight.
     pub(crate) fn land_one(&mut self, id: DeviceId) -> bool {
-        let Some(part) = self.devices[id.0].in_flight.take_part(&mut self.rng) else {
+        let part = self.devices[id.0].in_flight.take_part(&mut self.rng);
+        self.land_part(id, part)
+    }
+
+    /// Lets a part land that was translated before; false where none waits.
+    pub(crate) fn land_translated(&mut self, id: DeviceId) -> bool {
+        let part = self.devices[id.0].in_flight.take_translated();
+        self.land_part(id, part)
+    }
+
+    fn land_part(&mut self, id: DeviceId, part: Option<Part>) -> bool {
+        let Some(part) = part else {
             return false;
         };
         let fault = self.land(id, part).err();
@@ -175,7 +189,8 @@ impl State {
         let mut result = Ok(());
         while done < bytes.len() && result.is_ok() {
             let addr = addr.wrapping_add(done as u64);
-            match self.access(id, access, addr, &mut bytes[done..]) {
+            let latched = part.translated.map(|output| output + done as u64);
+            match self.access(id, access, addr, latched, &mut bytes[done..]) {
                 Ok(reached) => done += reached,
                 Err(fault) => result = Err(fault),
             }
@@ -192,10 +207,11 @@ impl State {
         id: DeviceId,
         access: Access,
         addr: u64,
+        latched: Option<u64>,
         bytes: &mut [u8],
     ) -> Result<usize, DmaFault> {
         let range = self.on_wires(id, addr, bytes.len() as u64)?;
-        let memory = self.devices[id.0].path.translate(range)?;
+        let memory = self.route(id, access, range, latched)?;
         let memory = self
             .cache
             .ram_at(memory)
@@ -227,6 +243,28 @@ impl State {
         }
         self.record(id, access, range.start(), memory, bytes);
         Ok(len)
+    }
+
+    /// Where a part of a transfer goes: now, or where it was sent some time ago.
+    fn route(
+        &mut self,
+        id: DeviceId,
+        access: Access,
+        range: DmaRange,
+        latched: Option<u64>,
+    ) -> Result<PhysRange, DmaFault> {
+        let Path::Translated(smmu, stream) = self.devices[id.0].path else {
+            return self.devices[id.0].path.translate(range);
+        };
+        let lost = DmaFault::NotTranslated(range.start());
+        let output = match latched {
+            Some(output) => output,
+            None => self
+                .translate(smmu, stream, access, range.start().raw())
+                .ok_or(lost)?,
+        };
+        // Parts do not cross frames, and no translation is of less.
+        PhysRange::new(PhysAddr::new(output), range.len()).map_err(|_| lost)
     }
 
     fn record(

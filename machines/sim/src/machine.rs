@@ -14,11 +14,12 @@ use crate::cpu::{MachineCpu, Seat};
 use crate::engine::DeviceState;
 use crate::log::Log;
 use crate::sharing::{Conversion, FrameState};
+use crate::smmu::SmmuState;
 use crate::spans::Spans;
 use crate::violation::Recorder;
 use crate::{
     Counts, DeviceConfig, DeviceId, Event, FaultPlan, MachineConfig, MachineError, PrivateAccess,
-    Rng, SimDevice, Violation, Violations,
+    Rng, SimDevice, SimSmmu, SmmuConfig, SmmuId, Violation, Violations,
 };
 
 /// A machine: RAM, CPUs, caches, devices and a clock.
@@ -56,6 +57,7 @@ pub(crate) struct State {
     pub(crate) private: Option<PrivateAccess>,
     pub(crate) frames: Spans<FrameState>,
     pub(crate) devices: Vec<DeviceState>,
+    pub(crate) smmus: Vec<SmmuState>,
     pub(crate) plan: FaultPlan,
     pub(crate) log: Log,
     pub(crate) violations: Arc<Recorder>,
@@ -96,6 +98,7 @@ impl MachineConfig {
             private: config.private,
             frames: Spans::default(),
             devices: Vec::new(),
+            smmus: Vec::new(),
             plan: FaultPlan::none(),
             log: Log::new(config.record),
             violations: violations.clone(),
@@ -128,6 +131,9 @@ impl State {
     /// Time passes for caches and devices: the adversary moves.
     pub(crate) fn disturb(&mut self) {
         self.cache.disturb(MOVES, &mut self.log);
+        for smmu in 0..self.smmus.len() {
+            self.disturb_smmu(SmmuId(smmu));
+        }
         for device in 0..self.devices.len() {
             if self.devices[device].is_idle() {
                 continue;
@@ -186,6 +192,15 @@ impl Machine {
             DeviceId(state.devices.len() - 1)
         });
         SimDevice::new(self.clone(), id)
+    }
+
+    /// Puts an SMMU on the bus, and gives its registers.
+    pub fn add_smmu(&self, config: SmmuConfig) -> SimSmmu {
+        let id = self.with(|state| {
+            state.smmus.push(SmmuState::new(config));
+            SmmuId(state.smmus.len() - 1)
+        });
+        SimSmmu::new(self.clone(), id)
     }
 
     /// Runs `act` with the calling thread as CPU `cpu`, then goes back to the CPU of before. A

@@ -38,6 +38,8 @@ pub(crate) struct Part {
     pub(crate) transfer: u64,
     pub(crate) offset: usize,
     pub(crate) len: usize,
+    /// Where an SMMU sent it, some time ago.
+    pub(crate) translated: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,7 @@ impl InFlight {
                     transfer,
                     offset,
                     len,
+                    translated: None,
                 });
             }
             begun.left += 1;
@@ -111,6 +114,30 @@ impl InFlight {
         }
         let group = self.groups.front_mut()?;
         let index = rng.below(group.len() as u64) as usize;
+        Some(group.swap_remove(index))
+    }
+
+    /// A random part that could land next.
+    pub(crate) fn any_part(&mut self, rng: &mut Rng) -> Option<&mut Part> {
+        let group = self.groups.front_mut().filter(|group| !group.is_empty())?;
+        let index = rng.below(group.len() as u64) as usize;
+        group.get_mut(index)
+    }
+
+    /// Notes where a part was sent.
+    pub(crate) fn note_translated(&mut self, part: Part, output: u64) {
+        let same =
+            |other: &&mut Part| (other.transfer, other.offset) == (part.transfer, part.offset);
+        let mut parts = self.groups.iter_mut().flatten();
+        if let Some(part) = parts.find(same) {
+            part.translated = Some(output);
+        }
+    }
+
+    /// Takes a part that was translated and has not landed.
+    pub(crate) fn take_translated(&mut self) -> Option<Part> {
+        let group = self.groups.front_mut()?;
+        let index = group.iter().position(|part| part.translated.is_some())?;
         Some(group.swap_remove(index))
     }
 

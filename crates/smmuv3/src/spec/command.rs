@@ -22,6 +22,11 @@ pub const fn cfgi_ste(stream: u32) -> Command {
     [0x03 | (stream as u64) << 32, 1]
 }
 
+/// Forgets what is known of a stream's table entry and of the level-1 descriptor above it.
+pub const fn cfgi_ste_and_table(stream: u32) -> Command {
+    [0x03 | (stream as u64) << 32, 0]
+}
+
 /// Forgets what is known of a stream's context descriptor (`CMD_CFGI_CD`), and only that (leaf).
 pub const fn cfgi_cd(stream: u32, substream: u32) -> Command {
     [0x05 | (substream as u64) << 12 | (stream as u64) << 32, 1]

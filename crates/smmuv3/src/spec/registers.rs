@@ -97,3 +97,10 @@ pub const INDEX_OVERFLOW: u32 = 1 << 31;
 pub const fn command_error(cons: u32) -> u32 {
     cons >> 24 & 0x7f
 }
+
+/// `CMDQ_CONS.ERR`: the command is illegal.
+pub const COMMAND_ERROR_ILLEGAL: u32 = 1;
+/// `CMDQ_CONS.ERR`: the command could not be read.
+pub const COMMAND_ERROR_ABORT: u32 = 2;
+/// `CMDQ_CONS.ERR`: a device did not answer an invalidation of its own cache.
+pub const COMMAND_ERROR_ATC_TIMEOUT: u32 = 3;

@@ -55,11 +55,16 @@ pub struct Stage2 {
     pub output: u32,
     /// Where the table is.
     pub table: u64,
+    /// Whether walks look into the CPU's caches.
+    pub coherent: bool,
 }
 
 /// Stage 2 through a table.
 pub const fn stage_2(with: Stage2) -> Ste {
-    let walk = 0b01 << 40 | 0b01 << 42 | 0b11 << 44;
+    let walk = match with.coherent {
+        true => 0b01 << 40 | 0b01 << 42 | 0b11 << 44,
+        false => 0b10 << 44,
+    };
     let word2 = with.vmid as u64
         | ((64 - with.input_bits) as u64) << 32
         | (with.start as u64) << 38
@@ -73,12 +78,40 @@ pub const fn stage_2(with: Stage2) -> Ste {
         1 | CONFIG_STAGE_2,
         0b01 << 44,
         word2,
-        with.table,
+        with.table & 0x000f_ffff_ffff_fff0,
         0,
         0,
         0,
         0,
     ]
+}
+
+/// The bits of an entry that hardware looks at, given what else it says (5.2: fields that the
+/// configuration does not use are ignored).
+pub const fn used_bits(entry: &Ste) -> Ste {
+    let mut used = [0; WORDS];
+    used[0] = 1;
+    if entry[0] & 1 == 0 {
+        return used;
+    }
+    used[0] = 0b1111;
+    let config = entry[0] >> 1 & 0b111;
+    if config & 0b100 == 0 {
+        return used;
+    }
+    if config & 0b01 != 0 {
+        used[0] = u64::MAX;
+        used[1] |= 0x0000_0000_ffff_ffff;
+    }
+    if config != 0b101 {
+        // Attributes of what passes, or goes through stage 2.
+        used[1] |= 0xffff_ffff_0000_0000;
+    }
+    if config & 0b10 != 0 {
+        used[2] = u64::MAX;
+        used[3] = u64::MAX;
+    }
+    used
 }
 
 /// A level-1 descriptor of `2^split` entries at `table`.

@@ -5,7 +5,7 @@ use std::fmt;
 use dmakit_iommu::{MapError, RedeemFailure, SyncError, UnmapFailure};
 use dmakit_iova::SpaceError;
 use dmakit_platform::NoMemory;
-use dmakit_smmuv3::{AttachError, StartError, SyncTimeout};
+use dmakit_smmuv3::{AttachError, ReleaseFailure, StartError};
 
 /// A step of the stack that failed.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub enum StackError {
     /// The SMMU did not say that it has forgotten.
     Sync(SyncError),
     /// A context was lost.
-    Release(SyncTimeout),
+    Release(ReleaseFailure),
     /// A ticket was not paid for.
     Redeem(RedeemFailure),
     /// Something is still mapped, or still in use.
@@ -80,6 +80,6 @@ from! {
     MapError => Map,
     UnmapFailure => Unmap,
     SyncError => Sync,
-    SyncTimeout => Release,
+    ReleaseFailure => Release,
     RedeemFailure => Redeem,
 }

@@ -10,7 +10,7 @@ use dmakit_iommu::{Domain, DomainId, Exposure, Lazy, LazyConfig, Mapped};
 use dmakit_iova::{CpuCache, Policy, Space};
 use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_platform::{CpuSlot, Platform, SegmentRequest, TableMemory};
-use dmakit_smmuv3::{Context, Translation};
+use dmakit_smmuv3::Translation;
 
 use super::walk::{WalkStep, walk};
 use super::{SmmuDriver, SmmuStack, StackError};
@@ -89,7 +89,6 @@ pub struct Port {
     smmu: Arc<SmmuDriver>,
     stream: FunctionId,
     limit: DmaMask,
-    context: Context,
     translated: Translated,
     /// Bytes of addresses that it began with.
     space_bytes: u64,
@@ -143,7 +142,7 @@ impl Port {
             smmu.release_context(context)?;
             return Err(error.into());
         }
-        let hardware = Translation::new(smmu.clone(), context.tag());
+        let hardware = Translation::new(smmu.clone(), context);
         let domain = Domain::new(config.domain, space, table, hardware);
         let translated = match config.mode {
             Mode::Strict => Translated::Strict(domain),
@@ -159,7 +158,6 @@ impl Port {
             smmu: smmu.clone(),
             stream,
             limit: config.limit,
-            context,
             translated,
             space_bytes,
             maps: AtomicU64::new(0),
@@ -308,12 +306,27 @@ impl Port {
         self.flush()?;
         let counters = self.counters();
         self.smmu.detach(self.stream.raw().into())?;
-        self.smmu.release_context(self.context)?;
-        match counters.iova_bytes {
-            0 => Ok(counters),
-            count => {
+        let platform = self.machine.platform();
+        let domain = match self.translated {
+            Translated::Strict(domain) => domain,
+            Translated::Lazy(lazy) => {
+                lazy.into_strict(&platform.enter_cpu())
+                    .map_err(|(lazy, error)| {
+                        // Hardware may still use its tables.
+                        std::mem::forget(lazy);
+                        error
+                    })?
+            }
+        };
+        match domain.close() {
+            Ok((hardware, table)) => {
+                self.smmu.release_context(hardware.into_context())?;
+                drop(table);
+                Ok(counters)
+            }
+            Err((domain, count)) => {
                 // Somebody may still count on those addresses being his.
-                std::mem::forget(self.translated);
+                std::mem::forget(domain);
                 Err(StackError::Busy {
                     what: "bytes of device addresses",
                     count,

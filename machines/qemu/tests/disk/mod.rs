@@ -99,7 +99,7 @@ impl Rig {
         assert_eq!(counters.quarantined, 0);
         assert_eq!(counters.maps, counters.unmaps);
         assert_eq!(self.stack.memory().outstanding_bytes(), self.before);
-        assert_eq!(self.stack.smmu().refused_commands().0, 0);
+        assert_eq!(self.stack.smmu().command_counts().refused, 0);
         counters
     }
 

@@ -1,0 +1,273 @@
+//! Strict invalidation at the price of one sync for many unmaps.
+
+use alloc::collections::TryReserveError;
+use alloc::vec::Vec;
+use core::mem::ManuallyDrop;
+use core::time::Duration;
+
+use dmakit_io_pgtable::{Format, Gather};
+use dmakit_iova::CpuCache;
+use dmakit_platform::{CpuGuard, CpuSlot, Instant, Platform, TableMemory};
+
+use crate::hardware::{Hardware, SyncError};
+use crate::ticket::DomainId;
+use crate::{Domain, Mapped, Ticket, UnmapFailure};
+
+/// When a [`Batch`] closes, besides when its ring goes idle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchConfig {
+    /// The most unmaps of one batch.
+    pub debts: usize,
+    /// The longest that one waits, if [`Batch::is_due`] is asked as often.
+    pub age_max: Duration,
+}
+
+impl Default for BatchConfig {
+    /// 32 unmaps and 50 microseconds.
+    fn default() -> Self {
+        Self {
+            debts: 32,
+            age_max: Duration::from_micros(50),
+        }
+    }
+}
+
+/// What a [`Batch`] holds back, and has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// Unmaps that wait.
+    pub debts: usize,
+    /// Bytes of addresses that wait, and of memory behind them.
+    pub bytes: u64,
+    /// Batches closed so far, each with one sync.
+    pub syncs: u64,
+    /// Unmaps redeemed so far.
+    pub redeemed: u64,
+    /// The most bytes that ever waited.
+    pub bytes_max: u64,
+}
+
+/// Unmaps of one domain that wait for a sync together, with what belongs to them.
+///
+/// As strict as a sync for each: `B` (the buffer, the pin, the completion to be reported) is out of
+/// reach from unmap until the sync that covers it is complete, and so are addresses and table pages.
+/// Dropping a batch that holds something leaks all of it.
+///
+/// It belongs to one ring or queue, and is not shared between CPUs.
+///
+/// Invalidation goes to hardware when the batch closes: neighbouring ranges become one, and where
+/// many commands would cost more than forgetting everything, that is done instead.
+pub struct Batch<B> {
+    domain: DomainId,
+    config: BatchConfig,
+    /// Dropping the batch must not drop what devices may reach.
+    waiting: Vec<(Ticket, ManuallyDrop<B>)>,
+    opened: Option<Instant>,
+    held: Held,
+}
+
+impl<B> Batch<B> {
+    /// An empty batch for a domain.
+    ///
+    /// # Errors
+    /// [`TryReserveError`] where there is no memory for its records; it never allocates again.
+    pub fn new(domain: DomainId, config: BatchConfig) -> Result<Self, TryReserveError> {
+        let mut waiting = Vec::new();
+        waiting.try_reserve_exact(config.debts.max(1))?;
+        Ok(Self {
+            domain,
+            config,
+            waiting,
+            opened: None,
+            held: Held::default(),
+        })
+    }
+
+    /// What it holds, and has done.
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
+    /// Whether it is full: the next unmap closes it first.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= self.config.debts.max(1)
+    }
+
+    /// Whether something has waited for the longest time allowed.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.opened
+            .is_some_and(|opened| now.saturating_since(opened) >= self.config.age_max)
+    }
+
+    /// Unmaps, and keeps `owned` until hardware has forgotten the mapping. Closes the batch before
+    /// where it is full, and after where this made it full. Never sleeps.
+    ///
+    /// # Errors
+    /// [`BatchFailure`], with `owned` where it is certain that no device reaches it; a mapping that
+    /// is of another domain comes back too.
+    #[allow(clippy::too_many_arguments)]
+    pub fn unmap<P, S, F, M, H>(
+        &mut self,
+        domain: &Domain<P, S, F, M, H>,
+        cpu: &impl CpuGuard,
+        now: Instant,
+        mapped: Mapped,
+        owned: B,
+        give: impl FnMut(B),
+    ) -> Result<(), BatchFailure<B>>
+    where
+        P: Platform,
+        S: AsRef<[CpuSlot<CpuCache>]>,
+        F: Format,
+        M: TableMemory,
+        H: Hardware,
+    {
+        if self.domain != domain.id() || mapped.domain != self.domain {
+            let failure = UnmapFailure::Foreign(mapped);
+            return Err(BatchFailure::Refused { failure, owned });
+        }
+        let mut give = give;
+        if self.is_full() {
+            if let Err(error) = self.close(domain, cpu, &mut give) {
+                return Err(BatchFailure::Full {
+                    mapped,
+                    owned,
+                    error,
+                });
+            }
+        }
+        let ticket = match domain.unmap_later(mapped) {
+            Ok(ticket) => ticket,
+            // Part of it may still be mapped: `owned` is lost with the addresses.
+            Err(failure) => {
+                core::mem::forget(owned);
+                return Err(BatchFailure::Lost(failure));
+            }
+        };
+        self.opened.get_or_insert(now);
+        self.held.debts += 1;
+        self.held.bytes += ticket.range().len();
+        self.held.bytes_max = self.held.bytes_max.max(self.held.bytes);
+        self.waiting.push((ticket, ManuallyDrop::new(owned)));
+        if self.is_full() {
+            self.close(domain, cpu, give).map_err(BatchFailure::Sync)?;
+        }
+        Ok(())
+    }
+
+    /// Lets hardware forget all that waits, waits for that, and gives everything back: to be called
+    /// when the ring goes idle, or the batch is [due](Self::is_due). Never sleeps; spins, for a
+    /// bounded time.
+    ///
+    /// # Errors
+    /// [`SyncError`]: nothing was given back, and everything still waits.
+    pub fn close<P, S, F, M, H>(
+        &mut self,
+        domain: &Domain<P, S, F, M, H>,
+        cpu: &impl CpuGuard,
+        mut give: impl FnMut(B),
+    ) -> Result<(), SyncError>
+    where
+        P: Platform,
+        S: AsRef<[CpuSlot<CpuCache>]>,
+        F: Format,
+        M: TableMemory,
+        H: Hardware,
+    {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        // Only the domain that all this is of: `unmap` saw to it, and the proof says so again.
+        self.waiting
+            .sort_unstable_by_key(|(ticket, _)| ticket.range().start());
+        let gathers = || self.waiting.iter().map(|(ticket, _)| &ticket.gather);
+        domain.invalidate_many(&gathers)?;
+        let proof = domain.sync()?;
+        self.held.syncs += 1;
+        self.opened = None;
+        for (ticket, owned) in self.waiting.drain(..) {
+            self.held.debts -= 1;
+            self.held.bytes -= ticket.range().len();
+            self.held.redeemed += 1;
+            // Its invalidation was queued just now, and its number is older: it is covered.
+            let paid = domain.redeem_covered(cpu, ticket, &proof);
+            debug_assert!(paid, "a batch of one domain, closed on another");
+            give(ManuallyDrop::into_inner(owned));
+        }
+        Ok(())
+    }
+}
+
+/// An unmap that did not go into a batch, or a batch that did not close.
+#[derive(Debug)]
+pub enum BatchFailure<B> {
+    /// Nothing was done.
+    Refused {
+        /// Why, with the mapping.
+        failure: UnmapFailure,
+        /// What was to wait.
+        owned: B,
+    },
+    /// The batch was full and could not be closed; nothing else was done.
+    Full {
+        /// The mapping, as it was.
+        mapped: Mapped,
+        /// What was to wait.
+        owned: B,
+        /// Why.
+        error: SyncError,
+    },
+    /// The mapping is broken: its addresses, and what was to wait, are not used again.
+    Lost(UnmapFailure),
+    /// It waits with the others: the batch was to be closed and could not.
+    Sync(SyncError),
+}
+
+/// Joins neighbouring gathers that can be forgotten as one.
+pub(crate) fn joined<'a>(
+    gathers: impl Iterator<Item = &'a Gather>,
+    mut visit: impl FnMut(&Joined) -> Result<(), SyncError>,
+) -> Result<(), SyncError> {
+    let mut open: Option<Joined> = None;
+    for gather in gathers {
+        let Some(next) = Joined::of(gather) else {
+            continue;
+        };
+        open = match open.take() {
+            None => Some(next),
+            Some(before) => match before.with(&next) {
+                Some(both) => Some(both),
+                None => {
+                    visit(&before)?;
+                    Some(next)
+                }
+            },
+        };
+    }
+    open.map_or(Ok(()), |last| visit(&last))
+}
+
+/// What one invalidation forgets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Joined {
+    pub(crate) range: dmakit_addr::IovaRange,
+    pub(crate) leaf_height: Option<u32>,
+    pub(crate) tables: bool,
+}
+
+impl Joined {
+    pub(crate) fn of(gather: &Gather) -> Option<Self> {
+        Some(Self {
+            range: gather.range()?,
+            leaf_height: gather.leaf_height(),
+            tables: gather.frees_tables(),
+        })
+    }
+
+    fn with(&self, next: &Self) -> Option<Self> {
+        let is_alike = (self.leaf_height, self.tables) == (next.leaf_height, next.tables);
+        let is_next = self.range.end() == next.range.start();
+        let range = dmakit_addr::IovaRange::between(self.range.start(), next.range.end())?;
+        (is_alike && is_next).then_some(Self { range, ..*self })
+    }
+}

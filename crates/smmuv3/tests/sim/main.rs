@@ -1,0 +1,6 @@
+//! The driver on an SMMU that does what the architecture allows, when it hurts most.
+
+mod mutants;
+mod recovery;
+mod rig;
+mod shapes;

@@ -1,0 +1,175 @@
+//! Errors, resets and take-overs in the middle of work.
+
+mod rig;
+
+use dmakit_addr::Granule;
+use dmakit_io_pgtable::Permissions;
+use dmakit_iommu::FaultReason;
+use dmakit_platform::Mmio;
+use dmakit_qemu::Clock;
+use dmakit_smmuv3::spec::registers::{CR0, GERROR, GERRORN};
+use dmakit_smmuv3::{Config, Inherited, Smmu};
+use rig::{EDU, Rig, faults, folded, rig, rig_with};
+
+#[test]
+fn a_transfer_under_way_does_not_outlive_the_unmap() {
+    let rig = rig_with(Clock::RealTime, 64);
+    let smmu = rig.smmu();
+    let domain = rig.domain(&smmu, Granule::K4);
+    rig.arm(&domain, 0x5a);
+    for unmapped in [false, true] {
+        let frame = rig.frame(2, 0xee).range();
+        let mapped = rig.map(&domain, &[frame], Permissions::READ_WRITE);
+        // It is told now, and asks for a translation 100 ms later.
+        Rig::begin(&rig.edu, mapped.range().start().raw(), 64, false);
+        if unmapped {
+            rig.unmap(&domain, mapped);
+        }
+        rig.finish(&rig.edu);
+        let seen = folded(&smmu);
+        let expected = if unmapped { [0xee; 64] } else { [0x5a; 64] };
+        assert_eq!(rig.first(2), expected, "unmapped: {unmapped}");
+        assert_eq!(seen.faults().count(), usize::from(unmapped));
+    }
+}
+
+#[test]
+fn lost_records_are_reported_and_later_ones_arrive() {
+    let rig = rig();
+    let smmu = rig.smmu_with(Config {
+        event_shift: 6,
+        ..Config::default()
+    });
+    let domain = rig.domain(&smmu, Granule::K4);
+    rig.arm(&domain, 0x5a);
+    // Four records of 32 bytes for every 16 bytes that fault: 256 of them for 64 places.
+    rig.transfer(0x7000_0000, 1024, false);
+    let mut kept = Vec::new();
+    let count = smmu.take_events(|event| kept.push(event));
+    assert!(count.lost && !count.failed, "{count:?}");
+    assert!((1..=64).contains(&count.records), "{count:?}");
+    assert!(
+        kept.iter()
+            .all(|event| event.stream == u32::from(EDU.raw()))
+    );
+    assert_eq!(smmu.take_events(|_| ()), Default::default());
+    rig.transfer(0x6000_0000, 64, false);
+    let mut later = 0;
+    let count = smmu.take_events(|event| later += u64::from(event.address >> 12 == 0x6_0000));
+    assert_eq!((count.lost, later), (false, 16), "{count:?}");
+}
+
+#[test]
+fn a_refused_command_is_replaced_and_the_queue_goes_on() {
+    let rig = rig();
+    let smmu = rig.smmu();
+    let domain = rig.domain(&smmu, Granule::K4);
+    let regs = rig.regs();
+    for (round, bad) in [[0xfe, 0], [0x3f, 0]].into_iter().enumerate() {
+        rig.arm(&domain, 0x5a);
+        let frame = rig.frame(2, 0xee).range();
+        let mapped = rig.map(&domain, &[frame], Permissions::READ_WRITE);
+        let iova = mapped.range().start().raw();
+        rig.transfer(iova, 64, false);
+        assert_eq!(rig.first(2), [0x5a; 64]);
+        smmu.execute(&[bad]).unwrap();
+        let counts = smmu.command_counts();
+        assert_eq!(counts.refused, round as u64 + 1);
+        let refused = counts.last_refused.unwrap();
+        assert_eq!((refused.reason, refused.command), (1, bad));
+        assert_eq!(regs.read32(GERROR), regs.read32(GERRORN), "acknowledged");
+        rig.unmap(&domain, mapped);
+        rig.frame(2, 0xee);
+        rig.transfer(iova, 64, false);
+        assert_eq!(rig.first(2), [0xee; 64], "commands after it have effect");
+        assert!(!faults(&smmu).is_empty());
+    }
+}
+
+#[test]
+fn a_stopped_smmu_gives_all_memory_back_and_starts_again() {
+    let rig = rig();
+    for round in 0..3 {
+        assert_eq!(rig.memory.out(), 0, "round {round}");
+        let smmu = rig.smmu();
+        let domain = rig.domain(&smmu, Granule::K4);
+        rig.arm(&domain, 0x5a);
+        let frame = rig.frame(2, 0xee).range();
+        let mapped = rig.map(&domain, &[frame], Permissions::READ_WRITE);
+        rig.transfer(mapped.range().start().raw(), 64, false);
+        assert_eq!(rig.first(2), [0x5a; 64]);
+        assert_eq!(faults(&smmu), []);
+        // In mid-work: something is mapped, and the stream is attached.
+        drop(domain);
+        smmu.stop().unwrap();
+        assert_eq!(rig.regs().read32(CR0), 0);
+    }
+    assert_eq!(rig.memory.out(), 0);
+}
+
+#[test]
+fn streams_of_a_crashed_owner_are_aborted_until_attached() {
+    let rig = rig();
+    let old = rig.smmu();
+    let domain = rig.domain(&old, Granule::K4);
+    rig.arm(&domain, 0x5a);
+    let frame = rig.frame(2, 0xee).range();
+    let mapped = rig.map(&domain, &[frame], Permissions::READ_WRITE);
+    let iova = mapped.range().start().raw();
+    rig.transfer(iova, 64, false);
+    assert_eq!(rig.first(2), [0x5a; 64], "it works before");
+    // The crash: nobody stops anything.
+    let out = rig.memory.out();
+    let smmu = rig.smmu();
+    rig.frame(2, 0xee);
+    rig.transfer(iova, 64, false);
+    assert_eq!(rig.first(2), [0xee; 64]);
+    let seen = folded(&smmu);
+    let reasons: Vec<_> = seen.faults().map(|one| one.fault.reason).collect();
+    assert_eq!(reasons, [FaultReason::Device], "no table for its bus yet");
+    assert!(
+        rig.memory.out() > out,
+        "what the old owner had is not touched"
+    );
+    let domain = rig.domain(&smmu, Granule::K4);
+    rig.arm(&domain, 0x77);
+    assert_eq!(faults(&smmu), []);
+}
+
+#[test]
+fn inherited_streams_translate_as_their_owner_left_them() {
+    let rig = rig();
+    let old = rig.smmu();
+    let domain = rig.domain(&old, Granule::K4);
+    rig.arm(&domain, 0x5a);
+    let frame = rig.frame(2, 0xee).range();
+    let mapped = rig.map(&domain, &[frame], Permissions::READ_WRITE);
+    let entry = domain.hardware().context().entry();
+    let inherited = Inherited {
+        streams: &[(EDU.raw().into(), entry)],
+        asids: &[1],
+        vmids: &[],
+    };
+    let smmu = Smmu::take_over(
+        rig.machine.platform(),
+        rig.regs(),
+        &rig.memory,
+        Config::default(),
+        inherited,
+    )
+    .unwrap();
+    rig.transfer(mapped.range().start().raw(), 64, false);
+    assert_eq!(rig.first(2), [0x5a; 64]);
+    assert_eq!(faults(&smmu), []);
+    let fresh = rig.detached_domain(&smmu, Granule::K4, 2);
+    let tag = fresh.hardware().context().tag();
+    assert_ne!(tag, domain.hardware().context().tag());
+    // What was not inherited is not mapped.
+    rig.transfer(0x1000, 64, false);
+    let seen = folded(&smmu);
+    assert!(
+        seen.faults()
+            .all(|one| one.fault.reason == FaultReason::Unmapped)
+    );
+    assert_eq!(seen.faults().count(), 1);
+}

@@ -1,0 +1,58 @@
+//! What an SMMU can do.
+
+/// The description of an SMMU: by default all that the model has, with 16 bits of stream IDs and
+/// 44 bits of output addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SmmuConfig {
+    /// Walks and queues look into the CPU's caches.
+    pub coherent: bool,
+    /// Two-level stream tables.
+    pub two_levels: bool,
+    /// Invalidation by range.
+    pub ranges: bool,
+    /// Syncs write messages.
+    pub messages: bool,
+    /// Stage 2.
+    pub stage_2: bool,
+    /// ASIDs and VMIDs of 16 bits, else of 8.
+    pub wide_tags: bool,
+    /// Bits of a stream ID.
+    pub stream_bits: u32,
+}
+
+impl Default for SmmuConfig {
+    fn default() -> Self {
+        Self {
+            coherent: true,
+            two_levels: true,
+            ranges: true,
+            messages: true,
+            stage_2: true,
+            wide_tags: true,
+            stream_bits: 16,
+        }
+    }
+}
+
+impl SmmuConfig {
+    /// Bits of an output address that it can produce.
+    pub(crate) const OUTPUT_BITS: u32 = 44;
+
+    /// IDR0, IDR1, IDR3 and IDR5.
+    pub(crate) fn identity(&self) -> [u32; 4] {
+        let flag = |is_set: bool, bit: u32| u32::from(is_set) << bit;
+        let idr0 = flag(self.stage_2, 0)
+            | 1 << 1
+            | 2 << 2
+            | flag(self.coherent, 4)
+            | flag(self.wide_tags, 12)
+            | flag(self.messages, 13)
+            | flag(self.wide_tags, 18)
+            // Faults abort, and nothing else.
+            | 1 << 24
+            | flag(self.two_levels, 27);
+        let idr1 = 19 << 21 | 19 << 16 | self.stream_bits;
+        // 4, 16 and 64 KiB granules, 44 bits.
+        [idr0, idr1, flag(self.ranges, 10), 0x74]
+    }
+}
