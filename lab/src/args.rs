@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::bench::BenchArgs;
 use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
 use crate::record::RecordArgs;
@@ -63,6 +64,7 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+    Bench(BenchArgs),
     Record(RecordArgs),
     Run(RunArgs),
     /// Print shell completions
@@ -269,7 +271,7 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
-            said.contains("diagnose, replay, size, record, run, completions, man"),
+            said.contains("diagnose, replay, size, bench, record, run, completions, man"),
             "{said}"
         );
     }

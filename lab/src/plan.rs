@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use crate::args::{Args, Colour, Command, Format, SizeCommand, Typed};
 use crate::input::Source;
 use crate::output::{Look, Show};
-use crate::{record, replay, scenario, size};
+use crate::{bench, record, replay, scenario, size};
 
 /// One thing to do, and how to show its answer.
 pub struct Plan {
@@ -22,6 +22,7 @@ pub enum Action {
     },
     Replay(Box<replay::Plan>),
     SizeSwiotlb(Box<size::Plan>),
+    Bench(Box<bench::Plan>),
     Record(Box<record::Plan>),
     Run(scenario::Plan),
     Completions(clap_complete::Shell),
@@ -59,6 +60,7 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         Command::Size(SizeCommand::Swiotlb(typed)) => {
             Action::SizeSwiotlb(Box::new(size::Plan::new(typed)?))
         }
+        Command::Bench(typed) => Action::Bench(Box::new(bench::Plan::new(typed)?)),
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),
         Command::Run(typed) => Action::Run(scenario::Plan::new(typed)?),
         Command::Completions { shell } => Action::Completions(shell),

@@ -1,0 +1,102 @@
+//! Published figures of Linux's own code on the same operations.
+
+use serde::Serialize;
+
+/// Where the figures come from.
+pub const SOURCE: &str = "Linux 6.12.117 swiotlb.c built for user space (gcc 12.2 -O2, memcpy of \
+     glibc), AMD EPYC Genoa at 3.6 GHz, shared machine";
+
+/// Nanoseconds for an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Figure {
+    pub median: f64,
+    pub min: f64,
+}
+
+/// A line: areas, bytes, then the figures of the columns.
+type Line = (u32, u32, [(f64, f64); 6]);
+
+/// What the columns are.
+const COLUMNS: [&str; 6] = [
+    "full0/pair",
+    "full50/pair",
+    "full50/random",
+    "full90/pair",
+    "full90/random",
+    "full0/pair/2threads",
+];
+
+/// Slots alone, `memcpy` left out: median and least.
+#[rustfmt::skip]
+const SEARCH: [Line; 8] = [
+    (1, 512, [(143., 102.), (34.8, 34.7), (48.4, 48.3), (42.2, 41.7), (58.9, 58.2), (381., 342.)]),
+    (1, 4096, [(109., 105.), (35.0, 34.3), (60.6, 55.8), (45.0, 44.6), (59.1, 58.6), (264., 263.)]),
+    (1, 65536, [(141., 140.), (141., 139.), (130., 129.), (356., 353.), (238., 237.), (376., 371.)]),
+    (1, 262_144, [(279., 274.), (397., 395.), (330., 325.), (1288., 1278.), (755., 749.), (770., 763.)]),
+    (2, 512, [(105., 103.), (29.6, 28.9), (16e3, 15.2e3), (45.2, 42.3), (8934., 8387.), (193., 178.)]),
+    (2, 4096, [(103., 102.), (32.1, 31.9), (7646., 7486.), (44.3, 44.0), (4276., 4229.), (196., 161.)]),
+    (2, 65536, [(147., 142.), (139., 137.), (7666., 7308.), (343., 341.), (4263., 4225.), (283., 272.)]),
+    (2, 262_144, [(333., 279.), (530., 419.), (8456., 8007.), (1478., 1419.), (5019., 4548.), (529., 445.)]),
+];
+
+/// With both copies.
+#[rustfmt::skip]
+const COPIES: [Line; 8] = [
+    (1, 512, [(357., 333.), (291., 279.), (427., 381.), (83.7, 81.8), (364., 324.), (441., 410.)]),
+    (1, 4096, [(496., 470.), (542., 524.), (1053., 870.), (251., 242.), (1064., 978.), (746., 677.)]),
+    (1, 65536, [(6466., 5732.), (6340., 6154.), (9263., 9037.), (3906., 3562.), (8984., 7885.), (7260., 6664.)]),
+    (1, 262_144, [(40.2e3, 36.8e3), (37.6e3, 28e3), (45.1e3, 41.6e3), (26.8e3, 23.1e3), (42.7e3, 40e3), (42.2e3, 40.5e3)]),
+    (2, 512, [(271., 214.), (162., 157.), (16.8e3, 16.3e3), (70.5, 59.7), (9728., 8895.), (248., 233.)]),
+    (2, 4096, [(480., 464.), (469., 428.), (9065., 8598.), (201., 195.), (5345., 5060.), (536., 457.)]),
+    (2, 65536, [(6641., 4677.), (6286., 4749.), (13e3, 12.9e3), (3184., 3111.), (12.1e3, 11.4e3), (6832., 6553.)]),
+    (2, 262_144, [(28.8e3, 27.6e3), (24.7e3, 23.3e3), (38.8e3, 38.6e3), (18.9e3, 18.1e3), (39.3e3, 38.3e3), (43.1e3, 40.9e3)]),
+];
+
+const OTHERS: [(&str, f64, f64); 10] = [
+    ("search/areas1/65536/failing-in-4096-full50", 32.6e3, 30.1e3),
+    ("search/areas2/65536/failing-in-4096-full50", 33.8e3, 29.7e3),
+    ("floor/lock-pair", 2.5, 2.4),
+    ("floor/draw-and-index-1M", 4.1, 3.8),
+    ("floor/memcpy/512", 7.8, 7.6),
+    ("floor/memcpy/4096", 44.0, 43.7),
+    ("floor/cold-walk/512", 47.1, 39.9),
+    ("floor/cold-walk/4096", 329., 325.),
+    ("floor/cold-walk/65536", 5115., 5077.),
+    ("floor/cold-walk/262144", 23.4e3, 22.3e3),
+];
+
+/// The figure of a row of this name.
+pub fn figure(row: &str) -> Option<Figure> {
+    let of = |(median, min): (f64, f64)| Figure { median, min };
+    if let Some((_, median, min)) = OTHERS.iter().find(|(name, ..)| *name == row) {
+        return Some(of((*median, *min)));
+    }
+    let (kind, rest) = row.split_once('/')?;
+    let lines = match kind {
+        "search" => &SEARCH,
+        "copies" => &COPIES,
+        _ => return None,
+    };
+    let (areas, rest) = rest.strip_prefix("areas")?.split_once('/')?;
+    let (size, column) = rest.split_once('/')?;
+    let (areas, size): (u32, u32) = (areas.parse().ok()?, size.parse().ok()?);
+    let column = COLUMNS.iter().position(|name| *name == column)?;
+    let (.., figures) = lines
+        .iter()
+        .find(|line| (line.0, line.1) == (areas, size))?;
+    figures.get(column).copied().map(of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_found_by_the_rows_own_names() {
+        let median = |row: &str| figure(row).map(|figure| figure.median);
+        assert_eq!(median("search/areas2/512/full90/random"), Some(8934.));
+        assert_eq!(median("copies/areas1/4096/full0/pair/2threads"), Some(746.));
+        assert_eq!(median("floor/cold-walk/4096"), Some(329.));
+        assert_eq!(median("search/areas3/512/full0/pair"), None);
+    }
+}
