@@ -192,7 +192,7 @@ where
     ///
     /// # Errors
     /// The lazy domain as it was, where hardware did not say so in time.
-    #[allow(clippy::result_large_err)]
+    #[allow(clippy::result_large_err, clippy::type_complexity)]
     pub fn into_strict(
         self,
         cpu: &impl CpuGuard,
