@@ -15,7 +15,7 @@ use dmakit_sim::Rng;
 use super::check::CheckName;
 use super::page::{DiskTable, Pattern};
 use super::report::RunReport;
-use super::virt::{Place, Virt, disk_file};
+use super::virt::{Place, Virt, disk_file, in_hex};
 use crate::progress::Progress;
 use crate::quantity::{bytes, percent};
 
@@ -212,27 +212,50 @@ impl Load<'_> {
         if report.translation.is_none() {
             report.translation = batch.iter().find_map(|transfer| self.show(transfer));
         }
+        let tried = self.warm(&batch, report)?;
         let (mappings, buffers): (Vec<_>, Vec<_>) = batch
             .into_iter()
             .map(|transfer| (transfer.mapped, transfer.buffer))
             .unzip();
-        let places: Vec<Iova> = mappings
-            .iter()
-            .map(|mapped| mapped.range().start())
-            .collect();
         self.port.unmap(mappings)?;
-        let tried = self.rng.below(places.len() as u64) as usize;
-        if let (Some(place), Some(buffer)) = (places.get(tried), buffers.get(tried)) {
-            self.retry(CheckName::NoStaleHits, *place, buffer, report)?;
+        if let Some((place, buffer)) = tried.and_then(|(at, place)| Some((place, buffers.get(at)?)))
+        {
+            self.retry(CheckName::NoStaleHits, place, buffer, report)?;
             if self.virt.is_lazy() {
                 self.port.flush()?;
-                self.retry(CheckName::NoStaleHitsAfterFlush, *place, buffer, report)?;
+                self.retry(CheckName::NoStaleHitsAfterFlush, place, buffer, report)?;
             }
         }
         for buffer in buffers {
             buffer.free(self.virt.stack.memory());
         }
         Ok(())
+    }
+
+    /// Repeats the first block of one of the reads, so that the SMMU surely has its translation at
+    /// hand; gives which, and where.
+    fn warm(
+        &mut self,
+        batch: &[Transfer],
+        report: &mut RunReport,
+    ) -> anyhow::Result<Option<(usize, Iova)>> {
+        let reads: Vec<_> = (0..batch.len())
+            .filter(|&at| batch[at].operation == Operation::Read)
+            .collect();
+        let picked = self.rng.below(reads.len() as u64) as usize;
+        let Some(&at) = reads.get(picked) else {
+            return Ok(None);
+        };
+        let place = batch[at].mapped.range().start();
+        let block = self.disk.identity().block;
+        let range = dmakit_addr::IovaRange::new(place, block)?;
+        self.disk
+            .submit(Operation::Read, batch[at].at / block, range)?;
+        self.disk.wait()?;
+        report.dma_bytes += block;
+        self.virt
+            .judge_good(|| format!("{range} once more"), report);
+        Ok(Some((at, place)))
     }
 
     fn judge(&self, transfer: &Transfer) -> Option<String> {
@@ -283,7 +306,10 @@ impl Load<'_> {
         let offset = transfer.len / 2;
         let iova = Iova::new(transfer.mapped.range().start().raw() + offset);
         let about = format!("byte {} of the disk was read to", transfer.at + offset);
-        self.virt.translation(self.port, iova, about)
+        let mut shown = self.virt.translation(self.port, iova, about)?;
+        let begin = (transfer.at + offset) as usize;
+        shown.origin = self.model.get(begin..begin + 16).map(in_hex);
+        Some(shown)
     }
 }
 

@@ -53,6 +53,9 @@ pub struct Translation {
     pub phys: String,
     /// What memory holds there.
     pub bytes: String,
+    /// What they were copied from holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 /// One entry of a table.

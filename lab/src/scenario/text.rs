@@ -33,7 +33,7 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
             text.push_str(&look.field(check.name.word(), 0, Tone::Bad, failure));
         }
     }
-    let _ = writeln!(text, "\n{}", look.paint(Tone::Strong, "counters"));
+    text.push('\n');
     text.push_str(&counters(report).render(look));
     if let Some(translation) = &report.translation {
         text.push('\n');
@@ -65,7 +65,7 @@ fn checks(report: &RunReport) -> Table {
 }
 
 fn counters(report: &RunReport) -> Table {
-    let mut table = Table::new(&["", ""]);
+    let mut table = Table::new(&["counter", "value"]);
     let own = [
         ("DMA", bytes(report.dma_bytes)),
         ("faults", grouped(report.faults)),
@@ -96,6 +96,7 @@ fn walk(translation: &Translation, look: Look) -> String {
         steps,
         phys,
         bytes,
+        origin,
     } = translation;
     let heading = look.paint(Tone::Strong, "one translation");
     let _ = writeln!(text, "{heading}\n  {about} IOVA {iova}");
@@ -108,6 +109,10 @@ fn walk(translation: &Translation, look: Look) -> String {
         );
     }
     let _ = writeln!(text, "  physical {phys} holds {bytes}");
+    if let Some(origin) = origin {
+        let gap = " ".repeat(phys.chars().count());
+        let _ = writeln!(text, "  the disk {gap} holds {origin}");
+    }
     text
 }
 

@@ -130,7 +130,6 @@ impl Virt {
 
     /// Closes the port and stops the machine; judges what is left.
     pub fn finish(self, port: Port, report: &mut RunReport) -> anyhow::Result<()> {
-        let exposure = port.exposure();
         let counters = port.close().context("closing the device's domain")?;
         let Counters {
             maps,
@@ -153,9 +152,6 @@ impl Virt {
             ("table_pages", tables),
         ] {
             report.counters.insert(what, count);
-        }
-        if self.is_lazy() {
-            report.counters.insert("flushes", exposure.flushes);
         }
         for (what, count) in [
             ("open tickets", tickets),
@@ -201,7 +197,8 @@ impl Virt {
             iova: hex(iova.raw()),
             steps: steps.collect(),
             phys: hex(phys.raw()),
-            bytes: bytes.map(|byte| format!("{byte:02x}")).join(" "),
+            bytes: in_hex(&bytes),
+            origin: None,
         })
     }
 }
@@ -220,6 +217,12 @@ pub fn disk_file(contents: &[u8]) -> anyhow::Result<(tempfile::TempDir, PathBuf,
     file.write_all(contents)
         .context("writing the disk's file")?;
     Ok((directory, path, file))
+}
+
+/// Bytes for people.
+pub fn in_hex(bytes: &[u8]) -> String {
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.join(" ")
 }
 
 fn hex(number: u64) -> String {

@@ -94,17 +94,27 @@ fn the_device_really_has_28_bits_and_its_driver_refuses_more() {
 
 #[test]
 fn a_space_of_28_bits_that_is_full_says_so_and_serves_again() {
-    let mask = DmaMask::bits(BITS).unwrap();
-    let rig = disk::start(mask, 1 << 20);
-    let (port, _edu) = rig.edu();
-    let run = rig.stack.memory().free_runs(NodeId::new(1))[0]
-        .slice(0, 128 << 20)
-        .unwrap();
-    let half = port.map([run].into_iter(), Permissions::READ).unwrap();
-    let error = port.map([run].into_iter(), Permissions::READ).unwrap_err();
-    assert!(error.to_string().contains("134217728"), "{error}");
-    port.unmap([half]).unwrap();
-    let again = port.map([run].into_iter(), Permissions::READ).unwrap();
-    port.unmap([again]).unwrap();
-    rig.close(port);
+    for (bits, fits) in [(BITS, false), (64, true)] {
+        let mask = DmaMask::bits(bits).unwrap();
+        let rig = disk::start(mask, 1 << 20);
+        let (port, _edu) = rig.edu();
+        let run = rig.stack.memory().free_runs(NodeId::new(1))[0];
+        let run = run.slice(0, 128 << 20).unwrap();
+        let map = || port.map([run].into_iter(), Permissions::READ);
+        let half = map().unwrap();
+        let second = map();
+        assert_eq!(second.is_ok(), fits, "{bits} bits");
+        match second {
+            Ok(second) => {
+                let last = half.range().end().max(second.range().end());
+                assert!(last.raw() > 1 << BITS, "only the limit kept it low");
+                port.unmap([second]).unwrap();
+            }
+            Err(error) => assert!(error.to_string().contains("134217728"), "{error}"),
+        }
+        port.unmap([half]).unwrap();
+        let again = map().unwrap();
+        port.unmap([again]).unwrap();
+        rig.close(port);
+    }
 }

@@ -281,38 +281,48 @@ impl Load<'_> {
         }
     }
 
-    /// Unmaps; then the disk must not reach any of it, which is tried once for each batch.
-    fn end(&mut self, done: Vec<Transfer>, try_one: bool) {
+    /// Unmaps; then the disk must not reach any of it, which is tried with one of the reads.
+    fn end(&mut self, done: Vec<Transfer>) {
+        let reads = done.iter().enumerate();
+        let reads = reads.filter(|(_, transfer)| transfer.operation == Operation::Read);
+        let reads: Vec<usize> = reads.map(|(index, _)| index).collect();
+        let picked = self.random.below(reads.len() as u64) as usize;
+        let tried = reads.get(picked).copied();
+        let first = tried.map(|index| done[index].mapped.range().slice(0, BLOCK).unwrap());
+        if let Some(first) = first {
+            // Now the SMMU surely has it at hand.
+            self.disk.transfer(Operation::Read, 0, first).unwrap();
+            self.rig.no_faults();
+        }
         let (mapped, buffers): (Vec<_>, Vec<_>) =
             done.into_iter().map(|t| (t.mapped, t.buffer)).unzip();
-        let ranges: Vec<_> = mapped.iter().map(Mapped::range).collect();
         self.port.unmap(mapped).unwrap();
         self.port.flush().unwrap();
-        if try_one {
-            let index = self.random.below(ranges.len() as u64) as usize;
-            let (range, buffer) = (ranges[index], &buffers[index]);
-            buffer.fill(0xcc);
-            // The disk was just there: its translations were cached.
-            let lba = self.random.below(LANES) * MIB / BLOCK;
-            let first = range.slice(0, BLOCK).unwrap();
-            self.disk.transfer(Operation::Read, lba, first).unwrap();
-            let (faults, _) = self.rig.stack.take_faults();
-            assert!(!faults.is_empty(), "round {}: a stale hit", self.round);
-            assert!(
-                faults
-                    .iter()
-                    .all(|fault| fault.iova.is_some_and(|at| first.contains(at)))
-            );
-            let seen = buffer.read(buffer.len() as usize);
-            assert!(
-                seen.iter().all(|&byte| byte == 0xcc),
-                "round {}: a stale hit",
-                self.round
-            );
+        if let (Some(index), Some(first)) = (tried, first) {
+            self.retry(first, &buffers[index]);
         }
         for buffer in buffers {
             buffer.free(self.rig.stack.memory());
         }
+    }
+
+    fn retry(&mut self, first: IovaRange, buffer: &Scattered) {
+        buffer.fill(0xcc);
+        let lba = self.random.below(LANES) * MIB / BLOCK;
+        self.disk.transfer(Operation::Read, lba, first).unwrap();
+        let round = self.round;
+        let (faults, _) = self.rig.stack.take_faults();
+        assert!(!faults.is_empty(), "round {round}: a stale hit");
+        assert!(
+            faults
+                .iter()
+                .all(|fault| fault.iova.is_some_and(|at| first.contains(at)))
+        );
+        let seen = buffer.read(buffer.len() as usize);
+        assert!(
+            seen.iter().all(|&byte| byte == 0xcc),
+            "round {round}: a stale hit"
+        );
     }
 }
 
@@ -339,7 +349,7 @@ fn random_load(mode: Mode, seed: u64) {
         let depth = 1 + load.random.below(LANES);
         let done = load.batch(depth);
         batches += 1;
-        load.end(done, batches % 2 == 0);
+        load.end(done);
     }
     let model = load.model;
     disk.flush().unwrap();
