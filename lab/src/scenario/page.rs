@@ -198,7 +198,7 @@ impl Page {
             (Workload::Cache(_), MachineName::Sim) => return Ok(()),
             (Workload::Cache(_), _) => "QEMU's memory has no caches to be seen",
             (_, MachineName::QemuVirt) => return Ok(()),
-            (_, MachineName::Sim) => "its simulated machine has no IOMMU yet",
+            (_, MachineName::Sim) => "its scenarios on the simulated machine do not translate yet",
             (_, MachineName::QemuQ35) => "there is no driver for its IOMMU",
         };
         anyhow::bail!(
