@@ -7,6 +7,7 @@ use dmakit_addr::{Address, IovaRange, PhysAddr};
 use dmakit_platform::{Platform, TableMemory};
 
 use crate::descend::Place;
+use crate::hint::Hints;
 use crate::table::Table;
 use crate::{Format, Gather, MapError, MapFailure, PageTable, Permissions};
 
@@ -283,20 +284,21 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         end: u64,
         to: u64,
     ) -> Option<(&Table, u32, Range<usize>)> {
-        let aligned = (at | end | to).trailing_zeros();
-        if !self.has_single_leaves || aligned < self.hints[0].shift() {
+        let ends = at | end | to;
+        let is_aligned = |hints: &Hints| ends & ((1 << hints.shift()) - 1) == 0;
+        if !is_aligned(&self.hints[0]) {
             return None;
         }
-        let height = if aligned >= self.hints[1].shift() {
-            2
-        } else {
-            1
+        let height = if is_aligned(&self.hints[1]) { 2 } else { 1 };
+        if !self.has_blocks[height - 1] {
+            return None;
+        }
+        let (table, indices) = self.near(height as u32, at, end)?;
+        let is_free = match indices.len() {
+            1 => table.child(indices.start).is_none(),
+            count => table.leaves_from(indices.clone()) == count,
         };
-        if !self.format.has_leaves(height) {
-            return None;
-        }
-        let (table, indices) = self.near(height, at, end)?;
-        (table.leaves_from(indices.clone()) == indices.len()).then_some((table, height, indices))
+        is_free.then_some((table, height as u32, indices))
     }
 
     /// The remembered table at `height` that has all of `[at, end)` and more, and where in it.

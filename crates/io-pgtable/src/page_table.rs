@@ -36,6 +36,8 @@ pub struct PageTable<F: Format, P: Platform, M: TableMemory> {
     pub(crate) node: Option<NodeId>,
     /// Whether hardware walks go past the CPU's caches.
     pub(crate) cleans: bool,
+    /// Whether leaves at heights 1 and 2 can be mapped and unmapped alone.
+    pub(crate) has_blocks: [bool; 2],
     /// Whether the format has no groups of leaves.
     pub(crate) has_single_leaves: bool,
     /// Bytes of the largest leaf or group of leaves.
@@ -92,7 +94,9 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             let shift = geometry.shift(height as u32 + 1);
             Hints::new(shift, HINTS[height]).ok_or(TableError::Records)
         };
+        let has_blocks = |at| format.has_leaves(at) && format.contiguous(at).is_none();
         let mut this = Self {
+            has_blocks: [has_blocks(1), has_blocks(2)],
             has_single_leaves: (0..=height).all(|height| format.contiguous(height).is_none()),
             largest_leaf: leaves
                 .map(|height| geometry.span(height) * group(height))
