@@ -11,7 +11,7 @@ const BLOCK_MIN_BYTES: u64 = 16;
 /// A page of the smallest blocks.
 pub(crate) const BLOCKS_MAX: usize = (PAGE_BYTES / BLOCK_MIN_BYTES) as usize;
 
-/// How the blocks of a [`DmaPool`] lie.
+/// How the blocks of a [`DmaPool`](crate::DmaPool) lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockLayout {
     stride: u64,
