@@ -117,12 +117,16 @@ where
         }
         let request = Request { len, align, limit };
         let reservation = self.space.alloc(cpu, &request).map_err(MapError::Space)?;
-        match self.fill(reservation.range(), runs, permissions) {
+        let mut done = 0;
+        match self.fill(reservation.range(), runs, permissions, &mut done) {
             Ok(()) => Ok(Mapped {
                 domain: self.id,
                 reservation,
             }),
-            Err(error) => Err(self.abandon(cpu, reservation, error)),
+            Err(error) => {
+                self.abandon(cpu, reservation, done);
+                Err(error)
+            }
         }
     }
 
@@ -327,40 +331,42 @@ where
         range
     }
 
+    /// Maps runs one after the other; `done` counts the bytes that are mapped, also on failure.
     fn fill(
         &self,
         range: IovaRange,
         runs: impl Iterator<Item = PhysRange>,
         permissions: Permissions,
+        done: &mut u64,
     ) -> Result<(), MapError> {
-        let mut done = 0;
         for run in runs {
-            let part = range.slice(done, run.len()).unwrap_or(range);
-            if let Err(error) = self.table.map(part, run.start(), permissions) {
-                let mapped = range.slice(0, done).unwrap_or(range);
-                if !mapped.is_empty() {
-                    // Just mapped, so it is all there; its tables stay in the tree.
-                    let mut gather = Gather::new();
-                    let _ = self.table.unmap(mapped, &mut gather);
-                }
-                return Err(MapError::Table(error));
-            }
-            done += run.len();
+            let part = range.slice(*done, run.len()).unwrap_or(range);
+            self.table
+                .map(part, run.start(), permissions)
+                .map_err(MapError::Table)?;
+            *done += run.len();
         }
         self.hardware.mapped(range).map_err(MapError::Hardware)
     }
 
-    /// Undoes a mapping that failed half-way: hardware may have walked what was there for a moment.
+    /// Undoes a mapping that failed after `done` bytes: hardware may have walked what was there for
+    /// a moment.
     #[cold]
-    fn abandon(&self, cpu: &impl CpuGuard, reservation: Reservation, error: MapError) -> MapError {
+    fn abandon(&self, cpu: &impl CpuGuard, reservation: Reservation, done: u64) {
+        let mut gather = Gather::new();
+        let mapped = reservation.range().slice(0, done);
+        // What was just mapped is all there.
+        let cleared = mapped.is_none_or(|mapped| {
+            mapped.is_empty() || self.table.unmap(mapped, &mut gather).is_ok()
+        });
         let forgotten = self
             .hardware
             .invalidate_all()
             .and_then(|()| self.hardware.sync());
-        match forgotten {
-            Ok(()) => self.space.free(cpu, reservation),
-            Err(_) => drop(self.quarantine(reservation)),
+        if cleared && forgotten.is_ok() {
+            self.take_back(cpu, reservation, gather);
+        } else {
+            self.quarantine(reservation);
         }
-        error
     }
 }
