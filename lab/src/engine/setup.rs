@@ -211,8 +211,11 @@ impl Setup {
                 areas: Some(pool.areas as u32),
                 force: self.params.force,
             },
-            // No pool, and nobody asked for that: naming `noforce` would ask.
-            Err(_) => self.params,
+            // `noforce` where that was asked for. Where nobody asked, naming it would.
+            Err(_) => SwiotlbParams {
+                force: self.params.force,
+                ..SwiotlbParams::default()
+            },
         };
         let mut words: Vec<String> = Vec::new();
         for parameter in self
