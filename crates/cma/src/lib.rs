@@ -19,7 +19,11 @@ mod bit_tree;
 mod block;
 mod claim_map;
 mod filing;
+mod param;
 mod run_tree;
 
 pub use area::{Area, AreaError, AreaUse, ReleaseError};
 pub use claim_map::{ClaimMap, NoWindow, NotClaimed, Scans};
+pub use param::{
+    CmaParam, CmaPernumaParam, HugetlbCmaParam, NumaCmaParam, ParamError, ParamErrorKind, Parameter,
+};
