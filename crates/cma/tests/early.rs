@@ -40,9 +40,6 @@ fn machine(mib: u64, unit_order: u32) -> (Vec<Reserved>, Vec<Segment>) {
         reserved
     });
     let (_, ram) = HostRam::new(&ranges).unwrap();
-    for segment in &ram {
-        segment.window().fill(0xa5);
-    }
     (reserved.collect(), ram)
 }
 
@@ -65,6 +62,7 @@ fn is_zero(segment: &Segment) -> bool {
 fn an_early_table_is_local_zeroed_aligned_and_stays_out_when_the_stage_ends() {
     let (reserved, mut ram) = machine(16, 0);
     let area = reserved[1].ranges()[0];
+    ram[1].window().fill(0xa5);
     let mut bits = vec![!0; EarlyAreas::<HostPlatform>::bitmap_words(&reserved)];
     let early = EarlyAreas::new(HostPlatform::new(1), reserved, &mut ram, &mut bits).unwrap();
     // What is left of the nodes' RAM was not taken.
