@@ -13,12 +13,14 @@ use crate::sections::Sections;
 use crate::zone::{NO_ZONE, Zone};
 
 mod clear;
+mod hold;
 mod search;
 mod spans;
 mod window;
 
 use clear::CLEARING_MAX;
 pub(crate) use clear::{Move, frame_range, page_blocks, part_in};
+pub(crate) use hold::{Hold, NotHeld};
 pub(crate) use spans::{Span, Status};
 pub(crate) use window::{Scan, Wanted};
 

@@ -10,8 +10,10 @@ use crate::buddy::{Scan, Span, Status, Wanted, frame_range, page_blocks, part_in
 use crate::error::NoFrames;
 use crate::frame::Frame;
 use crate::migration::{Migrate, MigrationCause, Refusal};
-use crate::movable_memory::{Destination, MovableMemory, NotMoved};
+use crate::movable_memory::{Destination, Failed, MovableMemory};
 use crate::page_allocator::Frames;
+use crate::pin::PinInfo;
+use crate::pin_table::Entry;
 use crate::window::{Window, WindowRequest};
 
 /// Start blocks that a search looks at under one hold of the lock.
@@ -56,6 +58,8 @@ pub struct Blocking {
     pub frames: PfnRange,
     /// Why they are in the way.
     pub why: Obstacle,
+    /// Who holds them, where they are pinned or leased: the first of those who do.
+    pub holder: Option<PinInfo>,
 }
 
 /// What a claim came to its end at.
@@ -219,16 +223,14 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             Ok(()) => {}
             Err(None) => return Err(refuse(ClaimFailure::TooManyClaims, Vec::new())),
             Err(Some(frames)) => {
-                let why = Obstacle::BeingCleared;
-                return Err(refuse(
-                    ClaimFailure::Blocked,
-                    alloc::vec![Blocking { frames, why }],
-                ));
+                let blocking = self.name(frames, Obstacle::BeingCleared);
+                return Err(refuse(ClaimFailure::Blocked, alloc::vec![blocking]));
             }
         }
         for block in page_blocks(range) {
             self.allocator.locked(|buddy| buddy.mark(block));
         }
+        self.recall(range);
         let outcome = self
             .clear(range, limits)
             .and_then(|()| self.take(range).ok_or((ClaimFailure::Tries, Vec::new())));
@@ -245,18 +247,20 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         range: PfnRange,
         limits: &ClaimLimits,
     ) -> Result<(), (ClaimFailure, Vec<Blocking>)> {
-        for tried in 0.. {
+        let mut tried = 0;
+        loop {
             let mut left = Vec::new();
             let mut at = range.start().raw();
             while let Some(span) = self.next_taken(at, range.end().raw()) {
                 let frames = frame_range(span.start, span.end);
-                let blocking = |why| alloc::vec![Blocking { frames, why }];
+                let blocking = |why| alloc::vec![self.name(frames, why)];
                 if self.platform.now() >= limits.deadline {
                     let why = obstacle(span.status).unwrap_or(Obstacle::Refused(Refusal::Busy));
                     return Err((ClaimFailure::Deadline, blocking(why)));
                 }
-                match self.clear_span(&span) {
-                    Ok(()) => {}
+                let cause = MigrationCause::Claim;
+                match self.vacate(&span, cause, Destination::NEAR, limits) {
+                    Ok(_) => {}
                     Err(Failed::NoRoom(error)) => {
                         return Err((ClaimFailure::NoRoom(error), Vec::new()));
                     }
@@ -272,26 +276,9 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             if tried >= limits.tries {
                 return Err((ClaimFailure::Tries, left));
             }
+            tried += 1;
+            self.movers.pause(self.platform.now());
         }
-        Ok(())
-    }
-
-    fn clear_span(&self, span: &Span) -> Result<(), Failed> {
-        match span.status {
-            Status::Movable => {}
-            Status::Moving | Status::Passing => return Err(Failed::Now(Obstacle::BeingCleared)),
-            status => return Err(Failed::For(obstacle(status).unwrap_or(Obstacle::Unmovable))),
-        }
-        let moved = self.move_away(span.start, MigrationCause::Claim, Destination::NEAR);
-        moved.map_err(|error| match error {
-            NotMoved::NoRoom(error) => Failed::NoRoom(error),
-            // What it is now the next try sees.
-            NotMoved::NotMovable => Failed::Now(Obstacle::Refused(Refusal::Busy)),
-            NotMoved::Refused(reason) if reason.is_passing() => {
-                Failed::Now(Obstacle::Refused(reason))
-            }
-            NotMoved::Refused(reason) => Failed::For(Obstacle::Refused(reason)),
-        })
     }
 
     /// The first span from `at` up to `end` that is not free.
@@ -351,7 +338,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             };
             if let Some(why) = obstacle(span.status) {
                 let frames = frame_range(span.start, span.end);
-                found.push(Blocking { frames, why });
+                found.push(self.name(frames, why));
             }
             at = span.end;
         }
@@ -365,9 +352,8 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                 })
             });
             if !alike {
-                let why = Obstacle::NotHere;
                 let frames = frame_range(last.raw(), last.raw() + 1);
-                found.push(Blocking { frames, why });
+                found.push(self.name(frames, Obstacle::NotHere));
             }
         }
         found
@@ -382,6 +368,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         self.refuse(request.frames, ClaimFailure::NoWindow, blocking)
     }
 
+    /// An obstacle with whoever holds the frames.
+    pub(crate) fn name(&self, frames: PfnRange, why: Obstacle) -> Blocking {
+        let holder = self.pins.locked(|books| {
+            let mut pins = books.pins().iter().filter(|pin| pin.overlaps(frames));
+            match why {
+                Obstacle::Pinned => pins.find(|pin| pin.terms.is_none()).map(Entry::info),
+                Obstacle::Leased => pins.find(|pin| pin.terms.is_some()).map(Entry::info),
+                _ => None,
+            }
+        });
+        Blocking {
+            frames,
+            why,
+            holder,
+        }
+    }
+
     fn refuse(&self, frames: u64, reason: ClaimFailure, blocking: Vec<Blocking>) -> ClaimError {
         ClaimError {
             frames,
@@ -389,13 +392,6 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             blocking,
         }
     }
-}
-
-/// Why a span is not clear, and whether asking again may help.
-enum Failed {
-    Now(Obstacle),
-    For(Obstacle),
-    NoRoom(NoFrames),
 }
 
 /// Why a span can never be cleared as it is.
