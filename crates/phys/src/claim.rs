@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use dmakit_addr::{Pfn, PfnRange};
+use dmakit_addr::PfnRange;
 use dmakit_platform::{Instant, Platform};
 
 use crate::buddy::{Scan, Span, Status, Wanted, frame_range, page_blocks, part_in};
@@ -49,6 +49,8 @@ pub enum Obstacle {
     BeingCleared,
     /// Their mover said no.
     Refused(Refusal),
+    /// There is no room for them elsewhere.
+    NoRoom,
 }
 
 /// Frames in the way of a claim.
@@ -167,8 +169,12 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         }
     }
 
-    /// Claims the cheapest window. Where it turns out that something in it does not move, the next
-    /// cheapest without that is tried, up to eight times. May sleep.
+    /// Claims the cheapest window. Where it turns out that something in it does not move, the
+    /// cheapest without that is tried, as long as the deadline is not past. May sleep.
+    ///
+    /// It fails only where every window holds something that is unmovable, pinned, leased for
+    /// longer than the deadline, refused by its mover, or being cleared by somebody else, or where
+    /// there is no room to move to.
     ///
     /// # Errors
     /// [`ClaimError`]: of the last window tried, or with what is in the way of all.
@@ -177,29 +183,40 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         request: &WindowRequest<'_>,
         limits: &ClaimLimits,
     ) -> Result<Frames, ClaimError> {
-        let mut excluded: Vec<PfnRange> = request.excluded.to_vec();
+        let mut excluded = request.excluded.to_vec();
+        let mut leased = self.unrecallable(request.within, limits.deadline);
         let mut last = None;
-        for _ in 0..NAMED_MAX {
+        loop {
+            let avoided = [&excluded[..], &leased[..]].concat();
             let narrowed = WindowRequest {
-                excluded: &excluded,
+                excluded: &avoided,
                 ..*request
             };
             let window = match self.find(&narrowed) {
                 Ok(window) => window,
+                Err(_) if !leased.is_empty() => {
+                    // Their holders need not let go in time, but they may.
+                    leased.clear();
+                    continue;
+                }
                 Err(error) => return Err(last.unwrap_or(error)),
             };
             let error = match self.claim(window.range, limits) {
                 Ok(frames) => return Ok(frames),
                 Err(error) => error,
             };
-            let elsewhere = matches!(error.reason, ClaimFailure::Blocked | ClaimFailure::Tries);
-            if !elsewhere || error.blocking.is_empty() {
+            let elsewhere = match error.reason {
+                ClaimFailure::Blocked | ClaimFailure::Tries => true,
+                // The cheapest window has no room for one frame, so no other has.
+                ClaimFailure::NoRoom(error) => error.frames > 1,
+                _ => false,
+            };
+            if !elsewhere || error.blocking.is_empty() || self.platform.now() >= limits.deadline {
                 return Err(error);
             }
             excluded.extend(error.blocking.iter().map(|blocking| blocking.frames));
             last = Some(error);
         }
-        Err(last.unwrap_or_else(|| self.refuse(request.frames, ClaimFailure::NoWindow, Vec::new())))
     }
 
     /// Claims exactly these frames: checks that nothing in them is unmovable, marks their page
@@ -262,7 +279,8 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                 match self.vacate(&span, cause, Destination::NEAR, limits) {
                     Ok(_) => {}
                     Err(Failed::NoRoom(error)) => {
-                        return Err((ClaimFailure::NoRoom(error), Vec::new()));
+                        let blocking = blocking(Obstacle::NoRoom);
+                        return Err((ClaimFailure::NoRoom(error), blocking));
                     }
                     Err(Failed::For(why)) => return Err((ClaimFailure::Blocked, blocking(why))),
                     Err(Failed::Now(why)) if left.len() < NAMED_MAX => left.extend(blocking(why)),
@@ -325,35 +343,31 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         Some(Frames::new(start, range.len(), number))
     }
 
-    /// What in a range cannot be cleared: up to eight allocations.
+    /// What in a range cannot be cleared: up to eight allocations. Of most page blocks the counts
+    /// say that there is nothing.
     fn blocking(&self, range: PfnRange) -> Vec<Blocking> {
-        let mut found = Vec::new();
-        let zone = self
-            .allocator
-            .locked(|buddy| buddy.zone_of(range.start().raw()));
-        let mut at = range.start().raw();
-        while found.len() < NAMED_MAX {
-            let Some(span) = self.next_taken(at, range.end().raw()) else {
-                break;
-            };
-            if let Some(why) = obstacle(span.status) {
-                let frames = frame_range(span.start, span.end);
-                found.push(self.name(frames, why));
-            }
-            at = span.end;
-        }
-        if found.is_empty() {
-            let last = Pfn::new(range.end().raw() - 1);
-            let alike = self.allocator.locked(|buddy| {
-                page_blocks(range).all(|block| {
-                    let (start, end) = part_in(range, block);
-                    let whole = buddy.block(block).map(|counts| counts.zone);
-                    whole == zone || (start..end).all(|frame| buddy.zone_of(frame) == zone)
-                })
+        let mut found: Vec<Blocking> = Vec::new();
+        let start = range.start().raw();
+        let zone = self.allocator.locked(|buddy| buddy.zone_of(start));
+        for block in page_blocks(range) {
+            let clear = self.allocator.locked(|buddy| {
+                buddy
+                    .block(block)
+                    .is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0)
             });
-            if !alike {
-                let frames = frame_range(last.raw(), last.raw() + 1);
-                found.push(self.name(frames, Obstacle::NotHere));
+            let (mut at, end) = part_in(range, block);
+            while !clear && at < end && found.len() < NAMED_MAX {
+                let (span, here) = self
+                    .allocator
+                    .locked(|buddy| (buddy.span_at(at), buddy.zone_of(at)));
+                let elsewhere = (here != zone).then_some(Obstacle::NotHere);
+                if let Some(why) = obstacle(span.status).or(elsewhere) {
+                    add(
+                        &mut found,
+                        self.name(frame_range(span.start, span.end), why),
+                    );
+                }
+                at = span.end;
             }
         }
         found
@@ -391,6 +405,19 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             reason,
             blocking,
         }
+    }
+}
+
+/// Adds an obstacle to those before it: missing frames beside each other are one.
+fn add(found: &mut Vec<Blocking>, next: Blocking) {
+    let Some(last) = found.last_mut() else {
+        return found.push(next);
+    };
+    let missing = last.why == Obstacle::NotHere && next.why == Obstacle::NotHere;
+    if missing && last.frames.end() == next.frames.start() {
+        last.frames = frame_range(last.frames.start().raw(), next.frames.end().raw());
+    } else if last.frames != next.frames {
+        found.push(next);
     }
 }
 

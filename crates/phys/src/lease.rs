@@ -30,6 +30,24 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         }
     }
 
+    /// The frames in `within` whose leases may last beyond `deadline` whatever is done.
+    pub(crate) fn unrecallable(&self, within: &[PfnRange], deadline: Instant) -> Vec<PfnRange> {
+        let now = self.platform.now();
+        let mut frames = Vec::new();
+        self.pins.locked(|books| {
+            for pin in books.pins() {
+                let Some(terms) = &pin.terms else { continue };
+                let expires = pin.expires.unwrap_or(now.saturating_add(terms.hold_max));
+                if expires >= deadline {
+                    let inside =
+                        |range: &&PfnRange| within.iter().any(|within| within.overlaps(range));
+                    frames.extend(pin.ranges.iter().filter(inside));
+                }
+            }
+        });
+        frames
+    }
+
     fn next_to_recall(&self, range: PfnRange) -> Option<(PinId, Instant, Arc<dyn LeaseHolder>)> {
         let now = self.platform.now();
         self.pins.locked(|books| {

@@ -235,7 +235,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         // Nobody may pin or move the new frames before they are anybody's.
         let (target, token) = self
             .allocator
-            .allocate_moving(&request, to.blocks)
+            .allocate_target(&request, to.blocks)
             .map_err(NotMoved::NoRoom)?;
         let answer = self.movers.migrate(migration, token);
         let hold = to.hold.filter(|_| answer.is_ok());
