@@ -18,8 +18,8 @@ use crate::smmu::SmmuState;
 use crate::spans::Spans;
 use crate::violation::Recorder;
 use crate::{
-    Counts, DeviceConfig, DeviceId, Event, FaultPlan, MachineConfig, MachineError, PrivateAccess,
-    Rng, SimDevice, SimSmmu, SmmuConfig, SmmuId, Violation, Violations,
+    Counts, DeviceConfig, DeviceId, Event, FaultPlan, LatencyTable, MachineConfig, MachineError,
+    PrivateAccess, Rng, SimDevice, SimSmmu, SmmuConfig, SmmuId, Violation, Violations,
 };
 
 /// A machine: RAM, CPUs, caches, devices and a clock.
@@ -32,7 +32,8 @@ use crate::{
 ///   stores in order (barriers are counted);
 /// * a cache line that was made dirty by storing what it held already: nothing can watch a store
 ///   that changes nothing, so tests write fresh patterns;
-/// * how long anything takes: time moves when it is [moved](Self::advance).
+/// * how long anything takes, but for what its [`LatencyTable`] has a figure for: otherwise time
+///   moves when it is [moved](Self::advance).
 #[derive(Clone, Debug)]
 pub struct Machine {
     inner: Arc<Inner>,
@@ -61,6 +62,9 @@ pub(crate) struct State {
     pub(crate) plan: FaultPlan,
     pub(crate) log: Log,
     pub(crate) violations: Arc<Recorder>,
+    pub(crate) config: MachineConfig,
+    /// What took time since the clock was last moved.
+    pub(crate) elapsed_ns: u64,
     ram: Vec<Vec<Segment>>,
 }
 
@@ -102,6 +106,8 @@ impl MachineConfig {
             plan: FaultPlan::none(),
             log: Log::new(config.record),
             violations: violations.clone(),
+            config: config.clone(),
+            elapsed_ns: 0,
             ram,
         };
         let machine = Machine {
@@ -154,7 +160,10 @@ impl Machine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         state.log.now = self.now();
-        act(&mut state)
+        let result = act(&mut state);
+        let elapsed = std::mem::take(&mut state.elapsed_ns);
+        self.inner.now_ns.fetch_add(elapsed, Ordering::Relaxed);
+        result
     }
 
     /// The RAM of `node`, which is handed out once: afterwards, and for an unknown node, there is
@@ -176,6 +185,26 @@ impl Machine {
             let node = NodeId::new(index as u16);
             ranges.iter().map(move |range| (node, *range))
         })
+    }
+
+    /// How many nodes there are, with and without RAM.
+    pub fn nodes(&self) -> usize {
+        self.inner.config.nodes.len()
+    }
+
+    /// The node whose RAM holds the byte at `at`.
+    pub fn node_of(&self, at: PhysAddr) -> Option<NodeId> {
+        self.inner.config.node_of(at)
+    }
+
+    /// How far `to` is from `from`, as firmware tables say it: 10 is the same node.
+    pub fn distance(&self, from: NodeId, to: NodeId) -> u8 {
+        self.inner.config.distances.get(from, to)
+    }
+
+    /// What distance costs.
+    pub fn latencies(&self) -> &LatencyTable {
+        &self.inner.config.latencies
     }
 
     /// The seed of the machine, for messages of failed tests.
