@@ -1,0 +1,471 @@
+//! Programs that use their memory while somebody moves it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dmakit_addr::{PAGE_BYTES, Pfn, PhysAddr, PhysRange};
+use dmakit_phys::Frames;
+
+use crate::contents::{Contents, LINE_BYTES, LINES};
+use crate::{Cost, Machine, Rng};
+
+/// A page of a program, whichever frame it is in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PageId(u64);
+
+impl PageId {
+    /// Its number, counted from 0 in the order in which pages were added.
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for PageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "page{}", self.0)
+    }
+}
+
+/// Bytes that a page should not have had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// Which page.
+    pub page: PageId,
+    /// The frame that it was in.
+    pub frame: Pfn,
+    /// Which of its 64 lines.
+    pub line: usize,
+    /// The version of that line that was expected.
+    pub version: u32,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} in frame {}: line {} does not hold its version {}",
+            self.page, self.frame, self.line, self.version
+        )
+    }
+}
+
+/// What programs did, and what they noticed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Uses {
+    /// Pages that were looked at whole and then written to.
+    pub touched: u64,
+    /// Touches that had to wait, since the page was being moved.
+    pub waited: u64,
+    /// Looks at every page.
+    pub rounds: u64,
+    /// Pages that were moved.
+    pub moved: u64,
+    /// The first wrong bytes that were found.
+    pub damage: Option<Damage>,
+    /// How many lines were wrong in all.
+    pub damaged: u64,
+}
+
+/// A line of a page that a device is writing.
+///
+/// Give it back with [`Programs::finish_line`]: until then the line may hold the old bytes or the
+/// new ones, and no program touches it.
+#[derive(PartialEq, Eq, Debug)]
+pub struct LineLoan {
+    page: PageId,
+    line: usize,
+    version: u32,
+    bytes: [u8; LINE_BYTES],
+}
+
+impl LineLoan {
+    /// Of which page.
+    pub fn page(&self) -> PageId {
+        self.page
+    }
+
+    /// Where in the page, in bytes.
+    pub fn offset(&self) -> u64 {
+        (self.line * LINE_BYTES) as u64
+    }
+
+    /// What the device is to write.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Why a page cannot be moved now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stays {
+    /// No page of a program is in that frame.
+    NoPage,
+    /// Somebody moves it already.
+    Moving,
+    /// Somebody refers to it for a moment.
+    Held,
+}
+
+/// The programs of a machine: pages with contents that can be checked, used all the time.
+///
+/// A program does not know which frames its pages are in. It writes to them until a move excludes
+/// it, waits while the page is moved, and goes on in the new frame. Whatever it finds there that it
+/// did not write is [`Damage`]. The steps of a move are apart, so that a test can leave one out:
+/// [`exclude`](Self::exclude), [`copy`](Self::copy), [`switch`](Self::switch), or
+/// [`restore`](Self::restore) instead of the last. Between the lines that `copy` copies, programs
+/// run and the machine is [disturbed](Machine::disturb).
+///
+/// A clone is a handle to the same programs.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    machine: Machine,
+    book: Arc<Mutex<Book>>,
+}
+
+#[derive(Debug)]
+struct Book {
+    rng: Rng,
+    pages: BTreeMap<PageId, Page>,
+    by_frame: BTreeMap<Pfn, PageId>,
+    /// The pages in no order, to pick one from.
+    list: Vec<PageId>,
+    next: u64,
+    uses: Uses,
+}
+
+#[derive(Debug)]
+struct Page {
+    frames: Frames,
+    contents: Contents,
+    /// Programs are kept out: it is being moved.
+    is_excluded: bool,
+    /// References that nobody may move it under.
+    holds: u32,
+    /// Lines under a device, and what they become.
+    lent: BTreeMap<usize, u32>,
+    /// Where in the list.
+    index: usize,
+}
+
+impl Page {
+    fn frame(&self) -> Pfn {
+        self.frames.range().start()
+    }
+}
+
+impl Programs {
+    /// Programs without a page, whose steps are decided by `seed`.
+    pub fn new(machine: &Machine, seed: u64) -> Self {
+        let book = Book {
+            rng: Rng::derived(seed, 0x9209),
+            pages: BTreeMap::new(),
+            by_frame: BTreeMap::new(),
+            list: Vec::new(),
+            next: 0,
+            uses: Uses::default(),
+        };
+        Self {
+            machine: machine.clone(),
+            book: Arc::new(Mutex::new(book)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a program one more page, in a frame of its own, and fills it.
+    ///
+    /// # Panics
+    /// Where `frames` is not one frame of RAM.
+    pub fn add(&self, frames: Frames) -> PageId {
+        assert_eq!(frames.range().len(), 1, "a page is one frame");
+        let mut book = self.lock();
+        let id = PageId(book.next);
+        book.next += 1;
+        let contents = Contents::new(self.machine.seed() ^ id.0.rotate_left(32));
+        let frame = frames.range().start();
+        assert!(self.store(frame, 0, &contents.page()), "{frame} is no RAM");
+        let page = Page {
+            frames,
+            contents,
+            is_excluded: false,
+            holds: 0,
+            lent: BTreeMap::new(),
+            index: book.list.len(),
+        };
+        book.list.push(id);
+        book.by_frame.insert(frame, id);
+        book.pages.insert(id, page);
+        id
+    }
+
+    /// Takes a page away, once more checked; `None` while it is moved, held or under a device, and
+    /// for one that is gone.
+    pub fn remove(&self, id: PageId) -> Option<Frames> {
+        let mut book = self.lock();
+        let page = book.pages.get(&id)?;
+        if page.is_excluded || page.holds > 0 || !page.lent.is_empty() {
+            return None;
+        }
+        self.check_page(&mut book, id);
+        let page = book.pages.remove(&id)?;
+        book.by_frame.remove(&page.frame());
+        book.list.swap_remove(page.index);
+        if let Some(&other) = book.list.get(page.index) {
+            if let Some(other) = book.pages.get_mut(&other) {
+                other.index = page.index;
+            }
+        }
+        Some(page.frames)
+    }
+
+    /// How many pages there are.
+    pub fn pages(&self) -> usize {
+        self.lock().list.len()
+    }
+
+    /// One of the pages, by a number below [`pages`](Self::pages), in no order.
+    pub fn page(&self, index: usize) -> Option<PageId> {
+        self.lock().list.get(index).copied()
+    }
+
+    /// The page that is in a frame.
+    pub fn page_in(&self, frame: Pfn) -> Option<PageId> {
+        self.lock().by_frame.get(&frame).copied()
+    }
+
+    /// The frame that a page is in.
+    pub fn frame_of(&self, id: PageId) -> Option<Pfn> {
+        self.lock().pages.get(&id).map(Page::frame)
+    }
+
+    /// What was done and noticed so far.
+    pub fn uses(&self) -> Uses {
+        self.lock().uses.clone()
+    }
+
+    /// Lets programs take `steps` steps: each looks at a whole page and writes to a line of it.
+    pub fn run(&self, steps: u64) {
+        let mut book = self.lock();
+        for _ in 0..steps {
+            let count = book.list.len() as u64;
+            let index = book.rng.below(count) as usize;
+            let line = book.rng.below(LINES as u64) as usize;
+            let Some(&id) = book.list.get(index) else {
+                return;
+            };
+            self.touch(&mut book, id, line);
+        }
+    }
+
+    /// Lets a program look at one page and write to it.
+    pub fn run_on(&self, id: PageId) {
+        let mut book = self.lock();
+        let line = book.rng.below(LINES as u64) as usize;
+        self.touch(&mut book, id, line);
+    }
+
+    fn touch(&self, book: &mut Book, id: PageId, line: usize) {
+        let Some(page) = book.pages.get(&id) else {
+            return;
+        };
+        if page.is_excluded {
+            book.uses.waited += 1;
+            return;
+        }
+        book.uses.touched += 1;
+        self.check_page(book, id);
+        let Some(page) = book.pages.get_mut(&id) else {
+            return;
+        };
+        if !page.lent.contains_key(&line) {
+            let version = page.contents.version(line) + 1;
+            page.contents.advance(line, version);
+            let bytes = page.contents.line(line, version);
+            self.store(page.frame(), line, &bytes);
+        }
+    }
+
+    /// Looks at every page. While one is moved it is looked at where it was.
+    pub fn check(&self) {
+        let mut book = self.lock();
+        book.uses.rounds += 1;
+        let ids = book.list.clone();
+        for id in ids {
+            self.check_page(&mut book, id);
+        }
+    }
+
+    fn check_page(&self, book: &mut Book, id: PageId) {
+        let Some(page) = book.pages.get_mut(&id) else {
+            return;
+        };
+        let mut found = [0; LINES * LINE_BYTES];
+        self.load(page.frame(), 0, &mut found);
+        if page.lent.is_empty() && found == page.contents.page() {
+            return;
+        }
+        let lines = found.chunks_exact(LINE_BYTES).enumerate();
+        let wrong = lines.filter(|(line, bytes)| {
+            let holds = |version| page.contents.line(*line, version)[..] == **bytes;
+            let pending = page.lent.get(line).copied();
+            !holds(page.contents.version(*line)) && !pending.is_some_and(holds)
+        });
+        let wrong: Vec<usize> = wrong.map(|(line, _)| line).collect();
+        let (frame, uses) = (page.frame(), &mut book.uses);
+        for line in wrong {
+            let version = page.contents.version(line);
+            uses.damaged += 1;
+            uses.damage.get_or_insert(Damage {
+                page: id,
+                frame,
+                line,
+                version,
+            });
+            // Said once: from here on the page is as it should be.
+            let bytes = page.contents.line(line, version);
+            self.store(frame, line, &bytes);
+        }
+    }
+
+    /// Refers to a page for a moment: it cannot be moved until [`release`](Self::release). False
+    /// where there is none, or it is being moved.
+    pub fn hold(&self, id: PageId) -> bool {
+        let mut book = self.lock();
+        let page = book.pages.get_mut(&id).filter(|page| !page.is_excluded);
+        let Some(page) = page else {
+            return false;
+        };
+        page.holds += 1;
+        true
+    }
+
+    /// Ends one [`hold`](Self::hold).
+    pub fn release(&self, id: PageId) {
+        if let Some(page) = self.lock().pages.get_mut(&id) {
+            page.holds = page.holds.saturating_sub(1);
+        }
+    }
+
+    /// Lends a device the line of a page that it is to write next; `None` where another has it, or
+    /// there is no such page.
+    pub fn lend_line(&self, id: PageId, line: usize) -> Option<LineLoan> {
+        let mut book = self.lock();
+        let page = book.pages.get_mut(&id)?;
+        if line >= LINES || page.lent.contains_key(&line) {
+            return None;
+        }
+        let version = page.contents.version(line) + 1;
+        page.lent.insert(line, version);
+        Some(LineLoan {
+            page: id,
+            line,
+            version,
+            bytes: page.contents.line(line, version),
+        })
+    }
+
+    /// Takes a line back; what the device said of its write must be true from now on.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn finish_line(&self, loan: LineLoan, has_landed: bool) {
+        let mut book = self.lock();
+        if let Some(page) = book.pages.get_mut(&loan.page) {
+            page.lent.remove(&loan.line);
+            if has_landed {
+                page.contents.advance(loan.line, loan.version);
+            }
+        }
+        self.check_page(&mut book, loan.page);
+    }
+
+    /// Keeps programs out of the page that is in `frame`: the first step of a move.
+    ///
+    /// # Errors
+    /// [`Stays`].
+    pub fn exclude(&self, frame: Pfn) -> Result<PageId, Stays> {
+        let mut book = self.lock();
+        let id = *book.by_frame.get(&frame).ok_or(Stays::NoPage)?;
+        let page = book.pages.get_mut(&id).ok_or(Stays::NoPage)?;
+        match (page.is_excluded, page.holds) {
+            (true, _) => Err(Stays::Moving),
+            (false, 1..) => Err(Stays::Held),
+            (false, 0) => {
+                page.is_excluded = true;
+                Ok(id)
+            }
+        }
+    }
+
+    /// Copies what is in `from` to `to`, line by line, while programs run.
+    pub fn copy(&self, from: Pfn, to: Pfn) {
+        let first = self.lock().rng.below(LINES as u64) as usize;
+        for index in 0..LINES {
+            let line = (first + index) % LINES;
+            let mut bytes = [0; LINE_BYTES];
+            self.load(from, line, &mut bytes);
+            self.store(to, line, &bytes);
+            if index % 16 == 0 {
+                self.machine.disturb();
+                self.run(1);
+                // The one who is moved is the one who would be hurt.
+                if let Some(id) = self.page_in(from) {
+                    self.run_on(id);
+                }
+            }
+        }
+        self.machine.spend(Cost::CopyFrame, from, to);
+    }
+
+    /// Lets the programs go on in `to`, and gives the frame that they were in; `to` back where no
+    /// page is in `from`.
+    pub fn switch(&self, from: Pfn, to: Frames) -> Frames {
+        let mut book = self.lock();
+        let Some(id) = book.by_frame.remove(&from) else {
+            return to;
+        };
+        book.by_frame.insert(to.range().start(), id);
+        book.uses.moved += 1;
+        // Somebody else's from now on: whoever still reads there shall notice.
+        if let Some(range) = lines_of(from, 0, LINES * LINE_BYTES) {
+            self.machine.with(|state| state.cache.litter(range));
+        }
+        match book.pages.get_mut(&id) {
+            Some(page) => {
+                page.is_excluded = false;
+                std::mem::replace(&mut page.frames, to)
+            }
+            None => to,
+        }
+    }
+
+    /// Gives a move up: the programs go on where they were.
+    pub fn restore(&self, frame: Pfn) {
+        let mut book = self.lock();
+        let id = book.by_frame.get(&frame).copied();
+        if let Some(page) = id.and_then(|id| book.pages.get_mut(&id)) {
+            page.is_excluded = false;
+        }
+    }
+
+    fn load(&self, frame: Pfn, line: usize, bytes: &mut [u8]) -> bool {
+        let range = lines_of(frame, line, bytes.len());
+        range.is_some_and(|range| self.machine.with(|state| state.cache.load(range, bytes)))
+    }
+
+    fn store(&self, frame: Pfn, line: usize, bytes: &[u8]) -> bool {
+        let range = lines_of(frame, line, bytes.len());
+        range.is_some_and(|range| self.machine.with(|state| state.cache.store(range, bytes)))
+    }
+}
+
+/// `len` bytes of a frame from a line on.
+fn lines_of(frame: Pfn, line: usize, len: usize) -> Option<PhysRange> {
+    let start = frame.raw().checked_mul(PAGE_BYTES)?;
+    PhysRange::new(
+        PhysAddr::new(start + (line * LINE_BYTES) as u64),
+        len as u64,
+    )
+    .ok()
+}
