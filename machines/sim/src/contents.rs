@@ -35,7 +35,8 @@ impl Contents {
 
     /// What a line looks like at some version.
     pub(crate) fn line(&self, line: usize, version: u32) -> [u8; LINE_BYTES] {
-        let start = mix(mix(self.tag) ^ mix((line as u64) << 32 | u64::from(version)));
+        let place = (line as u64) << 32 | u64::from(version);
+        let start = mix(mix(self.tag) ^ mix(!place));
         let mut bytes = [0; LINE_BYTES];
         let words = (0_u64..).map(|index| start.wrapping_add(index.wrapping_mul(start | 1)));
         for (part, word) in bytes.chunks_exact_mut(8).zip(words) {

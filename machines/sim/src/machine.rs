@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dmakit_addr::{NodeId, Pfn, PhysAddr, PhysRange};
-use dmakit_phys::{MapError, MemoryKind, MemoryMap, Region};
+use dmakit_addr::{NodeId, PhysAddr, PhysRange};
 use dmakit_platform::host::{CheckedIrqLock, CheckedSleepLock, HostRam, ThreadContext};
 use dmakit_platform::{Barrier, ConversionError, CpuId, Instant, Platform, Segment};
 
@@ -19,9 +18,8 @@ use crate::smmu::SmmuState;
 use crate::spans::Spans;
 use crate::violation::Recorder;
 use crate::{
-    Cost, Counts, DeviceConfig, DeviceId, Event, FaultPlan, LatencyTable, MachineConfig,
-    MachineError, PrivateAccess, Rng, SimDevice, SimSmmu, SmmuConfig, SmmuId, Violation,
-    Violations,
+    Counts, DeviceConfig, DeviceId, Event, FaultPlan, MachineConfig, MachineError, PrivateAccess,
+    Rng, SimDevice, SimSmmu, SmmuConfig, SmmuId, Violation, Violations,
 };
 
 /// A machine: RAM, CPUs, caches, devices and a clock.
@@ -154,6 +152,10 @@ impl State {
 }
 
 impl Machine {
+    pub(crate) fn config(&self) -> &MachineConfig {
+        &self.inner.config
+    }
+
     /// Runs `act` on the state.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self
@@ -187,45 +189,6 @@ impl Machine {
             let node = NodeId::new(index as u16);
             ranges.iter().map(move |range| (node, *range))
         })
-    }
-
-    /// How many nodes there are, with and without RAM.
-    pub fn nodes(&self) -> usize {
-        self.inner.config.nodes.len()
-    }
-
-    /// The node whose RAM holds the byte at `at`.
-    pub fn node_of(&self, at: PhysAddr) -> Option<NodeId> {
-        self.inner.config.node_of(at)
-    }
-
-    /// How far `to` is from `from`, as firmware tables say it: 10 is the same node.
-    pub fn distance(&self, from: NodeId, to: NodeId) -> u8 {
-        self.inner.config.distances.get(from, to)
-    }
-
-    /// Its nodes, RAM and distances, as firmware would describe them.
-    ///
-    /// # Errors
-    /// [`MapError`], where a range of RAM ends above what a frame number can say.
-    pub fn memory_map(&self) -> Result<MemoryMap, MapError> {
-        let mut map = MemoryMap::new(self.nodes() as u16);
-        for (node, range) in self.ram() {
-            map.add(Region {
-                range: range.frames(),
-                node,
-                kind: MemoryKind::Usable,
-            })?;
-        }
-        for &(from, to, distance) in self.inner.config.distances.said() {
-            map.set_distance(from, to, distance)?;
-        }
-        Ok(map)
-    }
-
-    /// What distance costs.
-    pub fn latencies(&self) -> &LatencyTable {
-        &self.inner.config.latencies
     }
 
     /// The seed of the machine, for messages of failed tests.
@@ -289,15 +252,6 @@ impl Machine {
         self.inner
             .now_ns
             .fetch_max(later.as_nanos(), Ordering::Relaxed);
-    }
-
-    /// Moves the clock by what it costs to go from one frame to another.
-    pub(crate) fn spend(&self, cost: Cost, from: Pfn, to: Pfn) {
-        let [from, to] = [from, to].map(|frame| frame.phys().and_then(|at| self.node_of(at)));
-        if let Some((from, to)) = from.zip(to) {
-            let figure = self.latencies().figure(cost, self.distance(from, to));
-            self.advance(Duration::from_nanos(figure.ns));
-        }
     }
 
     /// Lets caches and devices do some of what they may do at any time.

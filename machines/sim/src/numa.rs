@@ -1,8 +1,12 @@
 //! How far nodes are apart, and what that costs.
 
 use std::fmt;
+use std::time::Duration;
 
-use dmakit_addr::NodeId;
+use dmakit_addr::{NodeId, Pfn, PhysAddr};
+use dmakit_phys::{MapError, MemoryKind, MemoryMap, Region};
+
+use crate::Machine;
 
 /// What takes time that goes with the distance between two nodes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -171,6 +175,56 @@ impl Distances {
 
     pub(crate) fn said(&self) -> &[(NodeId, NodeId, u8)] {
         &self.said
+    }
+}
+
+impl Machine {
+    /// How many nodes there are, with and without RAM.
+    pub fn nodes(&self) -> usize {
+        self.config().nodes.len()
+    }
+
+    /// The node whose RAM holds the byte at `at`.
+    pub fn node_of(&self, at: PhysAddr) -> Option<NodeId> {
+        self.config().node_of(at)
+    }
+
+    /// How far `to` is from `from`, as firmware tables say it: 10 is the same node.
+    pub fn distance(&self, from: NodeId, to: NodeId) -> u8 {
+        self.config().distances.get(from, to)
+    }
+
+    /// Its nodes, RAM and distances, as firmware would describe them.
+    ///
+    /// # Errors
+    /// [`MapError`], where a range of RAM ends above what a frame number can say.
+    pub fn memory_map(&self) -> Result<MemoryMap, MapError> {
+        let mut map = MemoryMap::new(self.nodes() as u16);
+        for (node, range) in self.ram() {
+            map.add(Region {
+                range: range.frames(),
+                node,
+                kind: MemoryKind::Usable,
+            })?;
+        }
+        for &(from, to, distance) in self.config().distances.said() {
+            map.set_distance(from, to, distance)?;
+        }
+        Ok(map)
+    }
+
+    /// What distance costs.
+    pub fn latencies(&self) -> &LatencyTable {
+        &self.config().latencies
+    }
+
+    /// Moves the clock by what it costs to go from one frame to another.
+    pub(crate) fn spend(&self, cost: Cost, from: Pfn, to: Pfn) {
+        let [from, to] = [from, to].map(|frame| frame.phys().and_then(|at| self.node_of(at)));
+        if let Some((from, to)) = from.zip(to) {
+            let figure = self.latencies().figure(cost, self.distance(from, to));
+            self.advance(Duration::from_nanos(figure.ns));
+        }
     }
 }
 

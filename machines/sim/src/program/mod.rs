@@ -1,5 +1,8 @@
 //! Programs that use their memory while somebody moves it.
 
+mod line;
+mod moving;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +11,10 @@ use dmakit_addr::{PAGE_BYTES, Pfn, PhysAddr, PhysRange};
 use dmakit_phys::Frames;
 
 use crate::contents::{Contents, LINE_BYTES, LINES};
-use crate::{Cost, Machine, Rng};
+use crate::{Machine, Rng};
+
+pub use line::LineLoan;
+pub use moving::Stays;
 
 /// A page of a program, whichever frame it is in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -65,46 +71,6 @@ pub struct Uses {
     pub damage: Option<Damage>,
     /// How many lines were wrong in all.
     pub damaged: u64,
-}
-
-/// A line of a page that a device is writing.
-///
-/// Give it back with [`Programs::finish_line`]: until then the line may hold the old bytes or the
-/// new ones, and no program touches it.
-#[derive(PartialEq, Eq, Debug)]
-pub struct LineLoan {
-    page: PageId,
-    line: usize,
-    version: u32,
-    bytes: [u8; LINE_BYTES],
-}
-
-impl LineLoan {
-    /// Of which page.
-    pub fn page(&self) -> PageId {
-        self.page
-    }
-
-    /// Where in the page, in bytes.
-    pub fn offset(&self) -> u64 {
-        (self.line * LINE_BYTES) as u64
-    }
-
-    /// What the device is to write.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// Why a page cannot be moved now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stays {
-    /// No page of a program is in that frame.
-    NoPage,
-    /// Somebody moves it already.
-    Moving,
-    /// Somebody refers to it for a moment.
-    Held,
 }
 
 /// The programs of a machine: pages with contents that can be checked, used all the time.
@@ -346,106 +312,6 @@ impl Programs {
     pub fn release(&self, id: PageId) {
         if let Some(page) = self.lock().pages.get_mut(&id) {
             page.holds = page.holds.saturating_sub(1);
-        }
-    }
-
-    /// Lends a device the line of a page that it is to write next; `None` where another has it, or
-    /// there is no such page.
-    pub fn lend_line(&self, id: PageId, line: usize) -> Option<LineLoan> {
-        let mut book = self.lock();
-        let page = book.pages.get_mut(&id)?;
-        if line >= LINES || page.lent.contains_key(&line) {
-            return None;
-        }
-        let version = page.contents.version(line) + 1;
-        page.lent.insert(line, version);
-        Some(LineLoan {
-            page: id,
-            line,
-            version,
-            bytes: page.contents.line(line, version),
-        })
-    }
-
-    /// Takes a line back; what the device said of its write must be true from now on.
-    #[allow(clippy::needless_pass_by_value)]
-    pub fn finish_line(&self, loan: LineLoan, has_landed: bool) {
-        let mut book = self.lock();
-        if let Some(page) = book.pages.get_mut(&loan.page) {
-            page.lent.remove(&loan.line);
-            if has_landed {
-                page.contents.advance(loan.line, loan.version);
-            }
-        }
-        self.check_page(&mut book, loan.page);
-    }
-
-    /// Keeps programs out of the page that is in `frame`: the first step of a move.
-    ///
-    /// # Errors
-    /// [`Stays`].
-    pub fn exclude(&self, frame: Pfn) -> Result<PageId, Stays> {
-        let mut book = self.lock();
-        let id = *book.by_frame.get(&frame).ok_or(Stays::NoPage)?;
-        let page = book.pages.get_mut(&id).ok_or(Stays::NoPage)?;
-        match (page.is_excluded, page.holds) {
-            (true, _) => Err(Stays::Moving),
-            (false, 1..) => Err(Stays::Held),
-            (false, 0) => {
-                page.is_excluded = true;
-                Ok(id)
-            }
-        }
-    }
-
-    /// Copies what is in `from` to `to`, line by line, while programs run.
-    pub fn copy(&self, from: Pfn, to: Pfn) {
-        let first = self.lock().rng.below(LINES as u64) as usize;
-        for index in 0..LINES {
-            let line = (first + index) % LINES;
-            let mut bytes = [0; LINE_BYTES];
-            self.load(from, line, &mut bytes);
-            self.store(to, line, &bytes);
-            if index % 16 == 0 {
-                self.machine.disturb();
-                self.run(1);
-                // The one who is moved is the one who would be hurt.
-                if let Some(id) = self.page_in(from) {
-                    self.run_on(id);
-                }
-            }
-        }
-        self.machine.spend(Cost::CopyFrame, from, to);
-    }
-
-    /// Lets the programs go on in `to`, and gives the frame that they were in; `to` back where no
-    /// page is in `from`.
-    pub fn switch(&self, from: Pfn, to: Frames) -> Frames {
-        let mut book = self.lock();
-        let Some(id) = book.by_frame.remove(&from) else {
-            return to;
-        };
-        book.by_frame.insert(to.range().start(), id);
-        book.uses.moved += 1;
-        // Somebody else's from now on: whoever still reads there shall notice.
-        if let Some(range) = lines_of(from, 0, LINES * LINE_BYTES) {
-            self.machine.with(|state| state.cache.litter(range));
-        }
-        match book.pages.get_mut(&id) {
-            Some(page) => {
-                page.is_excluded = false;
-                std::mem::replace(&mut page.frames, to)
-            }
-            None => to,
-        }
-    }
-
-    /// Gives a move up: the programs go on where they were.
-    pub fn restore(&self, frame: Pfn) {
-        let mut book = self.lock();
-        let id = book.by_frame.get(&frame).copied();
-        if let Some(page) = id.and_then(|id| book.pages.get_mut(&id)) {
-            page.is_excluded = false;
         }
     }
 
