@@ -79,7 +79,7 @@ pub struct AreaUse {
     pub scans: Scans,
 }
 
-const RANGES_MAX: usize = 8;
+pub(crate) const RANGES_MAX: usize = 8;
 
 struct Part {
     range: PfnRange,

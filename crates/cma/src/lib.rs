@@ -19,7 +19,17 @@ mod bit_tree;
 mod block;
 mod claim_map;
 mod filing;
+mod param;
+mod plan;
+mod reserve;
 mod run_tree;
+mod sizing;
 
 pub use area::{Area, AreaError, AreaUse, ReleaseError};
 pub use claim_map::{ClaimMap, NoWindow, NotClaimed, Scans};
+pub use param::{
+    CmaParam, CmaPernumaParam, HugetlbCmaParam, NumaCmaParam, ParamError, ParamErrorKind, Parameter,
+};
+pub use plan::{AreaParams, AreaRequest, GiganticTurn, PerNode, Place, Purpose};
+pub use reserve::{Outcome, Reservation, ReserveReason, Reserved, reserve};
+pub use sizing::{DefaultSize, SizeChoice};

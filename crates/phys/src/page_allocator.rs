@@ -99,9 +99,9 @@ pub struct PageAllocator<P: Platform, S> {
 }
 
 impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
-    /// How many entries the frame table of a map needs: all frames of usable regions, and those of
-    /// the holes that share a page block (or, where memory spans very much, a larger section) with
-    /// them.
+    /// How many entries the frame table of a map needs: all frames of usable and contiguous regions,
+    /// and those of the holes that share a page block (or, where memory spans very much, a larger
+    /// section) with them.
     pub fn table_entries(map: &MemoryMap) -> u64 {
         Sections::new(map).entries()
     }
