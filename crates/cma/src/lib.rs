@@ -18,6 +18,7 @@ mod area;
 mod bit_tree;
 mod block;
 mod claim_map;
+mod early;
 mod filing;
 mod param;
 mod plan;
@@ -27,6 +28,7 @@ mod sizing;
 
 pub use area::{Area, AreaError, AreaUse, ReleaseError};
 pub use claim_map::{ClaimMap, NoWindow, NotClaimed, Scans};
+pub use early::{EarlyAreas, EarlyError, EarlyReason, InactiveAreas};
 pub use param::{
     CmaParam, CmaPernumaParam, HugetlbCmaParam, NumaCmaParam, ParamError, ParamErrorKind, Parameter,
 };

@@ -9,7 +9,7 @@ use dmakit_platform::{
 };
 
 use crate::error::NoFrames;
-use crate::frame::{Frame, MigrateType};
+use crate::frame::Frame;
 use crate::page_allocator::{FrameRequest, Frames, MAX_ORDER, PageAllocator};
 
 /// A segment that is not of these frames, given back; nothing has changed.
@@ -109,7 +109,7 @@ impl<'a, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> AttachedRam<'a, P, S> 
             node: request.node,
             only_node: false,
             limit: request.limit,
-            migrate_type: MigrateType::Unmovable,
+            mover: None,
         };
         let frames = self
             .allocator
