@@ -1,10 +1,10 @@
 //! Programs whose pages are moved while they use them: what a correct move keeps, and a wrong one
 //! loses.
 
-use dmakit_addr::{DmaAddr, Pfn, PhysAddr, PhysRange};
-use dmakit_phys::{Frame, FrameRequest, Frames, PageAllocator};
+use dmakit_addr::{DmaAddr, Pfn, PfnRange, PhysAddr, PhysRange};
+use dmakit_phys::{Frame, FrameRequest, Frames, MoverId, PageAllocator, Refusal};
 use dmakit_platform::Platform;
-use dmakit_sim::{BUS_OFFSET, DeviceConfig, Machine, MachineConfig, Programs, Rng, Stays};
+use dmakit_sim::{BUS_OFFSET, DeviceConfig, Machine, MachineConfig, PageId, Programs, Rng};
 
 type Allocator = PageAllocator<Machine, Vec<Frame>>;
 
@@ -39,44 +39,47 @@ impl Rig {
             rng: Rng::derived(seed, 77),
             machine,
         };
-        for _ in 0..pages {
-            let frames = rig.frame();
+        for index in 0..pages {
+            let frames = rig.frames(1 + index % 3);
             rig.programs.add(frames);
         }
         rig
     }
 
-    fn frame(&self) -> Frames {
-        self.allocator.allocate(&FrameRequest::movable(1)).unwrap()
+    fn frames(&self, count: u64) -> Frames {
+        let request = FrameRequest::movable(count, MoverId::new(1));
+        self.allocator.allocate(&request).unwrap()
     }
 
-    fn any_frame(&mut self) -> Pfn {
+    fn any_page(&mut self) -> PageId {
         let index = self.rng.below(self.programs.pages() as u64) as usize;
-        let page = self.programs.page(index).unwrap();
-        self.programs.frame_of(page).unwrap()
+        self.programs.page(index).unwrap()
     }
 
     /// Moves some page, or not quite.
     fn move_one(&mut self, mutant: Mutant) {
-        let from = self.any_frame();
-        let to = self.frame();
-        let target = to.range().start();
+        let page = self.any_page();
+        let from = self.programs.range_of(page).unwrap();
+        let to = self.frames(from.len());
+        let target = to.range();
         if mutant == Mutant::CopyBeforeExclusion {
             self.programs.copy(from, target);
         }
         if mutant != Mutant::NoExclusion {
-            self.programs.exclude(from).unwrap();
+            assert_eq!(self.programs.exclude(from), Ok(page));
         }
         match mutant {
             Mutant::NoCopy | Mutant::CopyBeforeExclusion => {}
             Mutant::WrongFrame => {
-                let other = self.any_frame();
-                self.programs.copy(other, target);
+                let other = self.any_page();
+                self.programs
+                    .copy(self.programs.range_of(other).unwrap(), target);
             }
             _ => self.programs.copy(from, target),
         }
-        let old = self.programs.switch(from, to);
-        assert_eq!(old.range().start(), from);
+        self.programs.redirect(page, target);
+        let old = self.programs.exchange(to);
+        assert_eq!(old.range(), from);
         self.allocator.free(old).unwrap();
     }
 
@@ -125,21 +128,22 @@ fn a_move_that_leaves_a_step_out_is_seen_at_every_seed() {
 #[test]
 fn what_is_held_moved_or_nobodys_stays_where_it_is() {
     let mut rig = Rig::new(1, 2);
-    let from = rig.any_frame();
-    let page = rig.programs.page_in(from).unwrap();
+    let page = rig.any_page();
+    let from = rig.programs.range_of(page).unwrap();
     assert!(rig.programs.hold(page));
-    assert_eq!(rig.programs.exclude(from), Err(Stays::Held));
+    assert_eq!(rig.programs.exclude(from), Err(Refusal::Busy));
     rig.programs.release(page);
     assert_eq!(rig.programs.exclude(from), Ok(page));
-    assert_eq!(rig.programs.exclude(from), Err(Stays::Moving));
+    assert_eq!(rig.programs.exclude(from), Err(Refusal::Busy));
     assert!(!rig.programs.hold(page));
     assert!(rig.programs.remove(page).is_none());
-    rig.programs.restore(from);
-    assert_eq!(rig.programs.exclude(Pfn::new(3)), Err(Stays::NoPage));
-    assert_eq!(rig.programs.frame_of(page), Some(from));
+    rig.programs.readmit(page);
+    let nowhere = PfnRange::new(Pfn::new(3), 1).unwrap();
+    assert_eq!(rig.programs.exclude(nowhere), Err(Refusal::Gone));
+    assert_eq!(rig.programs.range_of(page), Some(from));
     let frames = rig.programs.remove(page).unwrap();
     rig.allocator.free(frames).unwrap();
-    assert!(rig.programs.page_in(from).is_none());
+    assert!(rig.programs.page_in(from.start()).is_none());
     assert_eq!(rig.programs.pages(), 1);
 }
 
@@ -148,7 +152,13 @@ fn a_line_under_a_device_is_the_old_one_or_the_new_one_and_then_the_new_one() {
     let rig = Rig::new(3, 1);
     let device = rig.machine.add_device(DeviceConfig::new());
     let page = rig.programs.page(0).unwrap();
-    let frame = rig.programs.frame_of(page).unwrap().phys().unwrap();
+    let frame = rig
+        .programs
+        .range_of(page)
+        .unwrap()
+        .bytes()
+        .unwrap()
+        .start();
     for line in 0..64 {
         let loan = rig.programs.lend_line(page, line).unwrap();
         assert!(rig.programs.lend_line(page, line).is_none());
@@ -170,7 +180,8 @@ fn a_line_under_a_device_is_the_old_one_or_the_new_one_and_then_the_new_one() {
 #[test]
 fn a_copy_across_nodes_takes_longer_than_one_within() {
     let rig = Rig::new(5, 0);
-    let [near, also_near, far] = [1 << 24, (1 << 24) + 1, 2 << 24].map(Pfn::new);
+    let frame = |at| PfnRange::new(Pfn::new(at), 1).unwrap();
+    let [near, also_near, far] = [1 << 24, (1 << 24) + 1, 2 << 24].map(frame);
     let took = |to| {
         let before = rig.machine.now().as_nanos();
         rig.programs.copy(near, to);

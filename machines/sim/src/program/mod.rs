@@ -7,16 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dmakit_addr::{PAGE_BYTES, Pfn, PhysAddr, PhysRange};
+use dmakit_addr::{PAGE_BYTES, Pfn, PfnRange, PhysAddr, PhysRange};
 use dmakit_phys::Frames;
 
 use crate::contents::{Contents, LINE_BYTES, LINES};
 use crate::{Machine, Rng};
 
 pub use line::LineLoan;
-pub use moving::Stays;
 
-/// A page of a program, whichever frame it is in.
+/// A page of a program, wherever it is: one frame, or several next to each other that move together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PageId(u64);
 
@@ -38,9 +37,9 @@ impl fmt::Display for PageId {
 pub struct Damage {
     /// Which page.
     pub page: PageId,
-    /// The frame that it was in.
+    /// The frame that it was in, or the one of its frames.
     pub frame: Pfn,
-    /// Which of its 64 lines.
+    /// Which of the 64 lines of the frame.
     pub line: usize,
     /// The version of that line that was expected.
     pub version: u32,
@@ -59,7 +58,7 @@ impl fmt::Display for Damage {
 /// What programs did, and what they noticed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Uses {
-    /// Pages that were looked at whole and then written to.
+    /// Frames that were looked at whole and then written to.
     pub touched: u64,
     /// Touches that had to wait, since the page was being moved.
     pub waited: u64,
@@ -78,9 +77,9 @@ pub struct Uses {
 /// A program does not know which frames its pages are in. It writes to them until a move excludes
 /// it, waits while the page is moved, and goes on in the new frame. Whatever it finds there that it
 /// did not write is [`Damage`]. The steps of a move are apart, so that a test can leave one out:
-/// [`exclude`](Self::exclude), [`copy`](Self::copy), [`switch`](Self::switch), or
-/// [`restore`](Self::restore) instead of the last. Between the lines that `copy` copies, programs
-/// run and the machine is [disturbed](Machine::disturb).
+/// [`exclude`](Self::exclude), [`copy`](Self::copy), [`redirect`](Self::redirect) and
+/// [`exchange`](Self::exchange), or [`readmit`](Self::readmit) instead of the last two. Between the
+/// lines that `copy` copies, programs run and the machine is [disturbed](Machine::disturb).
 ///
 /// A clone is a handle to the same programs.
 #[derive(Clone, Debug)]
@@ -93,6 +92,7 @@ pub struct Programs {
 struct Book {
     rng: Rng,
     pages: BTreeMap<PageId, Page>,
+    /// By the first frame of each page.
     by_frame: BTreeMap<Pfn, PageId>,
     /// The pages in no order, to pick one from.
     list: Vec<PageId>,
@@ -102,21 +102,25 @@ struct Book {
 
 #[derive(Debug)]
 struct Page {
+    /// Where it is.
+    range: PfnRange,
+    /// The owner of these frames, but for a moment in a move.
     frames: Frames,
-    contents: Contents,
+    /// Of each frame.
+    contents: Vec<Contents>,
     /// Programs are kept out: it is being moved.
     is_excluded: bool,
     /// References that nobody may move it under.
     holds: u32,
-    /// Lines under a device, and what they become.
-    lent: BTreeMap<usize, u32>,
+    /// Lines under a device, by frame and line, and what they become.
+    lent: BTreeMap<(usize, usize), u32>,
     /// Where in the list.
     index: usize,
 }
 
 impl Page {
-    fn frame(&self) -> Pfn {
-        self.frames.range().start()
+    fn frame(&self, index: usize) -> Pfn {
+        Pfn::new(self.range.start().raw() + index as u64)
     }
 }
 
@@ -141,28 +145,32 @@ impl Programs {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a program one more page, in a frame of its own, and fills it.
+    /// Gives a program one more page, in frames of its own, and fills it.
     ///
     /// # Panics
-    /// Where `frames` is not one frame of RAM.
+    /// Where `frames` are not RAM.
     pub fn add(&self, frames: Frames) -> PageId {
-        assert_eq!(frames.range().len(), 1, "a page is one frame");
+        let range = frames.range();
         let mut book = self.lock();
         let id = PageId(book.next);
         book.next += 1;
-        let contents = Contents::new(self.machine.seed() ^ id.0.rotate_left(32));
-        let frame = frames.range().start();
-        assert!(self.store(frame, 0, &contents.page()), "{frame} is no RAM");
+        let tag = self.machine.seed() ^ id.0.rotate_left(32);
+        let contents = (0..range.len()).map(|index| Contents::new(tag ^ index << 16));
         let page = Page {
+            range,
             frames,
-            contents,
+            contents: contents.collect(),
             is_excluded: false,
             holds: 0,
             lent: BTreeMap::new(),
             index: book.list.len(),
         };
+        for (index, contents) in page.contents.iter().enumerate() {
+            let frame = page.frame(index);
+            assert!(self.store(frame, 0, &contents.page()), "{frame} is no RAM");
+        }
         book.list.push(id);
-        book.by_frame.insert(frame, id);
+        book.by_frame.insert(range.start(), id);
         book.pages.insert(id, page);
         id
     }
@@ -177,7 +185,7 @@ impl Programs {
         }
         self.check_page(&mut book, id);
         let page = book.pages.remove(&id)?;
-        book.by_frame.remove(&page.frame());
+        book.by_frame.remove(&page.range.start());
         book.list.swap_remove(page.index);
         if let Some(&other) = book.list.get(page.index) {
             if let Some(other) = book.pages.get_mut(&other) {
@@ -197,14 +205,17 @@ impl Programs {
         self.lock().list.get(index).copied()
     }
 
-    /// The page that is in a frame.
+    /// The page that has a frame.
     pub fn page_in(&self, frame: Pfn) -> Option<PageId> {
-        self.lock().by_frame.get(&frame).copied()
+        let book = self.lock();
+        let (_, id) = book.by_frame.range(..=frame).next_back()?;
+        let page = book.pages.get(id)?;
+        page.range.contains(frame).then_some(*id)
     }
 
-    /// The frame that a page is in.
-    pub fn frame_of(&self, id: PageId) -> Option<Pfn> {
-        self.lock().pages.get(&id).map(Page::frame)
+    /// The frames that a page is in.
+    pub fn range_of(&self, id: PageId) -> Option<PfnRange> {
+        self.lock().pages.get(&id).map(|page| page.range)
     }
 
     /// What was done and noticed so far.
@@ -212,29 +223,27 @@ impl Programs {
         self.lock().uses.clone()
     }
 
-    /// Lets programs take `steps` steps: each looks at a whole page and writes to a line of it.
+    /// Lets programs take `steps` steps: each looks at a whole frame and writes to a line of it.
     pub fn run(&self, steps: u64) {
         let mut book = self.lock();
         for _ in 0..steps {
             let count = book.list.len() as u64;
             let index = book.rng.below(count) as usize;
-            let line = book.rng.below(LINES as u64) as usize;
             let Some(&id) = book.list.get(index) else {
                 return;
             };
-            self.touch(&mut book, id, line);
+            self.touch(&mut book, id);
         }
     }
 
-    /// Lets a program look at one page and write to it.
+    /// Lets a program take a step on this page.
     pub fn run_on(&self, id: PageId) {
-        let mut book = self.lock();
-        let line = book.rng.below(LINES as u64) as usize;
-        self.touch(&mut book, id, line);
+        self.touch(&mut self.lock(), id);
     }
 
-    fn touch(&self, book: &mut Book, id: PageId, line: usize) {
-        let Some(page) = book.pages.get(&id) else {
+    fn touch(&self, book: &mut Book, id: PageId) {
+        let line = book.rng.below(LINES as u64) as usize;
+        let Some(page) = book.pages.get_mut(&id) else {
             return;
         };
         if page.is_excluded {
@@ -242,15 +251,14 @@ impl Programs {
             return;
         }
         book.uses.touched += 1;
-        self.check_page(book, id);
-        let Some(page) = book.pages.get_mut(&id) else {
-            return;
-        };
-        if !page.lent.contains_key(&line) {
-            let version = page.contents.version(line) + 1;
-            page.contents.advance(line, version);
-            let bytes = page.contents.line(line, version);
-            self.store(page.frame(), line, &bytes);
+        let index = book.rng.below(page.contents.len() as u64) as usize;
+        self.check_frame(&mut book.uses, id, page, index);
+        if !page.lent.contains_key(&(index, line)) {
+            let contents = &mut page.contents[index];
+            let version = contents.version(line) + 1;
+            contents.advance(line, version);
+            let bytes = contents.line(line, version);
+            self.store(page.frame(index), line, &bytes);
         }
     }
 
@@ -265,24 +273,27 @@ impl Programs {
     }
 
     fn check_page(&self, book: &mut Book, id: PageId) {
-        let Some(page) = book.pages.get_mut(&id) else {
-            return;
-        };
+        if let Some(page) = book.pages.get_mut(&id) {
+            for index in 0..page.contents.len() {
+                self.check_frame(&mut book.uses, id, page, index);
+            }
+        }
+    }
+
+    fn check_frame(&self, uses: &mut Uses, id: PageId, page: &Page, index: usize) {
+        let (frame, contents) = (page.frame(index), &page.contents[index]);
         let mut found = [0; LINES * LINE_BYTES];
-        self.load(page.frame(), 0, &mut found);
-        if page.lent.is_empty() && found == page.contents.page() {
+        self.load(frame, 0, &mut found);
+        if found == contents.page() {
             return;
         }
-        let lines = found.chunks_exact(LINE_BYTES).enumerate();
-        let wrong = lines.filter(|(line, bytes)| {
-            let holds = |version| page.contents.line(*line, version)[..] == **bytes;
-            let pending = page.lent.get(line).copied();
-            !holds(page.contents.version(*line)) && !pending.is_some_and(holds)
-        });
-        let wrong: Vec<usize> = wrong.map(|(line, _)| line).collect();
-        let (frame, uses) = (page.frame(), &mut book.uses);
-        for line in wrong {
-            let version = page.contents.version(line);
+        for (line, bytes) in found.chunks_exact(LINE_BYTES).enumerate() {
+            let holds = |version| contents.line(line, version)[..] == *bytes;
+            let version = contents.version(line);
+            let pending = page.lent.get(&(index, line)).copied();
+            if holds(version) || pending.is_some_and(holds) {
+                continue;
+            }
             uses.damaged += 1;
             uses.damage.get_or_insert(Damage {
                 page: id,
@@ -291,8 +302,7 @@ impl Programs {
                 version,
             });
             // Said once: from here on the page is as it should be.
-            let bytes = page.contents.line(line, version);
-            self.store(frame, line, &bytes);
+            self.store(frame, line, &contents.line(line, version));
         }
     }
 
