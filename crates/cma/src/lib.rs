@@ -15,6 +15,7 @@
 extern crate alloc;
 
 mod area;
+mod areas;
 mod bit_tree;
 mod block;
 mod claim_map;
@@ -25,8 +26,13 @@ mod plan;
 mod reserve;
 mod run_tree;
 mod sizing;
+mod statistics;
 
 pub use area::{Area, AreaError, AreaUse, ReleaseError};
+pub use areas::{
+    ActivateError, ActivateReason, AreaClaim, AreaClaimError, AreaId, AreaReleaseError, Areas,
+    NoClaim,
+};
 pub use claim_map::{ClaimMap, NoWindow, NotClaimed, Scans};
 pub use early::{EarlyAreas, EarlyError, EarlyReason, InactiveAreas};
 pub use param::{
@@ -35,3 +41,4 @@ pub use param::{
 pub use plan::{AreaParams, AreaRequest, GiganticTurn, PerNode, Place, Purpose};
 pub use reserve::{Outcome, Reservation, ReserveReason, Reserved, reserve};
 pub use sizing::{DefaultSize, SizeChoice};
+pub use statistics::AreaStatistics;
