@@ -60,7 +60,9 @@ pub use log::{Counts, DeviceAccess, Event};
 pub use machine::Machine;
 pub use memory::{Given, MachineMemory, MemoryKind};
 pub use numa::{Cost, Figure, LatencyTable, Source};
-pub use program::{Damage, LineLoan, PageId, Programs, Uses};
+pub use program::{
+    Damage, GateCounts, LineLoan, Mover, PageId, Pressure, PressureConfig, Programs, Uses,
+};
 pub use rng::Rng;
 pub use smmu::{SimSmmu, SmmuConfig, SmmuId, SyncWaits};
 pub use transfer::{Access, Transfer};

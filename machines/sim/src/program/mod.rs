@@ -1,7 +1,9 @@
 //! Programs that use their memory while somebody moves it.
 
 mod line;
+mod mover;
 mod moving;
+mod pressure;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +16,8 @@ use crate::contents::{Contents, LINE_BYTES, LINES};
 use crate::{Machine, Rng};
 
 pub use line::LineLoan;
+pub use mover::{GateCounts, Mover};
+pub use pressure::{Pressure, PressureConfig};
 
 /// A page of a program, wherever it is: one frame, or several next to each other that move together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
