@@ -1,6 +1,7 @@
 //! What is known of one page block beforehand.
 
 use crate::frame::{Frame, MigrateType};
+use crate::page_allocator::PAGEBLOCK_ORDER;
 
 /// Frames of a page block, by what a claim would have to do about them. The rest are blocked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +46,12 @@ impl Block {
         entry.previous = u32::from(self.leased) | u32::from(self.clearing) << 16;
         entry.zone = self.zone;
         entry.order = self.migrate_type as u8;
+    }
+
+    /// Frames that a claim can do nothing about.
+    pub(crate) fn blocked(&self) -> u64 {
+        let clear = u64::from(self.free) + u64::from(self.movable) + u64::from(self.leased);
+        (1 << PAGEBLOCK_ORDER) - clear
     }
 
     /// The type by which its free blocks are listed.

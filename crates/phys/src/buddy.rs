@@ -13,12 +13,14 @@ use crate::sections::Sections;
 use crate::zone::{NO_ZONE, Zone};
 
 mod clear;
+mod hold;
 mod search;
 mod spans;
 mod window;
 
 use clear::CLEARING_MAX;
 pub(crate) use clear::{Move, frame_range, page_blocks, part_in};
+pub(crate) use hold::{Hold, NotHeld};
 pub(crate) use spans::{Span, Status};
 pub(crate) use window::{Scan, Wanted};
 
@@ -145,6 +147,11 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             return Err(self.no_frames(request, of, order));
         };
         let frame = self.carve(found, order, request.frames, of);
+        Ok((frame, self.hand_out(frame, order, request)))
+    }
+
+    /// Makes an allocation of a block that is in no list, and says its number.
+    fn hand_out(&mut self, frame: u64, order: u32, request: &FrameRequest) -> u32 {
         let end = frame + request.frames;
         self.free_run(end, frame + (1 << order));
         self.number = self.number.wrapping_add(1);
@@ -163,7 +170,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             (entry.pins, entry.order) = (0, 0);
         }
         self.count(frame, end, Kind::Free, taken.1);
-        Ok((frame, number))
+        number
     }
 
     /// Frees an allocation; one that is being moved is free once that is over.

@@ -10,8 +10,10 @@ use crate::buddy::{Scan, Span, Status, Wanted, frame_range, page_blocks, part_in
 use crate::error::NoFrames;
 use crate::frame::Frame;
 use crate::migration::{Migrate, MigrationCause, Refusal};
-use crate::movable_memory::{Destination, MovableMemory, NotMoved};
+use crate::movable_memory::{Destination, Failed, MovableMemory};
 use crate::page_allocator::Frames;
+use crate::pin::PinInfo;
+use crate::pin_table::Entry;
 use crate::window::{Window, WindowRequest};
 
 /// Start blocks that a search looks at under one hold of the lock.
@@ -47,6 +49,8 @@ pub enum Obstacle {
     BeingCleared,
     /// Their mover said no.
     Refused(Refusal),
+    /// There is no room for them elsewhere.
+    NoRoom,
 }
 
 /// Frames in the way of a claim.
@@ -56,6 +60,8 @@ pub struct Blocking {
     pub frames: PfnRange,
     /// Why they are in the way.
     pub why: Obstacle,
+    /// Who holds them, where they are pinned or leased: the first of those who do.
+    pub holder: Option<PinInfo>,
 }
 
 /// What a claim came to its end at.
@@ -163,8 +169,12 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         }
     }
 
-    /// Claims the cheapest window. Where it turns out that something in it does not move, the next
-    /// cheapest without that is tried, up to eight times. May sleep.
+    /// Claims the cheapest window. Where it turns out that something in it does not move, the
+    /// cheapest without that is tried, as long as the deadline is not past. May sleep.
+    ///
+    /// It fails only where every window holds something that is unmovable, pinned, leased for
+    /// longer than the deadline, refused by its mover, or being cleared by somebody else, or where
+    /// there is no room to move to.
     ///
     /// # Errors
     /// [`ClaimError`]: of the last window tried, or with what is in the way of all.
@@ -173,29 +183,40 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         request: &WindowRequest<'_>,
         limits: &ClaimLimits,
     ) -> Result<Frames, ClaimError> {
-        let mut excluded: Vec<PfnRange> = request.excluded.to_vec();
+        let mut excluded = request.excluded.to_vec();
+        let mut leased = self.unrecallable(request.within, limits.deadline);
         let mut last = None;
-        for _ in 0..NAMED_MAX {
+        loop {
+            let avoided = [&excluded[..], &leased[..]].concat();
             let narrowed = WindowRequest {
-                excluded: &excluded,
+                excluded: &avoided,
                 ..*request
             };
             let window = match self.find(&narrowed) {
                 Ok(window) => window,
+                Err(_) if !leased.is_empty() => {
+                    // Their holders need not let go in time, but they may.
+                    leased.clear();
+                    continue;
+                }
                 Err(error) => return Err(last.unwrap_or(error)),
             };
             let error = match self.claim(window.range, limits) {
                 Ok(frames) => return Ok(frames),
                 Err(error) => error,
             };
-            let elsewhere = matches!(error.reason, ClaimFailure::Blocked | ClaimFailure::Tries);
-            if !elsewhere || error.blocking.is_empty() {
+            let elsewhere = match error.reason {
+                ClaimFailure::Blocked | ClaimFailure::Tries => true,
+                // The cheapest window has no room for one frame, so no other has.
+                ClaimFailure::NoRoom(error) => error.frames > 1,
+                _ => false,
+            };
+            if !elsewhere || error.blocking.is_empty() || self.platform.now() >= limits.deadline {
                 return Err(error);
             }
             excluded.extend(error.blocking.iter().map(|blocking| blocking.frames));
             last = Some(error);
         }
-        Err(last.unwrap_or_else(|| self.refuse(request.frames, ClaimFailure::NoWindow, Vec::new())))
     }
 
     /// Claims exactly these frames: checks that nothing in them is unmovable, marks their page
@@ -219,16 +240,14 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             Ok(()) => {}
             Err(None) => return Err(refuse(ClaimFailure::TooManyClaims, Vec::new())),
             Err(Some(frames)) => {
-                let why = Obstacle::BeingCleared;
-                return Err(refuse(
-                    ClaimFailure::Blocked,
-                    alloc::vec![Blocking { frames, why }],
-                ));
+                let blocking = self.name(frames, Obstacle::BeingCleared);
+                return Err(refuse(ClaimFailure::Blocked, alloc::vec![blocking]));
             }
         }
         for block in page_blocks(range) {
             self.allocator.locked(|buddy| buddy.mark(block));
         }
+        self.recall(range);
         let outcome = self
             .clear(range, limits)
             .and_then(|()| self.take(range).ok_or((ClaimFailure::Tries, Vec::new())));
@@ -257,20 +276,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         range: PfnRange,
         limits: &ClaimLimits,
     ) -> Result<(), (ClaimFailure, Vec<Blocking>)> {
-        for tried in 0.. {
+        let mut tried = 0;
+        loop {
             let mut left = Vec::new();
             let mut at = range.start().raw();
             while let Some(span) = self.next_taken(at, range.end().raw()) {
                 let frames = frame_range(span.start, span.end);
-                let blocking = |why| alloc::vec![Blocking { frames, why }];
+                let blocking = |why| alloc::vec![self.name(frames, why)];
                 if self.platform.now() >= limits.deadline {
                     let why = obstacle(span.status).unwrap_or(Obstacle::Refused(Refusal::Busy));
                     return Err((ClaimFailure::Deadline, blocking(why)));
                 }
-                match self.clear_span(&span) {
-                    Ok(()) => {}
+                let cause = MigrationCause::Claim;
+                match self.vacate(&span, cause, Destination::NEAR, limits) {
+                    Ok(_) => {}
                     Err(Failed::NoRoom(error)) => {
-                        return Err((ClaimFailure::NoRoom(error), Vec::new()));
+                        let blocking = blocking(Obstacle::NoRoom);
+                        return Err((ClaimFailure::NoRoom(error), blocking));
                     }
                     Err(Failed::For(why)) => return Err((ClaimFailure::Blocked, blocking(why))),
                     Err(Failed::Now(why)) if left.len() < NAMED_MAX => left.extend(blocking(why)),
@@ -284,26 +306,9 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             if tried >= limits.tries {
                 return Err((ClaimFailure::Tries, left));
             }
+            tried += 1;
+            self.movers.pause(self.platform.now());
         }
-        Ok(())
-    }
-
-    fn clear_span(&self, span: &Span) -> Result<(), Failed> {
-        match span.status {
-            Status::Movable => {}
-            Status::Moving | Status::Passing => return Err(Failed::Now(Obstacle::BeingCleared)),
-            status => return Err(Failed::For(obstacle(status).unwrap_or(Obstacle::Unmovable))),
-        }
-        let moved = self.move_away(span.start, MigrationCause::Claim, Destination::NEAR);
-        moved.map_err(|error| match error {
-            NotMoved::NoRoom(error) => Failed::NoRoom(error),
-            // What it is now the next try sees.
-            NotMoved::NotMovable => Failed::Now(Obstacle::Refused(Refusal::Busy)),
-            NotMoved::Refused(reason) if reason.is_passing() => {
-                Failed::Now(Obstacle::Refused(reason))
-            }
-            NotMoved::Refused(reason) => Failed::For(Obstacle::Refused(reason)),
-        })
     }
 
     /// The first span from `at` up to `end` that is not free.
@@ -350,25 +355,32 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         Some(Frames::new(start, range.len(), number))
     }
 
-    /// What in a range cannot be cleared: up to eight allocations.
+    /// What in a range cannot be cleared: up to eight allocations. Of most page blocks the counts
+    /// say that there is nothing.
     fn blocking(&self, range: PfnRange) -> Vec<Blocking> {
-        let mut found = Vec::new();
-        let mut at = range.start().raw();
-        while found.len() < NAMED_MAX {
-            let Some(span) = self.next_taken(at, range.end().raw()) else {
-                break;
-            };
-            if let Some(why) = obstacle(span.status) {
-                let frames = frame_range(span.start, span.end);
-                found.push(Blocking { frames, why });
+        let mut found: Vec<Blocking> = Vec::new();
+        let start = range.start().raw();
+        let zone = self.allocator.locked(|buddy| buddy.zone_of(start));
+        for block in page_blocks(range) {
+            let clear = self.allocator.locked(|buddy| {
+                buddy
+                    .block(block)
+                    .is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0)
+            });
+            let (mut at, end) = part_in(range, block);
+            while !clear && at < end && found.len() < NAMED_MAX {
+                let (span, here) = self
+                    .allocator
+                    .locked(|buddy| (buddy.span_at(at), buddy.zone_of(at)));
+                let elsewhere = (here != zone).then_some(Obstacle::NotHere);
+                if let Some(why) = obstacle(span.status).or(elsewhere) {
+                    add(
+                        &mut found,
+                        self.name(frame_range(span.start, span.end), why),
+                    );
+                }
+                at = span.end;
             }
-            at = span.end;
-        }
-        if found.is_empty() && !self.is_alike(range) {
-            let why = Obstacle::NotHere;
-            let last = range.end().raw() - 1;
-            let frames = frame_range(last, last + 1);
-            found.push(Blocking { frames, why });
         }
         found
     }
@@ -395,6 +407,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         self.refuse(request.frames, ClaimFailure::NoWindow, blocking)
     }
 
+    /// An obstacle with whoever holds the frames.
+    pub(crate) fn name(&self, frames: PfnRange, why: Obstacle) -> Blocking {
+        let holder = self.pins.locked(|books| {
+            let mut pins = books.pins().iter().filter(|pin| pin.overlaps(frames));
+            match why {
+                Obstacle::Pinned => pins.find(|pin| pin.terms.is_none()).map(Entry::info),
+                Obstacle::Leased => pins.find(|pin| pin.terms.is_some()).map(Entry::info),
+                _ => None,
+            }
+        });
+        Blocking {
+            frames,
+            why,
+            holder,
+        }
+    }
+
     fn refuse(&self, frames: u64, reason: ClaimFailure, blocking: Vec<Blocking>) -> ClaimError {
         ClaimError {
             frames,
@@ -404,11 +433,17 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     }
 }
 
-/// Why a span is not clear, and whether asking again may help.
-enum Failed {
-    Now(Obstacle),
-    For(Obstacle),
-    NoRoom(NoFrames),
+/// Adds an obstacle to those before it: missing frames beside each other are one.
+fn add(found: &mut Vec<Blocking>, next: Blocking) {
+    let Some(last) = found.last_mut() else {
+        return found.push(next);
+    };
+    let missing = last.why == Obstacle::NotHere && next.why == Obstacle::NotHere;
+    if missing && last.frames.end() == next.frames.start() {
+        last.frames = frame_range(last.frames.start().raw(), next.frames.end().raw());
+    } else if last.frames != next.frames {
+        found.push(next);
+    }
 }
 
 /// Why a span can never be cleared as it is.

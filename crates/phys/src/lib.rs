@@ -20,26 +20,40 @@
 
 extern crate alloc;
 
+mod account;
 mod attached_ram;
 mod block;
 mod buddy;
 mod claim;
+mod coverage;
 mod error;
 mod frame;
+mod lease;
+mod mapped;
 mod memory_map;
 mod migration;
 mod movable_memory;
 mod page_allocator;
+mod pin;
+mod pin_table;
+mod pinning;
 mod sections;
+mod sync;
 mod window;
 mod zone;
 
+pub use account::{Account, OverLimit};
 pub use attached_ram::{AttachedRam, DetachError};
 pub use claim::{Blocking, ClaimError, ClaimFailure, ClaimLimits, Obstacle};
 pub use error::{FreeError, FreeReason, NoFrames, TableError};
 pub use frame::{Frame, MigrateType, MoverId};
+pub use mapped::{CpuMappings, DeviceMappings, migrate_mapped};
 pub use memory_map::{MapError, MemoryKind, MemoryMap, Region};
 pub use migration::{Migrate, Migration, MigrationCause, Refusal, Refused};
 pub use movable_memory::{MigrationCounts, MovableMemory, NotMoved};
 pub use page_allocator::{FrameRequest, Frames, MAX_ORDER, PAGEBLOCK_ORDER, PageAllocator};
+pub use pin::{
+    LeaseHolder, LeaseTerms, NoPin, NotRevoked, Pin, PinError, PinId, PinInfo, PinKind, PinOwner,
+    PinOwnerInfo, Revoke,
+};
 pub use window::{Window, WindowIn, WindowRequest};

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use dmakit_addr::PfnRange;
+use dmakit_platform::Instant;
 
 use crate::frame::MoverId;
 use crate::page_allocator::Frames;
@@ -117,6 +118,13 @@ pub trait Migrate: Sync {
         true
     }
 
+    /// Called where a claim or a pin can do nothing before somebody lets go of frames: sleeps until
+    /// `until` at most, or lets others run. Waking early does no harm.
+    fn pause(&self, until: Instant) {
+        let _ = until;
+        core::hint::spin_loop();
+    }
+
     /// Moves an allocation: keeps everybody from writing to it, copies it to `to`, which is as long
     /// and on the nearest node with room, makes every reference point there, and gives up the old
     /// frames. From then on `to` is the allocation.
@@ -130,6 +138,10 @@ pub trait Migrate: Sync {
 impl<M: Migrate + ?Sized> Migrate for &M {
     fn permits(&self, migration: &Migration) -> bool {
         (**self).permits(migration)
+    }
+
+    fn pause(&self, until: Instant) {
+        (**self).pause(until);
     }
 
     fn migrate(&self, migration: &Migration, to: Frames) -> Result<Frames, Refused> {

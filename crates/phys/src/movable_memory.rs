@@ -6,11 +6,13 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use dmakit_addr::{DmaMask, NodeId, Pfn};
 use dmakit_platform::Platform;
 
-use crate::buddy::{Move, frame_range};
+use crate::buddy::{Hold, Move, Span, Status, frame_range};
+use crate::claim::{ClaimLimits, Obstacle};
 use crate::error::NoFrames;
 use crate::frame::{Frame, MigrateType};
 use crate::migration::{Migrate, Migration, MigrationCause, Refusal, Refused};
 use crate::page_allocator::{FrameRequest, PageAllocator};
+use crate::pin_table::PinTable;
 
 const CAUSES: usize = MigrationCause::ALL.len();
 const REFUSALS: usize = Refusal::ALL.len();
@@ -24,6 +26,7 @@ pub struct MovableMemory<P: Platform, S, M> {
     pub(crate) platform: P,
     pub(crate) allocator: PageAllocator<P, S>,
     pub(crate) movers: M,
+    pub(crate) pins: PinTable<P>,
     counters: Counters,
 }
 
@@ -56,6 +59,8 @@ pub(crate) struct Destination {
     pub(crate) only_node: bool,
     /// The type of the blocks that serve it first.
     pub(crate) blocks: MigrateType,
+    /// What holds it from the moment it is there.
+    pub(crate) hold: Option<Hold>,
 }
 
 impl Destination {
@@ -63,7 +68,15 @@ impl Destination {
         node: None,
         only_node: false,
         blocks: MigrateType::Movable,
+        hold: None,
     };
+}
+
+/// Why frames are not vacated, and whether asking again may help.
+pub(crate) enum Failed {
+    Now(Obstacle),
+    For(Obstacle),
+    NoRoom(NoFrames),
 }
 
 /// Why an allocation did not move.
@@ -96,6 +109,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             platform,
             allocator,
             movers,
+            pins: PinTable::new(),
             counters: Counters::default(),
         }
     }
@@ -145,13 +159,43 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         }
     }
 
-    /// Asks the owner of the movable allocation that starts at `start` to move it.
+    /// Has an allocation moved away, its leases recalled first, and says where it starts then;
+    /// `None` where its owner freed it meanwhile.
+    pub(crate) fn vacate(
+        &self,
+        span: &Span,
+        cause: MigrationCause,
+        to: Destination,
+        limits: &ClaimLimits,
+    ) -> Result<Option<u64>, Failed> {
+        match span.status {
+            Status::Movable => {}
+            Status::Leased => self.end_leases(frame_range(span.start, span.end), limits)?,
+            Status::Moving | Status::Passing => return Err(Failed::Now(Obstacle::BeingCleared)),
+            Status::Pinned => return Err(Failed::For(Obstacle::Pinned)),
+            Status::Missing => return Err(Failed::For(Obstacle::NotHere)),
+            Status::Unmovable | Status::Free => return Err(Failed::For(Obstacle::Unmovable)),
+        }
+        self.move_away(span.start, cause, to)
+            .map_err(|error| match error {
+                NotMoved::NoRoom(error) => Failed::NoRoom(error),
+                // What it is now the next try sees.
+                NotMoved::NotMovable => Failed::Now(Obstacle::Refused(Refusal::Busy)),
+                NotMoved::Refused(reason) if reason.is_passing() => {
+                    Failed::Now(Obstacle::Refused(reason))
+                }
+                NotMoved::Refused(reason) => Failed::For(Obstacle::Refused(reason)),
+            })
+    }
+
+    /// Asks the owner of the movable allocation that starts at `start` to move it, and says where
+    /// it starts then; `None` where its owner freed it meanwhile.
     pub(crate) fn move_away(
         &self,
         start: u64,
         cause: MigrationCause,
         to: Destination,
-    ) -> Result<(), NotMoved> {
+    ) -> Result<Option<u64>, NotMoved> {
         let moved = self.allocator.locked(|buddy| buddy.begin_move(start));
         let moved = moved.ok_or(NotMoved::NotMovable)?;
         let migration = Migration {
@@ -164,25 +208,19 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         let gone = self
             .allocator
             .locked(|buddy| buddy.end_move(&moved, vacated));
-        let cause = cause as usize;
+        self.counters.note(cause, moved.frames, &outcome);
         match outcome {
-            Ok(()) => {
-                self.counters.moved[cause].fetch_add(1, Relaxed);
-                self.counters.frames[cause].fetch_add(moved.frames, Relaxed);
-            }
-            Err(NotMoved::NoRoom(_)) => {
-                self.counters.no_room[cause].fetch_add(1, Relaxed);
-            }
-            Err(NotMoved::Refused(reason)) => {
-                self.counters.refused[cause][reason as usize].fetch_add(1, Relaxed);
-            }
-            Err(NotMoved::NotMovable) => {}
+            Err(_) if gone => Ok(None),
+            outcome => outcome,
         }
-        // Freed by its owner meanwhile is as good as moved.
-        if gone { Ok(()) } else { outcome }
     }
 
-    fn ask(&self, migration: &Migration, moved: &Move, to: Destination) -> Result<(), NotMoved> {
+    fn ask(
+        &self,
+        migration: &Migration,
+        moved: &Move,
+        to: Destination,
+    ) -> Result<Option<u64>, NotMoved> {
         if !self.movers.permits(migration) {
             return Err(NotMoved::Refused(Refusal::NotPermitted));
         }
@@ -197,13 +235,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         // Nobody may pin or move the new frames before they are anybody's.
         let (target, token) = self
             .allocator
-            .allocate_moving(&request, to.blocks)
+            .allocate_target(&request, to.blocks)
             .map_err(NotMoved::NoRoom)?;
         let answer = self.movers.migrate(migration, token);
-        self.allocator
-            .locked(|buddy| buddy.end_move(&target, false));
+        let hold = to.hold.filter(|_| answer.is_ok());
+        let freed = self.allocator.locked(|buddy| {
+            let freed = buddy.end_move(&target, false);
+            // A new allocation has room for a count.
+            let held = hold
+                .filter(|_| !freed)
+                .map(|hold| buddy.add_hold(target.start, hold));
+            debug_assert!(!matches!(held, Some(Err(_))));
+            freed
+        });
         match answer {
-            Ok(old) if old.range() == migration.from && old.number() == moved.number => Ok(()),
+            Ok(old) if old.range() == migration.from && old.number() == moved.number => {
+                Ok((!freed).then_some(target.start))
+            }
             Ok(other) => {
                 // The mover parted with something else, which is its right; this did not move.
                 let freed = self.allocator.free(other);
@@ -219,6 +267,22 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                 Err(NotMoved::Refused(reason))
             }
         }
+    }
+}
+
+impl Counters {
+    fn note(&self, cause: MigrationCause, frames: u64, outcome: &Result<Option<u64>, NotMoved>) {
+        let cause = cause as usize;
+        let counter = match outcome {
+            Ok(_) => {
+                self.frames[cause].fetch_add(frames, Relaxed);
+                &self.moved[cause]
+            }
+            Err(NotMoved::NoRoom(_)) => &self.no_room[cause],
+            Err(NotMoved::Refused(reason)) => &self.refused[cause][*reason as usize],
+            Err(NotMoved::NotMovable) => return,
+        };
+        counter.fetch_add(1, Relaxed);
     }
 }
 

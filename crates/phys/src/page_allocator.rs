@@ -151,28 +151,20 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
     /// [`NoFrames`], only where no aligned block that holds the request is wholly free in one such
     /// zone and type, and for no frames; nothing has changed then.
     pub fn allocate(&self, request: &FrameRequest) -> Result<Frames, NoFrames> {
-        self.allocate_from(request, request.migrate_type())
-    }
-
-    /// The same from blocks that serve a type.
-    pub(crate) fn allocate_from(
-        &self,
-        request: &FrameRequest,
-        of: MigrateType,
-    ) -> Result<Frames, NoFrames> {
+        let of = request.migrate_type();
         let (start, number) = self.buddy.lock().allocate(request, of)?;
         Ok(Frames::new(start, request.frames, number))
     }
 
-    /// The same, while nobody may pin or move the frames yet.
-    pub(crate) fn allocate_moving(
+    /// Allocates for what moves: nobody may pin or move the frames yet.
+    pub(crate) fn allocate_target(
         &self,
         request: &FrameRequest,
         of: MigrateType,
     ) -> Result<(Move, Frames), NoFrames> {
         let (start, number, moving) = {
             let mut buddy = self.buddy.lock();
-            let (start, number) = buddy.allocate(request, of)?;
+            let (start, number) = buddy.allocate_target(request, of)?;
             (start, number, buddy.begin_move(start))
         };
         let moving = moving.unwrap_or_else(|| unreachable!("a new allocation rests"));

@@ -4,8 +4,9 @@ use dmakit_addr::{Pfn, PfnRange};
 
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
 use crate::block::Kind;
-use crate::frame::{Frame, MoverId, State};
-use crate::page_allocator::MAX_ORDER;
+use crate::error::NoFrames;
+use crate::frame::{Frame, MigrateType, MoverId, State};
+use crate::page_allocator::{FrameRequest, MAX_ORDER};
 use crate::sections::Sections;
 
 /// So many ranges can be cleared at once.
@@ -79,6 +80,63 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             mover: MoverId::new(entry.mover),
             node: usize::from(entry.zone) / per_node,
         })
+    }
+
+    /// Allocates for what moves: as anybody, or else from page blocks that are marked, outside of
+    /// what is being cleared. That walks lists, but only where memory is all but full.
+    pub(crate) fn allocate_target(
+        &mut self,
+        request: &FrameRequest,
+        of: MigrateType,
+    ) -> Result<(u64, u32), NoFrames> {
+        let error = match self.allocate(request, of) {
+            Ok(allocated) => return Ok(allocated),
+            Err(error) => error,
+        };
+        let order = request.order();
+        let (block, frame) = self.beside(request, of, order).ok_or(error)?;
+        let span = self.span_at(block);
+        self.unlist(span.start, (span.end - span.start).ilog2());
+        self.free_run(span.start, frame);
+        self.free_run(frame + (1 << order), span.end);
+        Ok((frame, self.hand_out(frame, order, request)))
+    }
+
+    /// A listed block in marked page blocks, and an aligned part of it that nobody is clearing.
+    #[cold]
+    fn beside(&self, request: &FrameRequest, of: MigrateType, order: u32) -> Option<(u64, u64)> {
+        let serves = |frame: u64| {
+            let first = Sections::page_block(frame);
+            let mut blocks = (first..frame + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize);
+            blocks.all(|block| {
+                let of_block = self.block(block).map(|block| block.migrate_type);
+                of_block.is_some_and(|of_block| of.served_by().contains(&of_block))
+            })
+        };
+        let marked = MigrateType::Isolated as usize;
+        self.zones_for(request).find_map(|zone| {
+            (order..=MAX_ORDER).find_map(|size| {
+                self.list(zone.heads[marked][size as usize])
+                    .find_map(|block| {
+                        let frame =
+                            self.outside_of_cleared(block, block + (1 << size), 1 << order)?;
+                        serves(frame).then_some((block, frame))
+                    })
+            })
+        })
+    }
+
+    /// The first multiple of `len` from `start` on, so far below `end`, that nobody is clearing.
+    fn outside_of_cleared(&self, start: u64, end: u64, len: u64) -> Option<u64> {
+        let mut at = start;
+        while at + len <= end {
+            let wanted = frame_range(at, at + len);
+            match self.clearing.iter().find(|range| range.overlaps(&wanted)) {
+                Some(range) => at = range.end().raw().next_multiple_of(len),
+                None => return Some(at),
+            }
+        }
+        None
     }
 
     /// Ends what [`begin_move`](Self::begin_move) began. The allocation is free where its owner has

@@ -39,7 +39,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
 
     /// The zones that may serve a request, best first: the nearest node first, and of a node the
     /// highest zone, which fewer devices reach.
-    fn zones_for(&self, request: &FrameRequest) -> impl Iterator<Item = &Zone> {
+    pub(super) fn zones_for(&self, request: &FrameRequest) -> impl Iterator<Item = &Zone> {
         let unplaced = self.order.len() - 1;
         let row = request
             .node

@@ -232,9 +232,8 @@ impl Scan {
         let range = frame_range(start, start + PAGEBLOCK_FRAMES);
         let excluded = wanted.excluded.iter().any(|other| other.overlaps(&range));
         let moves = u64::from(counts.movable) + u64::from(counts.leased);
-        let all = moves + u64::from(counts.free) == PAGEBLOCK_FRAMES;
         let ours = counts.zone == self.zone && counts.clearing == 0 && wanted.may_lie_in(&counts);
-        (all && ours && !excluded).then_some((moves, u64::from(counts.leased)))
+        (counts.blocked() == 0 && ours && !excluded).then_some((moves, u64::from(counts.leased)))
     }
 
     /// What windows that start in `block` cost at least; `None` where none can be cleared.

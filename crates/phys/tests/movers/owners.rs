@@ -1,12 +1,13 @@
 //! Owners of movable memory whose contents are checked.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use dmakit_addr::{NodeId, Pfn, PfnRange};
 use dmakit_phys::{
-    Frame, Frames, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory, PageAllocator,
-    Refusal, Refused, Region,
+    Frame, Frames, FreeReason, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory,
+    PageAllocator, Refusal, Refused, Region,
 };
 use dmakit_platform::host::HostPlatform;
 
@@ -98,6 +99,15 @@ impl Owners {
                 assert_eq!(held.contents.get(&frame), Some(word), "frame {frame:#x}");
             }
         }
+    }
+
+    pub fn try_free(&self, memory: &Memory, start: Pfn) -> Result<(), FreeReason> {
+        let mut held = self.0.lock().unwrap();
+        let (frames, words) = held.live.remove(&start.raw()).unwrap();
+        memory.allocator().free(frames).map_err(|error| {
+            held.live.insert(start.raw(), (error.frames, words));
+            error.reason
+        })
     }
 
     pub fn free_all(&self, memory: &Memory) {
