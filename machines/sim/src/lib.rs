@@ -61,7 +61,8 @@ pub use machine::Machine;
 pub use memory::{Given, MachineMemory, MemoryKind};
 pub use numa::{Cost, Figure, LatencyTable, Source};
 pub use program::{
-    Damage, GateCounts, LineLoan, Mover, PageId, Pressure, PressureConfig, Programs, Uses,
+    Damage, GateCounts, LineLoan, Mover, NoDevices, PageId, Pressure, PressureConfig, Programs,
+    Uses,
 };
 pub use rng::Rng;
 pub use smmu::{SimSmmu, SmmuConfig, SmmuId, SyncWaits};

@@ -2,7 +2,7 @@
 //! loses.
 
 use dmakit_addr::{DmaAddr, Pfn, PfnRange, PhysAddr, PhysRange};
-use dmakit_phys::{Frame, FrameRequest, Frames, MoverId, PageAllocator, Refusal};
+use dmakit_phys::{CpuMappings, Frame, FrameRequest, Frames, MoverId, PageAllocator, Refusal};
 use dmakit_platform::Platform;
 use dmakit_sim::{BUS_OFFSET, DeviceConfig, Machine, MachineConfig, PageId, Programs, Rng};
 
@@ -66,7 +66,7 @@ impl Rig {
             self.programs.copy(from, target);
         }
         if mutant != Mutant::NoExclusion {
-            assert_eq!(self.programs.exclude(from), Ok(page));
+            assert_eq!(self.programs.exclude_writers(from), Ok(page));
         }
         match mutant {
             Mutant::NoCopy | Mutant::CopyBeforeExclusion => {}
@@ -131,15 +131,15 @@ fn what_is_held_moved_or_nobodys_stays_where_it_is() {
     let page = rig.any_page();
     let from = rig.programs.range_of(page).unwrap();
     assert!(rig.programs.hold(page));
-    assert_eq!(rig.programs.exclude(from), Err(Refusal::Busy));
+    assert_eq!(rig.programs.exclude_writers(from), Err(Refusal::Busy));
     rig.programs.release(page);
-    assert_eq!(rig.programs.exclude(from), Ok(page));
-    assert_eq!(rig.programs.exclude(from), Err(Refusal::Busy));
+    assert_eq!(rig.programs.exclude_writers(from), Ok(page));
+    assert_eq!(rig.programs.exclude_writers(from), Err(Refusal::Busy));
     assert!(!rig.programs.hold(page));
     assert!(rig.programs.remove(page).is_none());
     rig.programs.readmit(page);
     let nowhere = PfnRange::new(Pfn::new(3), 1).unwrap();
-    assert_eq!(rig.programs.exclude(nowhere), Err(Refusal::Gone));
+    assert_eq!(rig.programs.exclude_writers(nowhere), Err(Refusal::Gone));
     assert_eq!(rig.programs.range_of(page), Some(from));
     let frames = rig.programs.remove(page).unwrap();
     rig.allocator.free(frames).unwrap();

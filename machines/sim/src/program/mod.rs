@@ -17,6 +17,7 @@ use crate::{Machine, Rng};
 
 pub use line::LineLoan;
 pub use mover::{GateCounts, Mover};
+pub use moving::NoDevices;
 pub use pressure::{Pressure, PressureConfig};
 
 /// A page of a program, wherever it is: one frame, or several next to each other that move together.
@@ -80,10 +81,9 @@ pub struct Uses {
 ///
 /// A program does not know which frames its pages are in. It writes to them until a move excludes
 /// it, waits while the page is moved, and goes on in the new frame. Whatever it finds there that it
-/// did not write is [`Damage`]. The steps of a move are apart, so that a test can leave one out:
-/// [`exclude`](Self::exclude), [`copy`](Self::copy), [`redirect`](Self::redirect) and
-/// [`exchange`](Self::exchange), or [`readmit`](Self::readmit) instead of the last two. Between the
-/// lines that `copy` copies, programs run and the machine is [disturbed](Machine::disturb).
+/// did not write is [`Damage`]. The steps of a move are those of
+/// [`CpuMappings`](dmakit_phys::CpuMappings), then [`exchange`](Self::exchange); [`Mover`] takes
+/// them.
 ///
 /// A clone is a handle to the same programs.
 #[derive(Clone, Debug)]
@@ -116,6 +116,8 @@ struct Page {
     is_excluded: bool,
     /// References that nobody may move it under.
     holds: u32,
+    /// Reasons why its program does not free it.
+    keeps: u32,
     /// Lines under a device, by frame and line, and what they become.
     lent: BTreeMap<(usize, usize), u32>,
     /// Where in the list.
@@ -166,6 +168,7 @@ impl Programs {
             contents: contents.collect(),
             is_excluded: false,
             holds: 0,
+            keeps: 0,
             lent: BTreeMap::new(),
             index: book.list.len(),
         };
@@ -179,12 +182,12 @@ impl Programs {
         id
     }
 
-    /// Takes a page away, once more checked; `None` while it is moved, held or under a device, and
-    /// for one that is gone.
+    /// Takes a page away, once more checked; `None` while it is moved, held, kept or under a device,
+    /// and for one that is gone.
     pub fn remove(&self, id: PageId) -> Option<Frames> {
         let mut book = self.lock();
         let page = book.pages.get(&id)?;
-        if page.is_excluded || page.holds > 0 || !page.lent.is_empty() {
+        if page.is_excluded || page.holds + page.keeps > 0 || !page.lent.is_empty() {
             return None;
         }
         self.check_page(&mut book, id);
@@ -326,6 +329,21 @@ impl Programs {
     pub fn release(&self, id: PageId) {
         if let Some(page) = self.lock().pages.get_mut(&id) {
             page.holds = page.holds.saturating_sub(1);
+        }
+    }
+
+    /// Its program does not free the page until [`unkeep`](Self::unkeep): it is pinned, or leased.
+    /// It may move.
+    pub fn keep(&self, id: PageId) {
+        if let Some(page) = self.lock().pages.get_mut(&id) {
+            page.keeps += 1;
+        }
+    }
+
+    /// Ends one [`keep`](Self::keep).
+    pub fn unkeep(&self, id: PageId) {
+        if let Some(page) = self.lock().pages.get_mut(&id) {
+            page.keeps = page.keeps.saturating_sub(1);
         }
     }
 

@@ -3,10 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dmakit_addr::PfnRange;
-use dmakit_phys::{Frames, Migrate, Migration, MigrationCause, MoverId, Refusal, Refused};
+use std::time::Duration;
 
-use super::Programs;
+use dmakit_addr::PfnRange;
+use dmakit_phys::{
+    DeviceMappings, Frames, Migrate, Migration, MigrationCause, MoverId, Refusal, Refused,
+    migrate_mapped,
+};
+use dmakit_platform::{Instant, Platform};
+
+use super::{NoDevices, Programs};
 use crate::{Machine, Rng, Step};
 
 /// A page refuses at most so many times in a row without a reason that lasts.
@@ -16,13 +22,30 @@ const REFUSED_MAX: u32 = 2;
 ///
 /// Beside that it is the gate, which can be closed for a cause, and the bad luck of moving what is
 /// in use: a page may be busy or dirty for a moment, and each migration is a
-/// [`Step::MIGRATE`] of the machine's [`FaultPlan`](crate::FaultPlan). A clone is the same mover.
-#[derive(Clone, Debug)]
-pub struct Mover {
+/// [`Step::MIGRATE`] of the machine's [`FaultPlan`](crate::FaultPlan). `D` is how devices reach the
+/// pages.
+#[derive(Debug)]
+pub struct Mover<D = NoDevices> {
     machine: Machine,
     programs: Programs,
+    devices: D,
     gate: Arc<Mutex<Gate>>,
+    agenda: Arc<Mutex<Agenda>>,
 }
+
+/// What is to be done when it is time.
+#[derive(Default)]
+struct Agenda(Vec<(Instant, Box<dyn FnOnce() + Send>)>);
+
+impl std::fmt::Debug for Agenda {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let times = self.0.iter().map(|(when, _)| when);
+        f.debug_list().entries(times).finish()
+    }
+}
+
+/// Whoever waits sleeps no longer than this at once.
+const NAP: Duration = Duration::from_micros(5);
 
 #[derive(Debug)]
 struct Gate {
@@ -47,11 +70,19 @@ pub struct GateCounts {
 }
 
 impl Mover {
+    /// The mover of `programs` whose pages no device reaches, with the gate open and nothing in bad
+    /// luck.
+    pub fn new(machine: &Machine, programs: &Programs) -> Self {
+        Self::with_devices(machine, programs, NoDevices)
+    }
+
     /// All movable memory of a simulated machine is of one mover.
     pub const ID: MoverId = MoverId::new(1);
+}
 
-    /// The mover of `programs`, with the gate open and nothing in bad luck.
-    pub fn new(machine: &Machine, programs: &Programs) -> Self {
+impl<D> Mover<D> {
+    /// The mover of `programs` whose pages devices reach through `devices`.
+    pub fn with_devices(machine: &Machine, programs: &Programs, devices: D) -> Self {
         let gate = Gate {
             rng: Rng::derived(machine.seed(), 0x6a7e),
             closed: BTreeSet::new(),
@@ -64,7 +95,9 @@ impl Mover {
         Self {
             machine: machine.clone(),
             programs: programs.clone(),
+            devices,
             gate: Arc::new(Mutex::new(gate)),
+            agenda: Arc::default(),
         }
     }
 
@@ -76,6 +109,32 @@ impl Mover {
     /// Whose pages are moved.
     pub fn programs(&self) -> &Programs {
         &self.programs
+    }
+
+    /// The way of devices to the pages.
+    pub fn devices(&self) -> &D {
+        &self.devices
+    }
+
+    /// Does something once it is time, while somebody waits for memory to become free.
+    pub fn later(&self, when: Instant, act: impl FnOnce() + Send + 'static) {
+        self.lock_agenda().0.push((when, Box::new(act)));
+    }
+
+    /// Does what it is time for.
+    fn keep_time(&self) {
+        let now = self.machine.now();
+        let mut agenda = self.lock_agenda();
+        let all = std::mem::take(&mut agenda.0);
+        let (due, rest) = all.into_iter().partition(|(when, _)| *when <= now);
+        agenda.0 = rest;
+        drop(agenda);
+        let due: Vec<(Instant, Box<dyn FnOnce() + Send>)> = due;
+        due.into_iter().for_each(|(_, act)| act());
+    }
+
+    fn lock_agenda(&self) -> MutexGuard<'_, Agenda> {
+        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets no migration of this cause through from now on.
@@ -108,15 +167,15 @@ impl Mover {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn move_page(&self, migration: &Migration, to: PfnRange) -> Result<(), Refusal> {
+    fn move_page(&self, migration: &Migration, to: PfnRange) -> Result<(), Refusal>
+    where
+        D: DeviceMappings,
+    {
         self.lock().admit(migration)?;
         if self.machine.faults().fails(Step::MIGRATE) {
             return Err(Refusal::Busy);
         }
-        let page = self.programs.exclude(migration.from)?;
-        self.programs.copy(migration.from, to);
-        self.programs.redirect(page, to);
-        Ok(())
+        migrate_mapped(&self.devices, &self.programs, migration.from, to)
     }
 }
 
@@ -139,7 +198,7 @@ impl Gate {
     }
 }
 
-impl Migrate for Mover {
+impl<D: DeviceMappings + Sync> Migrate for Mover<D> {
     fn permits(&self, migration: &Migration) -> bool {
         let mut gate = self.lock();
         let is_open = !gate.closed.contains(&migration.cause);
@@ -149,9 +208,21 @@ impl Migrate for Mover {
             false => counts.refused += 1,
         }
         if is_open {
+            // What was let through before and found no room is asked anew.
+            gate.permitted
+                .retain(|(from, _)| !from.overlaps(&migration.from));
             gate.permitted.push((migration.from, migration.cause));
         }
         is_open
+    }
+
+    /// Time passes, programs run, and who has said that he lets go later does.
+    fn pause(&self, until: Instant) {
+        let left = until.saturating_since(self.machine.now());
+        self.machine.advance(left.min(NAP));
+        self.machine.disturb();
+        self.programs.run(1);
+        self.keep_time();
     }
 
     fn migrate(&self, migration: &Migration, to: Frames) -> Result<Frames, Refused> {

@@ -1,7 +1,9 @@
 //! Everybody else on the machine.
 
 use dmakit_addr::{NodeId, Pfn, PfnRange};
-use dmakit_phys::{Frame, FrameRequest, Frames, MigrationCause, MovableMemory, PAGEBLOCK_ORDER};
+use dmakit_phys::{
+    DeviceMappings, Frame, FrameRequest, Frames, MigrationCause, MovableMemory, PAGEBLOCK_ORDER,
+};
 
 use super::{Mover, PageId, Programs};
 use crate::{Machine, Rng};
@@ -79,6 +81,23 @@ impl Pressure {
         }
     }
 
+    /// Programs come until only so many frames are free.
+    pub fn fill<S, D>(&mut self, memory: &MovableMemory<Machine, S, Mover<D>>, free: u64)
+    where
+        S: AsRef<[Frame]> + AsMut<[Frame]>,
+        D: DeviceMappings + Sync,
+    {
+        let programs = memory.movers().programs().clone();
+        let floor = free.max(self.config.free_min) + (1 << self.config.order_max);
+        while memory.allocator().free_frames() > floor {
+            let before = programs.pages();
+            self.grow(memory, &programs);
+            if programs.pages() == before {
+                return;
+            }
+        }
+    }
+
     /// Memory that does not move and that others have now.
     pub fn unmovable(&self) -> impl Iterator<Item = PfnRange> + '_ {
         self.unmovable.iter().map(Frames::range)
@@ -90,9 +109,10 @@ impl Pressure {
     }
 
     /// One thing happens.
-    pub fn step<S>(&mut self, memory: &MovableMemory<Machine, S, Mover>)
+    pub fn step<S, D>(&mut self, memory: &MovableMemory<Machine, S, Mover<D>>)
     where
         S: AsRef<[Frame]> + AsMut<[Frame]>,
+        D: DeviceMappings + Sync,
     {
         let total: u64 = self.weights.iter().sum();
         let mut drawn = self.rng.below(total);
@@ -141,9 +161,10 @@ impl Pressure {
         }
     }
 
-    fn grow<S>(&mut self, memory: &MovableMemory<Machine, S, Mover>, programs: &Programs)
+    fn grow<S, D>(&mut self, memory: &MovableMemory<Machine, S, Mover<D>>, programs: &Programs)
     where
         S: AsRef<[Frame]> + AsMut<[Frame]>,
+        D: DeviceMappings + Sync,
     {
         let order = self.rng.below(u64::from(self.config.order_max) + 1);
         let frames = 1 + self.rng.below(1 << order);
@@ -160,9 +181,10 @@ impl Pressure {
         }
     }
 
-    fn take_unmovable<S>(&mut self, memory: &MovableMemory<Machine, S, Mover>)
+    fn take_unmovable<S, D>(&mut self, memory: &MovableMemory<Machine, S, Mover<D>>)
     where
         S: AsRef<[Frame]> + AsMut<[Frame]>,
+        D: DeviceMappings + Sync,
     {
         let frames = 1 + self.rng.below(8);
         let room = self.config.unmovable_max - self.unmovable_frames;
@@ -183,9 +205,10 @@ impl Pressure {
     ///
     /// # Panics
     /// Where a page is still moved or under a device.
-    pub fn leave<S>(&mut self, memory: &MovableMemory<Machine, S, Mover>)
+    pub fn leave<S, D>(&mut self, memory: &MovableMemory<Machine, S, Mover<D>>)
     where
         S: AsRef<[Frame]> + AsMut<[Frame]>,
+        D: DeviceMappings + Sync,
     {
         let programs = memory.movers().programs();
         self.held.drain(..).for_each(|page| programs.release(page));
@@ -212,9 +235,10 @@ impl Pressure {
     }
 }
 
-fn free<S>(memory: &MovableMemory<Machine, S, Mover>, frames: Option<Frames>)
+fn free<S, D>(memory: &MovableMemory<Machine, S, Mover<D>>, frames: Option<Frames>)
 where
     S: AsRef<[Frame]> + AsMut<[Frame]>,
+    D: DeviceMappings + Sync,
 {
     if let Some(frames) = frames {
         let freed = memory.allocator().free(frames);
@@ -223,9 +247,13 @@ where
 }
 
 /// Moves what can be moved out of the page block that a frame lies in.
-fn clear_block<S>(memory: &MovableMemory<Machine, S, Mover>, frame: Pfn, cause: MigrationCause)
-where
+fn clear_block<S, D>(
+    memory: &MovableMemory<Machine, S, Mover<D>>,
+    frame: Pfn,
+    cause: MigrationCause,
+) where
     S: AsRef<[Frame]> + AsMut<[Frame]>,
+    D: DeviceMappings + Sync,
 {
     let block = frame.raw() >> PAGEBLOCK_ORDER << PAGEBLOCK_ORDER;
     let mut at = block;

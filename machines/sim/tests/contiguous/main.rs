@@ -2,6 +2,7 @@
 //!
 //! `DMAKIT_STEPS` sets the number of steps, `DMAKIT_SEED` the first seed; each run prints its own.
 
+mod pins;
 mod world;
 
 use world::{Parts, Shape, World, boot};
@@ -18,16 +19,18 @@ fn steps(default: u64) -> u64 {
 fn run(shapes: &[Shape], steps_in_all: u64, steps_each: u64) {
     let first = variable("DMAKIT_SEED").unwrap_or(1);
     let (mut left, mut seed) = (steps_in_all, first);
-    let (mut made, mut refused) = (0, 0);
+    let [mut made, mut refused, mut moved_out, mut recalled] = [0; 4];
     while left > 0 {
         let count = left.min(steps_each);
         let shape = shapes[(seed % shapes.len() as u64) as usize];
         println!("DMAKIT_SEED={seed}: {count} steps, {shape:?}");
         let mut parts: Parts = boot(seed, shape);
         let mut world = World::new(seed, shape, &mut parts);
+        world.fill();
         for step in 0..count {
             match step % 4 {
                 0 => world.claim_or_release(),
+                1 => world.pin_or_unpin(),
                 _ => world.pressure_step(),
             }
             if step % 1000 == 999 {
@@ -36,13 +39,20 @@ fn run(shapes: &[Shape], steps_in_all: u64, steps_each: u64) {
         }
         made += world.made;
         refused += world.refused;
+        moved_out += world.pins.moved_out;
+        recalled += world.pins.recalled;
         world.end();
         parts.machine.check().unwrap();
         left -= count;
         seed += 1;
     }
-    println!("{made} claims made, {refused} refused");
-    assert!(made > 0);
+    println!(
+        "{made} claims made, {refused} refused; {moved_out} pins left an area, {recalled} leases \
+         were called in"
+    );
+    for count in [made, refused, moved_out, recalled] {
+        assert!(count > 0, "a run in which something never happens");
+    }
 }
 
 #[test]
@@ -70,5 +80,5 @@ fn a_claim_never_fails_while_a_window_can_be_cleared_and_no_byte_is_lost() {
             ..small
         },
     ];
-    run(&shapes, steps(12_000), 4_000);
+    run(&shapes, steps(9_000), 3_000);
 }

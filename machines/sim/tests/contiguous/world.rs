@@ -1,6 +1,8 @@
 //! A machine with areas, programs that borrow them, and everybody else; and a naive look at which
 //! windows there are.
 
+use std::sync::Arc;
+
 use dmakit_addr::{DmaMask, NodeId, PfnRange, PhysAddr, PhysRange};
 use dmakit_cma::{
     AreaClaim, AreaClaimError, AreaId, AreaParams, Areas, InactiveAreas, NoClaim, Outcome, PerNode,
@@ -11,6 +13,8 @@ use dmakit_phys::{
 };
 use dmakit_platform::{Instant, Segment};
 use dmakit_sim::{Machine, MachineConfig, Mover, Pressure, PressureConfig, Programs, Rng};
+
+use crate::pins::Pins;
 
 pub type Memory = MovableMemory<Machine, Vec<Frame>, Mover>;
 pub type Ram<'m> = AttachedRam<'m, Machine, Vec<Frame>>;
@@ -33,7 +37,7 @@ const BLOCK: u64 = 512;
 pub struct Parts {
     pub machine: Machine,
     pub programs: Programs,
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     pub ram: Vec<Segment>,
     pub reserved: Vec<Reserved>,
 }
@@ -69,7 +73,7 @@ pub fn boot(seed: u64, shape: Shape) -> Parts {
     let nodes = (0..shape.nodes).map(NodeId::new);
     Parts {
         ram: nodes.flat_map(|node| machine.take_ram(node)).collect(),
-        memory: MovableMemory::new(machine.clone(), allocator, mover),
+        memory: Arc::new(MovableMemory::new(machine.clone(), allocator, mover)),
         machine,
         programs,
         reserved,
@@ -91,6 +95,8 @@ pub struct World<'m> {
     pub pressure: Pressure,
     rng: Rng,
     held: Vec<Held>,
+    pub pins: Pins,
+    order_max: u32,
     /// What there was before anybody came.
     free_frames: u64,
     pub made: u64,
@@ -125,12 +131,14 @@ impl<'m> World<'m> {
         Self {
             memory: &parts.memory,
             programs: &parts.programs,
+            pins: Pins::new(seed, &parts.memory),
             free_frames: allocator.free_frames(),
             ram: AttachedRam::new(parts.machine.clone(), allocator, ram, SEGMENTS),
             areas,
             pressure: Pressure::new(config, seed),
             rng: Rng::derived(seed, 0x301d),
             held: Vec::new(),
+            order_max: shape.order_max,
             made: 0,
             refused: 0,
         }
@@ -146,13 +154,15 @@ impl<'m> World<'m> {
         }
         let ids: Vec<AreaId> = self.areas.ids().collect();
         let area = self.rng.pick(&ids);
-        let order = self.rng.below(10);
+        let order = self.rng.below(11);
         let claim = AreaClaim {
             frames: 1 + self.rng.below(1 << order),
             align_order: self.rng.below(order + 1) as u32,
             limit: DmaMask::ALL,
         };
+        self.pins.forget_ended();
         let there_is = self.best(area, &claim);
+        let free = self.memory.allocator().free_frames();
         let before = self.claim_moves();
         match self.areas.claim(area, &claim, &LIMITS) {
             Ok(frames) => {
@@ -160,7 +170,7 @@ impl<'m> World<'m> {
                 self.judge_cost(&claim, there_is, moved);
                 self.keep(area, frames);
             }
-            Err(error) => self.judge_refusal(there_is, &error),
+            Err(error) => self.judge_refusal(there_is, free, &error),
         }
     }
 
@@ -175,8 +185,14 @@ impl<'m> World<'m> {
         assert!(moved >= least, "{claim:?} moved {moved}, at least {least}");
     }
 
-    fn judge_refusal(&mut self, there_is: Option<u64>, error: &AreaClaimError) {
+    fn judge_refusal(&mut self, there_is: Option<u64>, free: u64, error: &AreaClaimError) {
         self.refused += 1;
+        // What moves out of a window of n frames has room if n frames are free anywhere, since those
+        // in the window are then as many as have to move. Pages of several frames may find the room
+        // in pieces.
+        let in_pieces = if self.order_max == 0 { 1 } else { 4 };
+        let has_room = free >= error.claim.frames * in_pieces;
+        let there_is = there_is.filter(|_| has_room);
         if let NoClaim::InTheWay { reason, blocking } = &error.reason {
             let named = !blocking.is_empty() || matches!(reason, ClaimFailure::NoRoom(_));
             assert!(named, "{error}: nothing is named");
@@ -258,7 +274,7 @@ impl<'m> World<'m> {
                 at += 1;
                 continue;
             };
-            if self.pressure.is_held(page) {
+            if self.pressure.is_held(page) || self.pins.is_in_the_way(page) {
                 return None;
             }
             let range = self.programs.range_of(page)?;
@@ -268,8 +284,20 @@ impl<'m> World<'m> {
         Some(moves)
     }
 
+    pub fn pin_or_unpin(&mut self) {
+        let areas = self.areas.ids().flat_map(|id| self.areas.ranges(id));
+        let areas: Vec<PfnRange> = areas.copied().collect();
+        self.pins.step(&areas);
+    }
+
     pub fn pressure_step(&mut self) {
         self.pressure.step(self.memory);
+    }
+
+    pub fn fill(&mut self) {
+        let free = self.memory.allocator().free_frames();
+        let left = self.rng.pick(&[2, 4, 8]);
+        self.pressure.fill(self.memory, free / left);
     }
 
     /// Everything looks as it should.
@@ -278,6 +306,9 @@ impl<'m> World<'m> {
         let uses = self.programs.uses();
         assert_eq!(uses.damage, None, "{uses:?}");
         assert_eq!(self.memory.movers().past_the_gate(), 0);
+        let areas = self.areas.ids().flat_map(|id| self.areas.ranges(id));
+        self.pins
+            .check(self.memory, &areas.copied().collect::<Vec<_>>());
     }
 
     /// Everybody goes, and everything is as before.
@@ -285,8 +316,9 @@ impl<'m> World<'m> {
         while let Some(held) = self.held.pop() {
             self.release(held);
         }
-        self.pressure.leave(self.memory);
+        self.pins.end();
         self.check();
+        self.pressure.leave(self.memory);
         assert_eq!(self.memory.allocator().free_frames(), self.free_frames);
         for area in self.areas.ids() {
             let usage = self.areas.usage(area);
