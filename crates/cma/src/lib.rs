@@ -19,10 +19,12 @@ mod areas;
 mod bit_tree;
 mod block;
 mod claim_map;
+mod coherent;
 mod early;
 mod filing;
 mod param;
 mod plan;
+mod pool;
 mod reserve;
 mod run_tree;
 mod sizing;
@@ -34,11 +36,13 @@ pub use areas::{
     NoClaim,
 };
 pub use claim_map::{ClaimMap, NoWindow, NotClaimed, Scans};
+pub use coherent::{CoherentMemory, DeviceArea, Waiting};
 pub use early::{EarlyAreas, EarlyError, EarlyReason, InactiveAreas};
 pub use param::{
     CmaParam, CmaPernumaParam, HugetlbCmaParam, NumaCmaParam, ParamError, ParamErrorKind, Parameter,
 };
 pub use plan::{AreaParams, AreaRequest, GiganticTurn, PerNode, Place, Purpose};
+pub use pool::{AreaPool, AreaPoolConfig, PoolUpkeep};
 pub use reserve::{Outcome, Reservation, ReserveReason, Reserved, reserve};
 pub use sizing::{DefaultSize, SizeChoice};
-pub use statistics::AreaStatistics;
+pub use statistics::{AreaStatistics, CoherentStatistics, Skip, Step, StepStatistics};

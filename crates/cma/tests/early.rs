@@ -150,12 +150,12 @@ fn an_early_claim_is_the_lowest_window_that_there_is() {
         let bases = areas.map(|area| area.start().raw());
         let mut bits = vec![!0; EarlyAreas::<HostPlatform>::bitmap_words(&reserved)];
         let early = EarlyAreas::new(HostPlatform::new(1), reserved, &mut ram, &mut bits).unwrap();
-        let mut out = areas.clone().map(|area| vec![false; area.len() as usize]);
+        let mut out = areas.map(|area| vec![false; area.len() as usize]);
         let mut live: Vec<Segment> = Vec::new();
         for _ in 0..200 {
             if random.chance(60) {
                 let frames = u64::from(1 + random.below(200));
-                let align = 1 << random.below(9);
+                let align = random.pick(&[1, 1, 2, 16, 64, 256]);
                 let node = random.below(2) as usize;
                 let end = areas[0].start().raw() + u64::from(random.below(1200));
                 let end = if random.chance(30) {
