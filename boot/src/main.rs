@@ -1,0 +1,56 @@
+//! A bare-metal image that links the stack as a kernel would.
+#![no_std]
+#![no_main]
+
+mod console;
+
+use core::panic::PanicInfo;
+
+use aarch64_paging::descriptor::El1Attributes;
+use aarch64_rt::{InitialPagetable, entry, exception_handlers, initial_pagetable, ExceptionHandlers};
+use smccc::Hvc;
+
+const DEVICE: El1Attributes = El1Attributes::VALID
+    .union(El1Attributes::ATTRIBUTE_INDEX_0)
+    .union(El1Attributes::ACCESSED)
+    .union(El1Attributes::UXN);
+const MEMORY: El1Attributes = El1Attributes::VALID
+    .union(El1Attributes::ATTRIBUTE_INDEX_1)
+    .union(El1Attributes::INNER_SHAREABLE)
+    .union(El1Attributes::ACCESSED)
+    .union(El1Attributes::NON_GLOBAL);
+
+initial_pagetable!({
+    let mut table = [0; 512];
+    table[0] = DEVICE.bits();
+    let mut index = 1;
+    while index < 256 {
+        table[index] = (index << 30) | MEMORY.bits();
+        index += 1;
+    }
+    table[256] = (256 << 30) | DEVICE.bits();
+    InitialPagetable(table)
+});
+
+struct Exceptions;
+impl ExceptionHandlers for Exceptions {}
+exception_handlers!(Exceptions);
+
+entry!(main);
+fn main(device_tree: u64, _: u64, _: u64, _: u64) -> ! {
+    println!("dmakit-boot: device tree at {device_tree:#x}");
+    off()
+}
+
+fn off() -> ! {
+    let _ = smccc::psci::system_off::<Hvc>();
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    println!("{info}");
+    off()
+}
