@@ -2,7 +2,14 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
+mod board;
 mod console;
+mod heap;
+mod memory;
+mod registers;
+mod tree;
 
 use core::panic::PanicInfo;
 
@@ -38,8 +45,24 @@ exception_handlers!(Exceptions);
 
 entry!(main);
 fn main(device_tree: u64, _: u64, _: u64, _: u64) -> ! {
-    println!("dmakit-boot: device tree at {device_tree:#x}");
+    heap::start();
+    if let Err(error) = run(device_tree) {
+        println!("dmakit-boot: {error}");
+    }
     off()
+}
+
+fn run(device_tree: u64) -> Result<(), &'static str> {
+    // SAFETY: the boot protocol passes the tree's address, and nobody writes there.
+    let machine = unsafe { tree::read(device_tree) }?;
+    println!("dmakit-boot: {machine:#x?}");
+    let image = memory::image().ok_or("no image")?;
+    // SAFETY: QEMU's tree is right, the page table maps memory to the same numbers, and nothing ran
+    // before this image.
+    let early = unsafe { memory::take(&machine, image) }?;
+    let (pages, _ram) = early.into_pages()?;
+    println!("free frames: {}", pages.free_frames());
+    Ok(())
 }
 
 fn off() -> ! {
