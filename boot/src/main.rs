@@ -4,10 +4,13 @@
 
 extern crate alloc;
 
+mod block;
 mod board;
 mod console;
 mod heap;
 mod memory;
+mod once;
+mod pci;
 mod registers;
 mod tree;
 
@@ -60,9 +63,13 @@ fn run(device_tree: u64) -> Result<(), &'static str> {
     // SAFETY: QEMU's tree is right, the page table maps memory to the same numbers, and nothing ran
     // before this image.
     let early = unsafe { memory::take(&machine, image) }?;
-    let (pages, _ram) = early.into_pages()?;
+    let (pages, ram) = early.into_pages()?;
     println!("free frames: {}", pages.free_frames());
-    Ok(())
+    let configuration = machine.configuration.ok_or("no PCI")?;
+    let window = machine.window.ok_or("no PCI window")?;
+    // SAFETY: the device tree's word.
+    let mut bus = unsafe { pci::scan(configuration, window) };
+    block::read(&mut bus, ram)
 }
 
 fn off() -> ! {
