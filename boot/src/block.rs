@@ -10,8 +10,8 @@ use dmakit_untyped::UntypedDevice;
 use dmakit_virtio_drivers::{AccessPlatform, DeviceHal, Function};
 use sha2::{Digest, Sha256};
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
-use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 use virtio_drivers::transport::DeviceType;
+use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 
 use crate::board::Board;
 use crate::memory::PageRam;
@@ -32,7 +32,8 @@ unsafe impl Function for Disk {
     const REFUGE: DmaAddr = DmaAddr::new(0xffff_ffff_f000);
 
     fn device() -> &'static UntypedDevice<Board, NoGrowth> {
-        DISK.get().unwrap_or_else(|| panic!("the disk is used before it is found"))
+        DISK.get()
+            .unwrap_or_else(|| panic!("the disk is used before it is found"))
     }
 
     fn platform() -> Board {
@@ -45,7 +46,9 @@ unsafe impl Function for Disk {
     }
 
     fn registers(range: PhysRange) -> Option<NonNull<u8>> {
-        NonNull::new(core::ptr::with_exposed_provenance_mut(range.start().raw() as usize))
+        NonNull::new(core::ptr::with_exposed_provenance_mut(
+            range.start().raw() as usize
+        ))
     }
 }
 
@@ -66,7 +69,8 @@ pub fn read(bus: &mut Bus, ram: &'static PageRam) -> Result<(), &'static str> {
     let mut sector = 0;
     while sector < sectors {
         let bytes = ((sectors - sector) as usize * SECTOR_SIZE).min(buffer.len());
-        disk.read_blocks(sector as usize, &mut buffer[..bytes]).map_err(|_| "a failed read")?;
+        disk.read_blocks(sector as usize, &mut buffer[..bytes])
+            .map_err(|_| "a failed read")?;
         hash.update(&buffer[..bytes]);
         sector += (bytes / SECTOR_SIZE) as u64;
     }

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use dmakit_addr::{PhysRange};
+use dmakit_addr::PhysRange;
 use dmakit_platform::{Barrier, ConversionError, CpuGuard, CpuId, Instant, Platform};
 
 /// One CPU of QEMU's `virt`, with its caches on and memory mapped to the same numbers.

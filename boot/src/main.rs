@@ -17,7 +17,9 @@ mod tree;
 use core::panic::PanicInfo;
 
 use aarch64_paging::descriptor::El1Attributes;
-use aarch64_rt::{InitialPagetable, entry, exception_handlers, initial_pagetable, ExceptionHandlers};
+use aarch64_rt::{
+    ExceptionHandlers, InitialPagetable, entry, exception_handlers, initial_pagetable,
+};
 use smccc::Hvc;
 
 const DEVICE: El1Attributes = El1Attributes::VALID

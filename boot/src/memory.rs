@@ -29,7 +29,11 @@ pub struct Early {
 /// The tree tells the truth, memory is mapped to the same numbers, and besides `image` and the
 /// tree nothing lies in it.
 pub unsafe fn take(machine: &Machine, image: PhysRange) -> Result<Early, &'static str> {
-    let nodes = machine.memory.iter().map(|memory| memory.node.index() + 1).max();
+    let nodes = machine
+        .memory
+        .iter()
+        .map(|memory| memory.node.index() + 1)
+        .max();
     let mut map = MemoryMap::new(nodes.unwrap_or(1) as u16);
     let mut ranges = Vec::new();
     let whole_pages = |range: PhysRange| range.frames();
@@ -38,7 +42,10 @@ pub unsafe fn take(machine: &Machine, image: PhysRange) -> Result<Early, &'stati
         let mut held: Vec<PhysRange> = [image, machine.tree].into();
         held.sort_by_key(PhysRange::start);
         for held in held {
-            let held = whole_pages(held).bytes().unwrap_or(held).intersection(&rest);
+            let held = whole_pages(held)
+                .bytes()
+                .unwrap_or(held)
+                .intersection(&rest);
             if held.is_empty() {
                 continue;
             }
@@ -72,7 +79,8 @@ fn add(
     kind: MemoryKind,
 ) -> Result<(), &'static str> {
     let range = range.frames();
-    map.add(Region { range, node, kind }).map_err(|_| "the device tree's memory overlaps")
+    map.add(Region { range, node, kind })
+        .map_err(|_| "the device tree's memory overlaps")
 }
 
 /// Where this image lies, its heap and stack included.
@@ -81,7 +89,8 @@ pub fn image() -> Option<PhysRange> {
         static text_begin: u8;
         static dma_region: u8;
     }
-    let [start, end] = [&raw const text_begin, &raw const dma_region].map(|place| place.addr() as u64);
+    let [start, end] =
+        [&raw const text_begin, &raw const dma_region].map(|place| place.addr() as u64);
     PhysRange::between(PhysAddr::new(start & !(PAGE_BYTES - 1)), PhysAddr::new(end))
 }
 

@@ -15,8 +15,11 @@ impl<T: Sync> Once<T> {
     /// Sets it; the second value is leaked and the first one stays.
     pub fn set(&self, value: T) -> &T {
         let value = Box::into_raw(Box::new(value));
-        let _ = self.0.compare_exchange(ptr::null_mut(), value, Ordering::AcqRel, Ordering::Acquire);
-        self.get().unwrap_or_else(|| unreachable!("it was just set"))
+        let _ =
+            self.0
+                .compare_exchange(ptr::null_mut(), value, Ordering::AcqRel, Ordering::Acquire);
+        self.get()
+            .unwrap_or_else(|| unreachable!("it was just set"))
     }
 
     pub fn get(&self) -> Option<&T> {

@@ -32,9 +32,14 @@ pub unsafe fn scan(configuration: PhysRange, window: PhysRange) -> Bus {
 }
 
 fn assign(root: &mut Root, function: DeviceFunction, next: &mut u64) {
-    let Ok(bars) = root.bars(function) else { return };
+    let Ok(bars) = root.bars(function) else {
+        return;
+    };
     for (index, bar) in (0..).zip(bars) {
-        let Some(BarInfo::Memory { address_type, size, .. }) = bar else {
+        let Some(BarInfo::Memory {
+            address_type, size, ..
+        }) = bar
+        else {
             continue;
         };
         let size = size.max(4096);

@@ -67,7 +67,12 @@ pub unsafe fn read(address: u64) -> Result<Machine, Error> {
 
 fn parameters(tree: &Fdt<'_>) -> String {
     let chosen = tree.find_node("/chosen");
-    let line = chosen.and_then(|node| node.property("bootargs")?.value_as::<&str>().ok().map(str::to_string));
+    let line = chosen.and_then(|node| {
+        node.property("bootargs")?
+            .value_as::<&str>()
+            .ok()
+            .map(str::to_string)
+    });
     line.unwrap_or_default()
 }
 
@@ -77,7 +82,10 @@ fn visit(machine: &mut Machine, node: FdtNode<'_>) {
     if kind.is_some_and(|kind| kind.value() == b"memory\0") {
         let on = number(&node, "numa-node-id").unwrap_or(0);
         for range in registers(&node) {
-            machine.memory.push(Memory { range, node: NodeId::new(on as u16) });
+            machine.memory.push(Memory {
+                range,
+                node: NodeId::new(on as u16),
+            });
         }
     } else if is("arm,smmu-v3") {
         machine.smmu = registers(&node).first().copied();
@@ -85,7 +93,9 @@ fn visit(machine: &mut Machine, node: FdtNode<'_>) {
         if let [distributor, redistributors, ..] = registers(&node)[..] {
             machine.gic = Some((distributor, redistributors));
         }
-        let its = node.children().find(|child| child.is_compatible("arm,gic-v3-its"));
+        let its = node
+            .children()
+            .find(|child| child.is_compatible("arm,gic-v3-its"));
         machine.its = its.and_then(|its| registers(&its).first().copied());
     } else if is("pci-host-ecam-generic") {
         machine.configuration = registers(&node).first().copied();
@@ -97,15 +107,25 @@ fn visit(machine: &mut Machine, node: FdtNode<'_>) {
 /// space code is in bits 24 and 25 of the first cell).
 fn window(node: &FdtNode<'_>) -> Option<PhysRange> {
     let cells: Vec<u32> = words(node, "ranges");
-    let entry = cells.chunks_exact(7).find(|entry| (entry[0] >> 24) & 3 == 2)?;
-    PhysRange::new(PhysAddr::new(wide(entry[3], entry[4])), wide(entry[5], entry[6])).ok()
+    let entry = cells
+        .chunks_exact(7)
+        .find(|entry| (entry[0] >> 24) & 3 == 2)?;
+    PhysRange::new(
+        PhysAddr::new(wide(entry[3], entry[4])),
+        wide(entry[5], entry[6]),
+    )
+    .ok()
 }
 
 /// `reg` of a node below the root, which counts addresses and sizes in two cells each.
 fn registers(node: &FdtNode<'_>) -> Vec<PhysRange> {
     let cells = words(node, "reg");
     let ranges = cells.chunks_exact(4).filter_map(|entry| {
-        PhysRange::new(PhysAddr::new(wide(entry[0], entry[1])), wide(entry[2], entry[3])).ok()
+        PhysRange::new(
+            PhysAddr::new(wide(entry[0], entry[1])),
+            wide(entry[2], entry[3]),
+        )
+        .ok()
     });
     ranges.collect()
 }
@@ -115,7 +135,9 @@ fn words(node: &FdtNode<'_>, name: &str) -> Vec<u32> {
         return Vec::new();
     };
     let words = property.value().chunks_exact(4);
-    words.map(|word| u32::from_be_bytes([word[0], word[1], word[2], word[3]])).collect()
+    words
+        .map(|word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]))
+        .collect()
 }
 
 fn wide(high: u32, low: u32) -> u64 {
@@ -125,4 +147,3 @@ fn wide(high: u32, low: u32) -> u64 {
 fn number(node: &FdtNode<'_>, name: &str) -> Option<u32> {
     node.property(name)?.value_as::<u32>().ok()
 }
-
