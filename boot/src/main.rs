@@ -8,7 +8,9 @@ mod block;
 mod board;
 mod console;
 mod heap;
+mod interrupts;
 mod memory;
+mod nvme;
 mod once;
 mod pci;
 mod registers;
@@ -18,7 +20,8 @@ use core::panic::PanicInfo;
 
 use aarch64_paging::descriptor::El1Attributes;
 use aarch64_rt::{
-    ExceptionHandlers, InitialPagetable, entry, exception_handlers, initial_pagetable,
+    ExceptionHandlers, InitialPagetable, RegisterStateRef, entry, exception_handlers,
+    initial_pagetable,
 };
 use smccc::Hvc;
 
@@ -45,7 +48,11 @@ initial_pagetable!({
 });
 
 struct Exceptions;
-impl ExceptionHandlers for Exceptions {}
+impl ExceptionHandlers for Exceptions {
+    extern "C" fn irq_current(_: RegisterStateRef<'_>) {
+        interrupts::take();
+    }
+}
 exception_handlers!(Exceptions);
 
 entry!(main);
@@ -60,7 +67,6 @@ fn main(device_tree: u64, _: u64, _: u64, _: u64) -> ! {
 fn run(device_tree: u64) -> Result<(), &'static str> {
     // SAFETY: the boot protocol passes the tree's address, and nobody writes there.
     let machine = unsafe { tree::read(device_tree) }?;
-    println!("dmakit-boot: {machine:#x?}");
     let image = memory::image().ok_or("no image")?;
     // SAFETY: QEMU's tree is right, the page table maps memory to the same numbers, and nothing ran
     // before this image.
@@ -70,8 +76,19 @@ fn run(device_tree: u64) -> Result<(), &'static str> {
     let configuration = machine.configuration.ok_or("no PCI")?;
     let window = machine.window.ok_or("no PCI window")?;
     // SAFETY: the device tree's word.
-    let mut bus = unsafe { pci::scan(configuration, window) };
-    block::read(&mut bus, ram)
+    let mut bus = unsafe { pci::Bus::scan(configuration, window) };
+    // SAFETY: the device tree's word, and nobody else uses the GIC.
+    let interrupts = unsafe { interrupts::Interrupts::start(&machine, ram) }?;
+    println!("interrupts by way of {:?}", interrupts.doorbell());
+    let mut clients = machine
+        .parameters
+        .split(' ')
+        .filter_map(|word| word.strip_prefix("client="));
+    match clients.next_back() {
+        Some("nvme") => nvme::read(&mut bus, ram, &interrupts),
+        Some("virtio-blk") | None => block::read(&mut bus, ram),
+        Some(_) => Err("client= is nvme or virtio-blk"),
+    }
 }
 
 fn off() -> ! {

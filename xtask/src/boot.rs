@@ -39,11 +39,18 @@ struct Row {
     device: &'static str,
 }
 
-const ROWS: &[Row] = &[Row {
-    name: "virtio-blk",
-    append: "client=virtio-blk",
-    device: "virtio-blk-pci,drive=disk,disable-legacy=on",
-}];
+const ROWS: &[Row] = &[
+    Row {
+        name: "virtio-blk",
+        append: "client=virtio-blk",
+        device: "virtio-blk-pci,drive=disk,disable-legacy=on",
+    },
+    Row {
+        name: "nvme",
+        append: "client=nvme",
+        device: "nvme,drive=disk,serial=1",
+    },
+];
 
 const DISK_BYTES: usize = 8 << 20;
 const TIME_MAX: Duration = Duration::from_secs(60);
@@ -66,7 +73,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Outcom
             .as_deref()
             .is_none_or(|part| row.name.contains(part))
     };
-    for row in ROWS.iter().filter(chosen) {
+    let rows: Vec<&Row> = ROWS.iter().filter(chosen).collect();
+    ensure!(!rows.is_empty(), "no row has such a name");
+    for row in rows {
         fs::write(&disk, &contents).with_context(|| disk.display().to_string())?;
         let append = arguments.append.as_deref().unwrap_or(row.append);
         println!("   {}: -append \"{append}\"", row.name);
