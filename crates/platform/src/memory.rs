@@ -49,7 +49,8 @@ impl core::error::Error for NoMemory {}
 /// Memory for what hardware reads by itself: page tables, queues, device tables, coherent blocks.
 ///
 /// Early memory, the page allocator, contiguous areas and the DMA API all stand behind it. It never
-/// sleeps.
+/// sleeps, unless the provider says that it may: such a one is for coherent blocks and queues, not
+/// for page tables, which are allocated in interrupts.
 pub trait TableMemory {
     /// An owned, zeroed segment as asked, its zeroes cleaned to memory.
     ///
