@@ -14,7 +14,7 @@ use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 
 use crate::board::Board;
-use crate::memory::PageRam;
+use crate::memory::Coherent;
 use crate::once::Once;
 use crate::pci::Bus;
 use crate::println;
@@ -53,12 +53,12 @@ unsafe impl Function for Disk {
 }
 
 /// Reads the first virtio disk from end to end.
-pub fn read(bus: &mut Bus, ram: &'static PageRam) -> Result<(), &'static str> {
+pub fn read(bus: &mut Bus, memory: &'static Coherent) -> Result<(), &'static str> {
     let is_disk = |info| virtio_device_type(info) == Some(DeviceType::Block);
     let found = bus.functions.iter().find(|(_, info)| is_disk(info));
     let (function, _) = *found.ok_or("no virtio disk")?;
     let info = DeviceInfo::new(DeviceId::new(1), "virtio-blk", DmaMask::ALL);
-    let device = Device::new(Board, info, Path::Direct, CoherentSource::Cached(ram));
+    let device = Device::new(Board, info, Path::Direct, CoherentSource::Cached(memory));
     DISK.set(UntypedDevice::new(device));
     let transport = PciTransport::new::<DeviceHal<Disk>, _>(&mut bus.root, function);
     let transport = AccessPlatform::new(transport.map_err(|_| "no virtio transport")?);

@@ -8,16 +8,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use arm_gic::gicv3::registers::Gicd;
 use arm_gic::gicv3::{GicCpuInterface, GicV3};
 use arm_gic::{InterruptGroup, UniqueMmioPointer, irq_enable};
-use dmakit_addr::PhysAddr;
+use dmakit_addr::{PhysAddr, PhysRange};
 use dmakit_its::{Config, Device, Its, LpiConfig, Lpis, Redistributor};
-use dmakit_platform::IrqMutex;
+use dmakit_platform::{IrqMutex, NoMemory, Segment, SegmentRequest, TableMemory};
 
 use crate::board::Board;
-use crate::memory::PageRam;
 use crate::registers::Registers;
 use crate::tree::Machine;
 
-type Service = Its<Board, Registers, &'static PageRam>;
+type Service<M> = Its<Board, Registers, M>;
 
 /// The first number of an LPI (GIC architecture, 2.2.1).
 const LPI_FIRST: u32 = 8192;
@@ -50,38 +49,27 @@ pub fn take() {
 }
 
 /// The interrupt translation service, with its tables.
-pub struct Interrupts {
-    its: Service,
+pub struct Interrupts<M: TableMemory> {
+    its: Service<M>,
     lpis: Lpis<Board>,
     _redistributor: Redistributor,
 }
 
-impl Interrupts {
-    /// Brings up the GIC and its ITS; tables come from `memory`.
+impl<'a, M: TableMemory> Interrupts<&'a M> {
+    /// Brings up the GIC and its ITS, before any device; tables come from `memory`.
     ///
     /// # Safety
     /// The device tree tells the truth, and nobody else uses the GIC.
-    pub unsafe fn start(machine: &Machine, memory: &'static PageRam) -> Result<Self, &'static str> {
+    pub unsafe fn start(machine: &Machine, memory: &'a M) -> Result<Self, &'static str> {
         let (distributor, redistributors) = machine.gic.ok_or("no GICv3")?;
         let its = machine.its.ok_or("no ITS")?;
-        let pointer =
-            |at: PhysAddr| NonNull::new(with_exposed_provenance_mut::<u8>(at.raw() as usize));
-        let distributor = pointer(distributor.start()).ok_or("no distributor")?;
-        let first = pointer(redistributors.start()).ok_or("no redistributor")?;
         // SAFETY: the caller's promise; one instance uses them.
-        let mut gic = unsafe {
-            let distributor = UniqueMmioPointer::new(distributor.cast::<Gicd>());
-            GicV3::new(distributor, first.cast(), 1)
-        }
-        .map_err(|_| "no redistributor of this GIC")?;
-        gic.setup(0);
-        GicCpuInterface::set_priority_mask(0xff);
-
-        let lpis = Lpis::new(Board, &memory, LpiConfig::default()).map_err(|_| "no LPI table")?;
+        unsafe { start_gic(distributor, redistributors) }?;
+        let lpis = Lpis::new(Board, memory, LpiConfig::default()).map_err(|_| "no LPI table")?;
         let base = redistributors.start();
         // SAFETY: the caller's promise.
         let regs = unsafe { Registers::new(base.raw(), 0x2_0000) };
-        let redistributor = Redistributor::start(&regs, base, None, &lpis, &memory);
+        let redistributor = Redistributor::start(&regs, base, None, &lpis, memory);
         let redistributor = redistributor.map_err(|_| "the redistributor has no LPIs")?;
         // SAFETY: the caller's promise.
         let regs = unsafe { Registers::new(its.start().raw(), its.len()) };
@@ -95,6 +83,52 @@ impl Interrupts {
             lpis,
             _redistributor: redistributor,
         })
+    }
+}
+
+/// No memory: what is between two providers.
+#[derive(Debug)]
+pub struct Nothing;
+
+impl TableMemory for Nothing {
+    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        Err(NoMemory {
+            request: *request,
+            largest_free: None,
+        })
+    }
+
+    fn free_table(&self, segment: Segment) {
+        // Nothing came from here; what is not ours is kept.
+        core::mem::forget(segment);
+    }
+}
+
+/// # Safety
+/// A GICv3 is there, and nobody else uses it.
+unsafe fn start_gic(distributor: PhysRange, redistributors: PhysRange) -> Result<(), &'static str> {
+    let pointer =
+        |at: PhysRange| NonNull::new(with_exposed_provenance_mut::<u8>(at.start().raw() as usize));
+    let distributor = pointer(distributor).ok_or("no distributor")?;
+    let first = pointer(redistributors).ok_or("no redistributor")?;
+    // SAFETY: the caller's promise; one instance uses them.
+    let gic = unsafe {
+        let distributor = UniqueMmioPointer::new(distributor.cast::<Gicd>());
+        GicV3::new(distributor, first.cast(), 1)
+    };
+    gic.map_err(|_| "no redistributor of this GIC")?.setup(0);
+    GicCpuInterface::set_priority_mask(0xff);
+    Ok(())
+}
+
+impl<M: TableMemory> Interrupts<M> {
+    /// The same, which from now on takes its memory from `memory`. Nothing moves.
+    pub fn with_memory<N: TableMemory>(self, memory: N) -> Interrupts<N> {
+        Interrupts {
+            its: self.its.with_memory(memory),
+            lpis: self.lpis,
+            _redistributor: self._redistributor,
+        }
     }
 
     /// Where devices write to interrupt.

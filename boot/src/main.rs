@@ -12,6 +12,7 @@ mod interrupts;
 mod memory;
 mod nvme;
 mod once;
+mod parameters;
 mod pci;
 mod registers;
 mod tree;
@@ -24,6 +25,10 @@ use aarch64_rt::{
     initial_pagetable,
 };
 use smccc::Hvc;
+
+use interrupts::{Interrupts, Nothing};
+use memory::Found;
+use parameters::{Client, Parameters};
 
 const DEVICE: El1Attributes = El1Attributes::VALID
     .union(El1Attributes::ATTRIBUTE_INDEX_0)
@@ -67,28 +72,36 @@ fn main(device_tree: u64, _: u64, _: u64, _: u64) -> ! {
 fn run(device_tree: u64) -> Result<(), &'static str> {
     // SAFETY: the boot protocol passes the tree's address, and nobody writes there.
     let machine = unsafe { tree::read(device_tree) }?;
+    let parameters = Parameters::read(&machine.parameters)?;
     let image = memory::image().ok_or("no image")?;
     // SAFETY: QEMU's tree is right, the page table maps memory to the same numbers, and nothing ran
     // before this image.
-    let early = unsafe { memory::take(&machine, image) }?;
-    let (pages, ram) = early.into_pages()?;
-    println!("free frames: {}", pages.free_frames());
+    let found = unsafe { Found::take(&machine, image) }?;
+    let early = found.reserve(&parameters.areas)?;
+    // SAFETY: the device tree's word, and nobody else uses the GIC.
+    let interrupts = unsafe { Interrupts::start(&machine, &early.areas) }?;
+    println!(
+        "its: {} bytes of tables from early areas",
+        early.areas.taken_bytes()
+    );
+    let interrupts = interrupts.with_memory(Nothing);
+    let memory = early.activate()?;
+    let interrupts = interrupts.with_memory(memory.coherent);
+    println!(
+        "phys: {} frames free",
+        memory.movable.allocator().free_frames()
+    );
+
     let configuration = machine.configuration.ok_or("no PCI")?;
     let window = machine.window.ok_or("no PCI window")?;
     // SAFETY: the device tree's word.
     let mut bus = unsafe { pci::Bus::scan(configuration, window) };
-    // SAFETY: the device tree's word, and nobody else uses the GIC.
-    let interrupts = unsafe { interrupts::Interrupts::start(&machine, ram) }?;
-    println!("interrupts by way of {:?}", interrupts.doorbell());
-    let mut clients = machine
-        .parameters
-        .split(' ')
-        .filter_map(|word| word.strip_prefix("client="));
-    match clients.next_back() {
-        Some("nvme") => nvme::read(&mut bus, ram, &interrupts),
-        Some("virtio-blk") | None => block::read(&mut bus, ram),
-        Some(_) => Err("client= is nvme or virtio-blk"),
-    }
+    match parameters.client {
+        Client::Nvme => nvme::read(&mut bus, memory.coherent, &interrupts),
+        Client::VirtioBlk => block::read(&mut bus, memory.coherent),
+    }?;
+    println!("{:?}", memory.coherent.statistics());
+    Ok(())
 }
 
 fn off() -> ! {

@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 use crate::board::Board;
 use crate::interrupts::{self, Interrupts};
-use crate::memory::PageRam;
+use crate::memory::Coherent;
 use crate::pci::{Bus, requester};
 use crate::println;
 
@@ -66,7 +66,7 @@ static SAID: IrqMutex<Board, VecDeque<IrqAck>> = IrqMutex::<Board, _>::new(VecDe
 struct Disk<'a> {
     driver: NvmeBlockDriver,
     queues: Vec<BHardwareQueue>,
-    interrupts: &'a Interrupts,
+    interrupts: &'a Interrupts<&'static Coherent>,
     function: dmakit_its::Device,
     completions: u64,
 }
@@ -74,13 +74,13 @@ struct Disk<'a> {
 /// Reads the first NVMe disk from end to end.
 pub fn read(
     bus: &mut Bus,
-    ram: &'static PageRam,
-    interrupts: &Interrupts,
+    memory: &'static Coherent,
+    interrupts: &Interrupts<&'static Coherent>,
 ) -> Result<(), &'static str> {
     let function = bus.of_class(1, 8).ok_or("no NVMe disk")?;
     let bar = bus.bar(function, 0).ok_or("no registers")?;
     let info = DeviceInfo::new(DeviceId::new(2), "nvme", DmaMask::ALL);
-    let device = Device::new(Board, info, Path::Direct, CoherentSource::Cached(ram));
+    let device = Device::new(Board, info, Path::Direct, CoherentSource::Cached(memory));
     let op: &'static Op = Box::leak(Box::new(Op::new(UntypedDevice::new(device), Identity)));
     let dma = DeviceDma::new(op.info(DmaDomainId::Direct), op);
 

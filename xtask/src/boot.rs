@@ -42,12 +42,12 @@ struct Row {
 const ROWS: &[Row] = &[
     Row {
         name: "virtio-blk",
-        append: "client=virtio-blk",
+        append: "cma=32M cma_pernuma=16M client=virtio-blk",
         device: "virtio-blk-pci,drive=disk,disable-legacy=on",
     },
     Row {
         name: "nvme",
-        append: "client=nvme",
+        append: "cma=32M cma_pernuma=16M client=nvme",
         device: "nvme,drive=disk,serial=1",
     },
 ];
