@@ -7,12 +7,12 @@ use crate::environment::is_continuous_integration;
 use crate::packages::{self, Need, Provided};
 use crate::steps::{Outcome, Steps};
 use crate::workspace::Workspace;
-use crate::{bare, deny, readme, tidy, toolchain};
+use crate::{bare, boot, deny, readme, tidy, toolchain};
 
 /// Runs all steps and fails if any did not hold. The tests come last, so that the run closes with
 /// their summaries.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let mut steps = Steps::new(11, !is_continuous_integration());
+    let mut steps = Steps::new(12, !is_continuous_integration());
     steps.step(
         "toolchain",
         "the pinned compiler, formatter and lints",
@@ -71,6 +71,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
             })
         },
     )?;
+    steps.step("boot", "a bare-metal image that links the stack", || {
+        boot::run(workspace, &boot::Arguments::default())
+    })?;
     let tests = ["test", "--workspace", "--locked", "--no-fail-fast"];
     cargo_step(&mut steps, workspace, "tests", &tests)?;
     steps.finish()
