@@ -146,6 +146,7 @@ impl Rig {
     }
 }
 
+#[allow(dead_code, reason = "for one of the programs that use this")]
 /// Runs with the driver of an SMMU whose commands a thread executes, and with what tells that thread
 /// of nothing and waits for its answer.
 pub fn with_consumer(run: impl FnOnce(&Driver, &dyn Fn())) {
@@ -183,7 +184,8 @@ fn start(regs: Instant, memory: SegmentStore) -> Driver {
     Smmu::start(HostPlatform::new(2), regs, memory, config).unwrap()
 }
 
-fn memory() -> (HostRam, SegmentStore) {
+/// RAM, and a provider of it.
+pub fn memory() -> (HostRam, SegmentStore) {
     let range = PhysRange::new(PhysAddr::new(1 << 32), 4 << 20).unwrap();
     let (ram, segments) = HostRam::new(&[range]).unwrap();
     let memory = SegmentStore::new();
