@@ -102,7 +102,8 @@ impl One {
             Workload::Cache(table) => cache::run(table, self.seed, &mut report, progress)?,
             Workload::Disk(table) => {
                 let place = virt::Place::new(&self.page, self.qemu.as_deref());
-                disk::run(&place, table, self.seed, &mut report, progress)?;
+                let load = (table, self.page.mode());
+                disk::run(&place, load, self.seed, &mut report, progress)?;
             }
             Workload::Edu(table) => {
                 let place = virt::Place::new(&self.page, self.qemu.as_deref());
@@ -122,7 +123,7 @@ impl One {
         };
         let setting = match (&self.page.workload, self.page.mode()) {
             (Workload::Cache(_), _) => "none: this is how the stack always works",
-            (_, Mode::Strict) => "iommu.strict=1",
+            (_, Mode::Strict | Mode::Batched) => "iommu.strict=1",
             (_, Mode::Lazy) => "iommu.strict=0",
         };
         let why = match report.first_failure() {

@@ -36,6 +36,8 @@ pub enum Workload {
 pub enum Mode {
     #[default]
     Strict,
+    /// As strict, with one sync for many unmaps.
+    Batched,
     Lazy,
 }
 
@@ -163,6 +165,10 @@ impl Page {
             Workload::Disk(disk) => disk.check()?,
             Workload::Edu(edu) => edu.check()?,
         }
+        let mode = typed.domain.map_or(Mode::Strict, |domain| domain.mode);
+        if mode == Mode::Batched && !matches!(workload, Workload::Disk(_)) {
+            anyhow::bail!("domain.mode is \"batched\", which needs a ring: that of a [disk]");
+        }
         if typed.checks.is_empty() {
             anyhow::bail!("checks is empty: nothing would be shown");
         }
@@ -172,7 +178,7 @@ impl Page {
             machines: typed.machines,
             checks: typed.checks,
             nodes,
-            mode: typed.domain.map_or(Mode::Strict, |domain| domain.mode),
+            mode,
             workload,
         })
     }
