@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         || {
             LOOM_TESTS
                 .iter()
-                .try_for_each(|(package, test)| loom(workspace, package, test))
+                .try_for_each(|(package, tests)| loom(workspace, package, tests))
                 .map(held)
         },
     )?;
@@ -79,10 +79,15 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     steps.finish()
 }
 
-/// Tests that `loom` runs: package and test. It wants a build of its own.
-const LOOM_TESTS: &[(&str, &str)] = &[("dmakit-io-pgtable", "loom"), ("dmakit-swiotlb", "loom")];
+/// Tests that `loom` runs: package, and which of its targets. It wants a build of its own.
+const LOOM_TESTS: &[(&str, &[&str])] = &[
+    ("dmakit-io-pgtable", &["--test", "loom"]),
+    ("dmakit-iommu", &["--lib"]),
+    ("dmakit-smmuv3", &["--lib", "--test", "loom"]),
+    ("dmakit-swiotlb", &["--test", "loom"]),
+];
 
-fn loom(workspace: &Workspace, package: &str, test: &str) -> Result<()> {
+fn loom(workspace: &Workspace, package: &str, targets: &[&str]) -> Result<()> {
     let mut command = cargo(&workspace.root);
     command.args([
         "test",
@@ -91,7 +96,7 @@ fn loom(workspace: &Workspace, package: &str, test: &str) -> Result<()> {
         "--target-dir",
         "target/loom",
     ]);
-    command.args(["--package", package, "--test", test]);
+    command.args(["--package", package]).args(targets);
     succeed(
         command
             .env("RUSTFLAGS", "--cfg loom")
