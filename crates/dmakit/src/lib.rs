@@ -11,6 +11,8 @@
 //! | [`addr`] | addresses, ranges, masks, directions, attributes: one type for each address space |
 //! | [`platform`] | what an embedder supplies: the machine, RAM, buffers, memory providers |
 //! | [`swiotlb`] | bounce pools that grow and shrink |
+//! | [`iova`], [`io_pgtable`], [`iommu`] | device addresses, page tables, and the domains made of both |
+//! | `smmuv3` | Arm's IOMMU, with the feature of that name |
 //! | [`dma`] | the API that drivers call |
 //!
 //! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process.
@@ -131,7 +133,16 @@ pub use dmakit_addr as addr;
 #[doc(inline)]
 pub use dmakit_dma as dma;
 #[doc(inline)]
+pub use dmakit_io_pgtable as io_pgtable;
+#[doc(inline)]
+pub use dmakit_iommu as iommu;
+#[doc(inline)]
+pub use dmakit_iova as iova;
+#[doc(inline)]
 pub use dmakit_platform as platform;
+#[cfg(feature = "smmuv3")]
+#[doc(inline)]
+pub use dmakit_smmuv3 as smmuv3;
 #[doc(inline)]
 pub use dmakit_swiotlb as swiotlb;
 
