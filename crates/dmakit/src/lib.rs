@@ -11,6 +11,8 @@
 //! | [`addr`] | addresses, ranges, masks, directions, attributes: one type for each address space |
 //! | [`platform`] | what an embedder supplies: the machine, RAM, buffers, memory providers |
 //! | [`swiotlb`] | bounce pools that grow and shrink |
+//! | [`iova`], [`io_pgtable`], [`iommu`] | device addresses, page tables, and the domains made of both |
+//! | `smmuv3` | Arm's IOMMU, with the feature of that name |
 //! | [`dma`] | the API that drivers call |
 //! | `phys` | physical memory: map, page allocator by node, migration, pins |
 //! | `cma` | contiguous areas: reserved at boot, lent to movable memory, claimed back |
@@ -140,7 +142,16 @@ pub use dmakit_dma as dma;
 #[doc(inline)]
 pub use dmakit_phys as phys;
 #[doc(inline)]
+pub use dmakit_io_pgtable as io_pgtable;
+#[doc(inline)]
+pub use dmakit_iommu as iommu;
+#[doc(inline)]
+pub use dmakit_iova as iova;
+#[doc(inline)]
 pub use dmakit_platform as platform;
+#[cfg(feature = "smmuv3")]
+#[doc(inline)]
+pub use dmakit_smmuv3 as smmuv3;
 #[doc(inline)]
 pub use dmakit_swiotlb as swiotlb;
 
