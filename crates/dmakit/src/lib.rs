@@ -138,15 +138,15 @@ pub use dmakit_addr as addr;
 pub use dmakit_cma as cma;
 #[doc(inline)]
 pub use dmakit_dma as dma;
-#[cfg(feature = "phys")]
-#[doc(inline)]
-pub use dmakit_phys as phys;
 #[doc(inline)]
 pub use dmakit_io_pgtable as io_pgtable;
 #[doc(inline)]
 pub use dmakit_iommu as iommu;
 #[doc(inline)]
 pub use dmakit_iova as iova;
+#[cfg(feature = "phys")]
+#[doc(inline)]
+pub use dmakit_phys as phys;
 #[doc(inline)]
 pub use dmakit_platform as platform;
 #[cfg(feature = "smmuv3")]
