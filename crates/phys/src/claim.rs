@@ -185,6 +185,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         request: &WindowRequest<'_>,
         limits: &ClaimLimits,
     ) -> Result<Frames, ClaimError> {
+        self.movers.drain();
         let mut excluded = request.excluded.to_vec();
         let mut leased = self.unrecallable(request.within, limits.deadline);
         let mut last = None;
@@ -234,7 +235,12 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         if range.is_empty() {
             return Err(refuse(ClaimFailure::Request, Vec::new()));
         }
-        let blocking = self.blocking(range, None);
+        let mut blocking = self.blocking(range, None);
+        if !blocking.is_empty() {
+            // By frames that nobody has, perhaps.
+            self.movers.drain();
+            blocking = self.blocking(range, None);
+        }
         if !blocking.is_empty() {
             return Err(refuse(ClaimFailure::Blocked, blocking));
         }
@@ -249,6 +255,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         for block in page_blocks(range) {
             self.allocator.locked(|buddy| buddy.mark(block));
         }
+        self.movers.drain();
         self.recall(range);
         let outcome = self
             .clear(range, limits)

@@ -373,7 +373,10 @@ impl Episode {
                     let first = range.start().raw().next_multiple_of(1 << align_order);
                     first + count <= range.end().raw()
                 };
-                assert!(!error.blocking.is_empty() || !within.iter().any(fits), "{error}");
+                assert!(
+                    !error.blocking.is_empty() || !within.iter().any(fits),
+                    "{error}"
+                );
                 let full = matches!(error.reason, ClaimFailure::NoRoom(_));
                 assert!(!sure || full, "{error}");
                 if self.memory.migrations(MigrationCause::Claim).moved == claims.moved {

@@ -47,12 +47,18 @@ struct Held {
     aside: Vec<Frames>,
     refusals: BTreeMap<u64, (Refusal, u32)>,
     next: u64,
+    asked: u64,
+    denied: Option<u64>,
 }
+
+/// Run when a mover is asked, before it answers, with how often any was asked before.
+type Interlude = Box<dyn FnMut(u64) + Send>;
 
 #[derive(Clone)]
 pub struct Owners {
     machine: Machine,
     held: Arc<Mutex<Held>>,
+    interlude: Arc<Mutex<Option<Interlude>>>,
 }
 
 impl Owners {
@@ -60,6 +66,7 @@ impl Owners {
         Self {
             machine: Machine::new(),
             held: Arc::default(),
+            interlude: Arc::default(),
         }
     }
 
@@ -92,6 +99,27 @@ impl Owners {
     pub fn refuse(&self, start: Pfn, reason: Refusal, times: u32) {
         let mut held = self.held.lock().unwrap();
         held.refusals.insert(start.raw(), (reason, times));
+    }
+
+    /// Nobody refuses any more.
+    pub fn forgive(&self) {
+        let mut held = self.held.lock().unwrap();
+        held.refusals.clear();
+        held.denied = None;
+    }
+
+    /// Closes the gate for the question that is asked after so many.
+    pub fn deny(&self, after: u64) {
+        let mut held = self.held.lock().unwrap();
+        held.denied = Some(held.asked + after);
+    }
+
+    pub fn meanwhile(&self, interlude: impl FnMut(u64) + Send + 'static) {
+        *self.interlude.lock().unwrap() = Some(Box::new(interlude));
+    }
+
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     pub fn ranges(&self) -> Vec<PfnRange> {
@@ -142,7 +170,20 @@ impl Migrate for Owners {
         self.machine.sleep(until);
     }
 
+    fn permits(&self, _migration: &Migration) -> bool {
+        let mut held = self.held.lock().unwrap();
+        held.asked += 1;
+        held.denied != Some(held.asked - 1)
+    }
+
     fn migrate(&self, migration: &Migration, to: Frames) -> Result<Frames, Refused> {
+        let asked = self.held.lock().unwrap().asked;
+        let interlude = self.interlude.lock().unwrap().take();
+        if let Some(mut interlude) = interlude {
+            interlude(asked);
+            // One that has set another has had its turn.
+            self.interlude.lock().unwrap().get_or_insert(interlude);
+        }
         let mut held = self.held.lock().unwrap();
         let start = migration.from.start().raw();
         if let Some((reason, times)) = held.refusals.get_mut(&start) {
