@@ -77,7 +77,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 /// Tests that `loom` runs: package and test. It wants a build of its own.
-const LOOM_TESTS: &[(&str, &str)] = &[("dmakit-io-pgtable", "loom"), ("dmakit-swiotlb", "loom")];
+const LOOM_TESTS: &[(&str, &str)] = &[
+    ("dmakit-io-pgtable", "loom"),
+    ("dmakit-phys", "loom"),
+    ("dmakit-swiotlb", "loom"),
+];
 
 fn loom(workspace: &Workspace, package: &str, test: &str) -> Result<()> {
     let mut command = cargo(&workspace.root);
