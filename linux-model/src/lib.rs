@@ -10,6 +10,7 @@
 
 mod agreement;
 mod boot;
+pub mod cma;
 mod demand;
 mod engine;
 mod recorded;

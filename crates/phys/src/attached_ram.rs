@@ -69,6 +69,19 @@ impl<'a, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> AttachedRam<'a, P, S> 
         }
     }
 
+    /// The same where `count` segments were out before there was an allocator, each an allocation
+    /// of its own by now: they come back like the others, and do not count against those that may
+    /// be out. Allocates.
+    #[must_use]
+    pub fn with_out(mut self, count: usize) -> Self {
+        let pieces = self.pieces.get_mut();
+        pieces.out += count;
+        pieces.out_max += count;
+        // A range that is out as a whole has no piece yet.
+        pieces.held.reserve_exact(pieces.out_max + count);
+        self
+    }
+
     /// The bytes of `frames`, which the segment owns from now on.
     ///
     /// # Errors

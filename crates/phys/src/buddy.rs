@@ -94,12 +94,15 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             ..Frame::default()
         };
         self.table.as_mut()[..entries].fill(empty);
-        let usable = map
-            .regions()
-            .iter()
-            .filter(|region| region.kind == MemoryKind::Usable);
-        for region in usable {
+        let managed = map.regions().iter().filter(|r| r.kind.is_allocatable());
+        for region in managed {
             let (mut start, end) = (region.range.start().raw(), region.range.end().raw());
+            if region.kind == MemoryKind::Contiguous {
+                // Whole page blocks, by the map. Nobody gets them before their area is active.
+                for block in (start..end).step_by(PAGEBLOCK_FRAMES as usize) {
+                    self.change_block(block, |block| block.migrate_type = MigrateType::Isolated);
+                }
+            }
             for (index, zone_end) in ends.iter().enumerate() {
                 let zone = region.node.index() * self.zones_per_node + index;
                 let stop = end.min(*zone_end);

@@ -210,12 +210,30 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         request: &WindowRequest<'_>,
         limits: &ClaimLimits,
     ) -> Result<Frames, ClaimError> {
+        self.claim_window_in(request, limits, |_| true, |_| {})
+    }
+
+    /// The same for whoever keeps books of claims: `enter` writes a window down before anything in
+    /// it moves, or says that somebody else has it, and `withdraw` takes it out again where it comes
+    /// to nothing. No lock is held when they are called.
+    ///
+    /// # Errors
+    /// As for [`claim_window`](Self::claim_window).
+    pub fn claim_window_in(
+        &self,
+        request: &WindowRequest<'_>,
+        limits: &ClaimLimits,
+        mut enter: impl FnMut(&Window) -> bool,
+        mut withdraw: impl FnMut(&Window),
+    ) -> Result<Frames, ClaimError> {
         self.movers.drain();
         let mut excluded = request.excluded.to_vec();
         let mut leased = self.unrecallable(request.within, limits.deadline);
+        let mut entered: Vec<PfnRange> = Vec::new();
+        let mut rounds = 0;
         let mut last = None;
         loop {
-            let avoided = [&excluded[..], &leased[..]].concat();
+            let avoided = [&excluded[..], &leased[..], &entered[..]].concat();
             let narrowed = WindowRequest {
                 excluded: &avoided,
                 ..*request
@@ -227,12 +245,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                     leased.clear();
                     continue;
                 }
+                Err(_) if !entered.is_empty() && rounds < limits.tries => {
+                    // Those who have entered them may not get them.
+                    entered.clear();
+                    rounds += 1;
+                    continue;
+                }
                 Err(error) => return Err(last.unwrap_or(error)),
             };
+            if !enter(&window) {
+                entered.push(window.range);
+                continue;
+            }
             let error = match self.claim(window.range, limits) {
                 Ok(frames) => return Ok(frames),
                 Err(error) => error,
             };
+            withdraw(&window);
             let elsewhere = match error.reason {
                 ClaimFailure::Blocked | ClaimFailure::Tries => true,
                 // The cheapest window has no room for one frame, so no other has.
@@ -290,6 +319,18 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         }
         self.allocator.locked(|buddy| buddy.end_clearing(range));
         outcome.map_err(|(reason, blocking)| refuse(reason, blocking))
+    }
+
+    /// Claims exactly these frames if all of them are free, as one unmovable allocation; `None`, and
+    /// nothing has changed, where some are not, or are not all of one zone of one node. Asks nobody
+    /// and never sleeps: takes the allocator's lock for a page block at a time.
+    ///
+    /// It takes frames that their map set aside too: what was used before there was an allocator.
+    pub fn claim_free(&self, range: PfnRange) -> Option<Frames> {
+        if range.is_empty() || self.allocator.locked(|buddy| buddy.is_being_cleared(range)) {
+            return None;
+        }
+        self.is_alike(range).then(|| self.take(range))?
     }
 
     /// Has everything in a marked range moved out.
@@ -411,6 +452,19 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             }
         }
         found
+    }
+
+    /// Whether all frames of a range are the allocator's and of one zone.
+    fn is_alike(&self, range: PfnRange) -> bool {
+        self.allocator.locked(|buddy| {
+            let zone = buddy.zone_of(range.start().raw());
+            let alike = |block| {
+                let (start, end) = part_in(range, block);
+                let whole = buddy.block(block).map(|counts| counts.zone);
+                whole == zone || (start..end).all(|frame| buddy.zone_of(frame) == zone)
+            };
+            zone.is_some() && page_blocks(range).all(alike)
+        })
     }
 
     fn no_window(&self, request: &WindowRequest<'_>) -> ClaimError {

@@ -121,9 +121,9 @@ pub struct PageAllocator<P: Platform, S> {
 }
 
 impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
-    /// How many entries the frame table of a map needs: one for each frame of usable regions, and of
-    /// the holes that share a page block (or, where memory spans very much, a larger section) with
-    /// them, and one for each page block.
+    /// How many entries the frame table of a map needs: one for each frame of usable and contiguous
+    /// regions, and of the holes that share a page block (or, where memory spans very much, a larger
+    /// section) with them, and one for each page block.
     pub fn table_entries(map: &MemoryMap) -> u64 {
         table_entries(&Sections::new(map))
     }

@@ -16,8 +16,12 @@ pub enum WindowIn {
 
 impl WindowIn {
     pub(crate) fn has(self, block: &Block) -> bool {
-        let area = block.migrate_type == MigrateType::Contiguous;
-        area == (self == Self::Areas)
+        match block.migrate_type {
+            MigrateType::Contiguous => self == Self::Areas,
+            // Of an area that is not active.
+            MigrateType::Isolated => false,
+            _ => self == Self::OtherMemory,
+        }
     }
 }
 

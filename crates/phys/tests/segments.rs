@@ -246,3 +246,25 @@ fn memory_far_apart_has_a_table_of_its_own_size() {
     let high = allocator.allocate(&on).unwrap();
     assert_eq!(high.range(), frames(1 << 36, 1024));
 }
+
+#[test]
+fn what_is_set_aside_serves_nobody_before_its_blocks_are_contiguous() {
+    let mut map = map(&[(0x1000, 0x1000, 0)]);
+    let area = frames(0x1400, 0x400);
+    map.set_aside(area).unwrap();
+    let allocator = build(&map, &[]);
+    assert_eq!(allocator.free_frames(), 0x1000);
+    let mut taken = Vec::new();
+    while let Ok(frames) = allocator.allocate(&FrameRequest::movable(1, MoverId::new(7))) {
+        assert!(!area.overlaps(&frames.range()));
+        taken.push(frames);
+    }
+    assert_eq!(allocator.free_frames(), area.len());
+    assert!(allocator.set_migrate_type(area, MigrateType::Contiguous));
+    assert!(allocator.allocate(&FrameRequest::unmovable(1)).is_err());
+    let lent = allocator
+        .allocate(&FrameRequest::movable(0x400, MoverId::new(7)))
+        .unwrap();
+    assert_eq!(lent.range(), area);
+    allocator.free(lent).unwrap();
+}

@@ -42,6 +42,11 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         self.clearing.retain(|other| *other != range);
     }
 
+    /// Whether somebody is clearing frames of `range`.
+    pub(crate) fn is_being_cleared(&self, range: PfnRange) -> bool {
+        self.clearing.iter().any(|other| other.overlaps(&range))
+    }
+
     /// Marks a page block: its free frames go to nobody until the mark is taken away. Marks count,
     /// since two claims may clear different parts of one block.
     pub(crate) fn mark(&mut self, block: u64) {
