@@ -133,6 +133,14 @@ impl Owners {
         held.live.insert(range.start().raw(), (frames, word));
     }
 
+    /// Takes an allocation back that it has the contents of.
+    pub fn give_back(&self, frames: Frames) {
+        let mut held = self.held();
+        let start = frames.range().start().raw();
+        let word = held.contents[start as usize];
+        held.live.insert(start, (frames, word));
+    }
+
     /// Writes to frames that are claimed: the word of the first.
     pub fn write(&self, range: PfnRange) -> u64 {
         self.held().write(range)
