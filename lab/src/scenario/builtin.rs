@@ -13,6 +13,7 @@ const PAGES: &[&str] = &[
     include_str!("../../../scenarios/smmu-edu.toml"),
     include_str!("../../../scenarios/smmu-nvme.toml"),
     include_str!("../../../scenarios/smmu-nvme-lazy.toml"),
+    include_str!("../../../scenarios/per-node-cma.toml"),
     include_str!("../../../scenarios/boot-carving.toml"),
 ];
 

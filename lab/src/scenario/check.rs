@@ -18,6 +18,10 @@ pub enum CheckName {
     NoViolations,
     /// Addresses, tables, tickets and memory in use are as before.
     AllReturned,
+    /// With room on the node, all its coherent memory lies there.
+    Local,
+    /// As room runs out, memory comes from where it should next.
+    FallBackOrder,
     /// Areas are reserved in the order asked, and those expected.
     Order,
     /// An area lies on its node and nowhere else.
@@ -40,6 +44,8 @@ impl CheckName {
             Self::NoStaleHitsAfterFlush => "no-stale-hits-after-flush",
             Self::NoViolations => "no-violations",
             Self::AllReturned => "all-returned",
+            Self::Local => "local",
+            Self::FallBackOrder => "fall-back-order",
             Self::Order => "order",
             Self::ExactNode => "exact-node",
             Self::OthersLeft => "others-left",

@@ -105,6 +105,9 @@ impl One {
                 let place = virt::Place::new(&self.page, self.qemu.as_deref());
                 disk::run(&place, table, self.seed, &mut report, progress)?;
             }
+            Workload::Coherent(table) => {
+                numa::per_node::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
             Workload::Carving(table) => {
                 numa::carving::run(&self.page, table, self.seed, &mut report)?;
             }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::numa::carving;
+use super::numa::{carving, per_node};
 use super::report::{Detail, RunReport, Translation};
 use crate::output::{Cell, Closing, Look, Table, Tone};
 use crate::quantity::{bytes, grouped, span};
@@ -60,7 +60,13 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
 fn shown(detail: &Detail, look: Look) -> String {
     match detail {
         Detail::Boot(boot) => carving::table(boot).render(look),
+        Detail::Locality(locality) => several(&per_node::tables(locality), look),
     }
+}
+
+fn several(tables: &[Table], look: Look) -> String {
+    let rendered: Vec<String> = tables.iter().map(|table| table.render(look)).collect();
+    rendered.join("\n")
 }
 
 fn checks(report: &RunReport) -> Table {

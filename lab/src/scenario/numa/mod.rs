@@ -3,3 +3,5 @@
 mod board;
 pub mod carving;
 mod params;
+pub mod per_node;
+mod system;

@@ -12,7 +12,7 @@ use bounds::MIB;
 use numa::MemoryTable;
 
 pub use bounds::Size;
-pub use numa::{CarvingTable, GiganticWord};
+pub use numa::{CarvingTable, CoherentTable, GiganticWord};
 pub use tables::{CacheTable, DiskTable, EduTable, Pattern};
 
 /// A checked scenario.
@@ -40,6 +40,7 @@ pub enum Workload {
     Cache(CacheTable),
     Disk(DiskTable),
     Edu(EduTable),
+    Coherent(CoherentTable),
     Carving(CarvingTable),
 }
 
@@ -66,8 +67,12 @@ struct Typed {
     cache: Option<CacheTable>,
     disk: Option<DiskTable>,
     edu: Option<EduTable>,
+    coherent: Option<CoherentTable>,
     carving: Option<CarvingTable>,
 }
+
+/// The tables of which a page has one.
+const TABLES: [&str; 5] = ["cache", "disk", "edu", "coherent", "carving"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,7 +83,7 @@ struct DomainTable {
 impl Workload {
     /// Whether it is about areas of contiguous memory.
     pub fn has_areas(&self) -> bool {
-        matches!(self, Self::Carving(_))
+        matches!(self, Self::Coherent(_) | Self::Carving(_))
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -86,6 +91,7 @@ impl Workload {
             Self::Cache(table) => table.check(),
             Self::Disk(table) => table.check(),
             Self::Edu(table) => table.check(),
+            Self::Coherent(table) => table.check(),
             Self::Carving(table) => table.check(),
         }
     }
@@ -98,11 +104,12 @@ impl Typed {
             self.cache.take().map(Workload::Cache),
             self.disk.take().map(Workload::Disk),
             self.edu.take().map(Workload::Edu),
+            self.coherent.take().map(Workload::Coherent),
             self.carving.take().map(Workload::Carving),
         ];
         let mut tables = tables.into_iter().flatten();
         let (Some(workload), None) = (tables.next(), tables.next()) else {
-            anyhow::bail!("expected one of [cache], [disk], [edu] and [carving]");
+            anyhow::bail!("expected one of [{}]", TABLES.join("], ["));
         };
         workload.check()?;
         if matches!(workload, Workload::Cache(_)) && self.memory.is_some() {

@@ -94,3 +94,29 @@ impl CarvingTable {
         in_range("carving.early", self.early.len() as u64, 1, 16)
     }
 }
+
+/// What the device of each node takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoherentTable {
+    /// Coherent blocks beside queues and tables.
+    pub blocks: u64,
+    /// The largest of them, and what is taken until there is no room.
+    pub block: Size,
+    /// Syncs that each SMMU executes.
+    pub syncs: u64,
+}
+
+impl CoherentTable {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        in_range("coherent.blocks", self.blocks, 1, 64)?;
+        in_range("coherent.block", self.block.0, 8192, 2 * MIB)?;
+        if !self.block.0.is_power_of_two() {
+            anyhow::bail!(
+                "coherent.block is {}, expected a power of two",
+                self.block.0
+            );
+        }
+        in_range("coherent.syncs", self.syncs, 1, 1_000_000)
+    }
+}
