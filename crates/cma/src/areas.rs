@@ -3,10 +3,10 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use dmakit_addr::{DmaMask, NodeId, PAGE_SHIFT, Pfn, PfnRange};
+use dmakit_addr::{DmaMask, NodeId, PAGE_BYTES, PAGE_SHIFT, Pfn, PfnRange};
 use dmakit_phys::{
-    Blocking, ClaimFailure, ClaimLimits, Frame, Frames, FreeError, Migrate, MovableMemory, Window,
-    WindowIn, WindowRequest,
+    ClaimError, ClaimLimits, Frame, Frames, FreeError, Migrate, MovableMemory, WindowIn,
+    WindowRequest,
 };
 use dmakit_platform::Platform;
 
@@ -51,13 +51,8 @@ pub enum NoClaim {
     OutOfReach,
     /// Every window is lent in part, and nobody was to be asked.
     Lent,
-    /// What is in the way did not move: why, and the first of it.
-    InTheWay {
-        /// Why the claim came to its end.
-        reason: ClaimFailure,
-        /// Frames in the way, of one allocation each, and why they are.
-        blocking: Vec<Blocking>,
-    },
+    /// What is in the way did not move: why, the first of it, and who holds it.
+    InTheWay(ClaimError),
 }
 
 /// A claim that failed. Nothing is claimed; what had moved out of the way stays where it is now.
@@ -79,11 +74,7 @@ impl fmt::Display for AreaClaimError {
             NoClaim::Full(no_window) => no_window.fmt(f),
             NoClaim::OutOfReach => write!(f, "it lies above {}", self.claim.limit),
             NoClaim::Lent => f.write_str("every window is lent in part"),
-            NoClaim::InTheWay { reason, blocking } => {
-                write!(f, "{reason:?}")?;
-                let mut blocking = blocking.iter();
-                blocking.try_for_each(|one| write!(f, "; {}: {:?}", one.frames, one.why))
-            }
+            NoClaim::InTheWay(error) => error.fmt(f),
         }
     }
 }
@@ -312,9 +303,11 @@ where
 
     /// A window that is idle, looked for in the page allocator.
     fn claim_idle(&self) -> Result<Frames, NoClaim> {
-        let mut excluded = Vec::new();
-        for _ in 0..ATTEMPTS {
-            let window = self.find(&excluded)?;
+        let within = self.within()?;
+        let mut entered = Vec::new();
+        for _ in 0..IDLE_TRIES {
+            let found = self.memory.find(&self.windows(&within, &entered));
+            let window = found.map_err(NoClaim::InTheWay)?;
             if window.moves > 0 {
                 break;
             }
@@ -324,75 +317,53 @@ where
                     None => self.withdraw(window.range),
                 }
             }
-            excluded.push(window.range);
+            // Somebody else was faster.
+            entered.push(window.range);
         }
         Err(NoClaim::Lent)
     }
 
-    /// The window that is cheapest to clear, and, where something in it turns out not to move, the
-    /// cheapest without that.
+    /// The window that is cheapest to clear.
     fn claim_cheapest(&self, limits: &ClaimLimits) -> Result<Frames, NoClaim> {
-        let mut excluded = Vec::new();
-        let mut last = None;
-        let mut races = 0;
-        for _ in 0..ATTEMPTS {
-            let window = match self.find(&excluded) {
-                Ok(window) => window,
-                // Other claims may not get the windows that they have entered.
-                Err(_) if races > 0 => {
-                    (races, excluded) = (0, Vec::new());
-                    continue;
-                }
-                Err(error) => return Err(last.unwrap_or(error)),
-            };
-            if !self.area.books.claim_at(window.range) {
-                races += 1;
-                excluded.push(window.range);
-                continue;
-            }
-            let error = match self.memory.claim(window.range, limits) {
-                Ok(frames) => {
-                    self.area.counters.moved(window.moves);
-                    return Ok(frames);
-                }
-                Err(error) => error,
-            };
-            self.withdraw(window.range);
-            let (reason, blocking) = (error.reason, error.blocking);
-            let elsewhere = matches!(reason, ClaimFailure::Blocked | ClaimFailure::Tries);
-            let give_up = !elsewhere || blocking.is_empty();
-            excluded.extend(blocking.iter().map(|blocking| blocking.frames));
-            let error = NoClaim::InTheWay { reason, blocking };
-            if give_up {
-                return Err(error);
-            }
-            last = Some(error);
-        }
-        Err(last.unwrap_or(NoClaim::Lent))
+        let within = self.within()?;
+        let mut moves = 0;
+        let claimed = self.memory.claim_window_in(
+            &self.windows(&within, &[]),
+            limits,
+            |window| {
+                moves = window.moves;
+                self.area.books.claim_at(window.range)
+            },
+            |window| self.withdraw(window.range),
+        );
+        let frames = claimed.map_err(NoClaim::InTheWay)?;
+        self.area.counters.moved(moves);
+        Ok(frames)
     }
 
-    fn find(&self, excluded: &[PfnRange]) -> Result<Window, NoClaim> {
+    /// The ranges of the area, as far as the limit allows.
+    fn within(&self) -> Result<Vec<PfnRange>, NoClaim> {
         let last = self.asked.limit.last();
-        let end = Pfn::new((last >> PAGE_SHIFT) + u64::from(last % PAGE == PAGE - 1));
+        let end = Pfn::new((last >> PAGE_SHIFT) + u64::from(last % PAGE_BYTES == PAGE_BYTES - 1));
         let reached = self.area.ranges.iter().filter_map(|range| {
             let within = PfnRange::between(range.start(), range.end().min(end))?;
             (!within.is_empty()).then_some(within)
         });
         let within: Vec<PfnRange> = reached.collect();
-        if within.is_empty() {
-            return Err(NoClaim::OutOfReach);
+        match within.is_empty() {
+            true => Err(NoClaim::OutOfReach),
+            false => Ok(within),
         }
-        let found = self.memory.find(&WindowRequest {
-            within: &within,
+    }
+
+    fn windows<'w>(&self, within: &'w [PfnRange], excluded: &'w [PfnRange]) -> WindowRequest<'w> {
+        WindowRequest {
+            within,
             frames: self.frames,
             align_order: self.align_order,
             excluded,
             memory: WindowIn::Areas,
-        });
-        found.map_err(|error| NoClaim::InTheWay {
-            reason: error.reason,
-            blocking: error.blocking,
-        })
+        }
     }
 
     /// Takes a window out of the books again that did not become a claim.
@@ -419,10 +390,8 @@ where
     }
 }
 
-/// Windows that one claim tries.
-const ATTEMPTS: usize = 16;
-
-const PAGE: u64 = 1 << PAGE_SHIFT;
+/// Idle windows that one claim tries.
+const IDLE_TRIES: usize = 4;
 
 impl<P: Platform, S, M> fmt::Debug for Areas<'_, P, S, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,9 @@ use dmakit_cma::{
     ActivateReason, AreaClaim, AreaReleaseError, AreaRequest, EarlyAreas, InactiveAreas, NoClaim,
     Place, Purpose,
 };
-use dmakit_phys::{AttachedRam, ClaimFailure, FrameRequest, MigrateType, Obstacle, Refusal};
+use dmakit_phys::{
+    AttachedRam, ClaimError, ClaimFailure, FrameRequest, MigrateType, Obstacle, Refusal,
+};
 use dmakit_platform::host::{HostPlatform, HostRam};
 use dmakit_platform::{SegmentRequest, TableMemory};
 use support::{MOVER, PATIENT, activate, claim, fill, frames, free_if, map, memory, reserved};
@@ -99,7 +101,10 @@ fn what_stands_in_the_way_is_named_and_nothing_stays_claimed() {
             .refuse(frame.start(), Refusal::Pinned, u32::MAX);
     }
     let error = areas.claim(id, &claim(0x200, 9), &PATIENT).unwrap_err();
-    let NoClaim::InTheWay { reason, blocking } = &error.reason else {
+    let NoClaim::InTheWay(ClaimError {
+        reason, blocking, ..
+    }) = &error.reason
+    else {
         panic!("{error}");
     };
     assert_eq!(*reason, ClaimFailure::Blocked);
@@ -113,7 +118,7 @@ fn what_stands_in_the_way_is_named_and_nothing_stays_claimed() {
     memory.movers().check_all();
     // Between them there is room.
     let claimed = areas.claim(id, &claim(0x200, 8), &PATIENT).unwrap_err();
-    assert!(matches!(claimed.reason, NoClaim::InTheWay { .. }));
+    assert!(matches!(claimed.reason, NoClaim::InTheWay(_)));
     let claimed = areas.claim(id, &claim(0x100, 8), &PATIENT).unwrap();
     assert!(stuck.iter().all(|frame| !claimed.range().overlaps(frame)));
     areas.release(claimed).unwrap();
@@ -177,7 +182,7 @@ fn a_limit_cuts_an_area_and_nothing_above_it_is_given() {
     let low = areas.claim_free(id, &below(0x100)).unwrap();
     assert!(low.range().end().raw() <= area.start().raw() + 0x100);
     let none = areas.claim(id, &below(8), &PATIENT).unwrap_err();
-    assert!(matches!(none.reason, NoClaim::InTheWay { .. }), "{none}");
+    assert!(matches!(none.reason, NoClaim::InTheWay(_)), "{none}");
     let none = areas.claim_free(id, &below(0)).unwrap_err();
     assert_eq!(none.reason, NoClaim::OutOfReach);
     areas.release(low).unwrap();

@@ -3,7 +3,7 @@
 #[path = "lockstep/random.rs"]
 mod random;
 
-use dmakit_addr::{DmaMask, NodeId, PfnRange, PhysAddr, PhysRange};
+use dmakit_addr::{DmaMask, NodeId, PhysAddr, PhysRange};
 use dmakit_cma::{
     AreaRequest, EarlyAreas, EarlyReason, Outcome, Place, Purpose, Reserved, reserve,
 };
@@ -143,7 +143,7 @@ fn mark(out: &mut [Vec<bool>; 2], bases: [u64; 2], segment: &Segment, to: bool) 
 
 #[test]
 fn an_early_claim_is_the_lowest_window_that_there_is() {
-    for seed in 0..steps(8_000) / 200 {
+    for seed in 0..steps(4_000) / 200 {
         let mut random = Random::new(seed);
         let (reserved, mut ram) = machine(4, 0);
         let areas = [&reserved[0], &reserved[1]].map(|area| area.ranges()[0]);

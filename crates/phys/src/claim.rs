@@ -14,7 +14,7 @@ use crate::movable_memory::{Destination, Failed, MovableMemory};
 use crate::page_allocator::Frames;
 use crate::pin::PinInfo;
 use crate::pin_table::Entry;
-use crate::window::{Window, WindowRequest};
+use crate::window::{Window, WindowIn, WindowRequest};
 
 /// Start blocks that a search looks at under one hold of the lock.
 const SCAN_BUDGET: u32 = 32;
@@ -39,6 +39,8 @@ pub struct ClaimLimits {
 pub enum Obstacle {
     /// They are not the allocator's, or not all of one zone of one node.
     NotHere,
+    /// They are of an area, or of none, and that is not where a window was wanted.
+    OtherMemory,
     /// They belong to memory that nobody can move.
     Unmovable,
     /// They are pinned.
@@ -69,7 +71,7 @@ pub struct Blocking {
 pub enum ClaimFailure {
     /// Nothing, or more than there can be, was asked for.
     Request,
-    /// Everywhere something is in the way that does not move.
+    /// Everywhere something is in the way that does not move, or no range is as long.
     NoWindow,
     /// Something in the range does not move.
     Blocked,
@@ -183,11 +185,30 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         request: &WindowRequest<'_>,
         limits: &ClaimLimits,
     ) -> Result<Frames, ClaimError> {
+        self.claim_window_in(request, limits, |_| true, |_| {})
+    }
+
+    /// The same for whoever keeps books of claims: `enter` writes a window down before anything in
+    /// it moves, or says that somebody else has it, and `withdraw` takes it out again where it comes
+    /// to nothing. No lock is held when they are called.
+    ///
+    /// # Errors
+    /// As for [`claim_window`](Self::claim_window).
+    pub fn claim_window_in(
+        &self,
+        request: &WindowRequest<'_>,
+        limits: &ClaimLimits,
+        mut enter: impl FnMut(&Window) -> bool,
+        mut withdraw: impl FnMut(&Window),
+    ) -> Result<Frames, ClaimError> {
+        self.movers.drain();
         let mut excluded = request.excluded.to_vec();
         let mut leased = self.unrecallable(request.within, limits.deadline);
+        let mut entered: Vec<PfnRange> = Vec::new();
+        let mut rounds = 0;
         let mut last = None;
         loop {
-            let avoided = [&excluded[..], &leased[..]].concat();
+            let avoided = [&excluded[..], &leased[..], &entered[..]].concat();
             let narrowed = WindowRequest {
                 excluded: &avoided,
                 ..*request
@@ -199,12 +220,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                     leased.clear();
                     continue;
                 }
+                Err(_) if !entered.is_empty() && rounds < limits.tries => {
+                    // Those who have entered them may not get them.
+                    entered.clear();
+                    rounds += 1;
+                    continue;
+                }
                 Err(error) => return Err(last.unwrap_or(error)),
             };
+            if !enter(&window) {
+                entered.push(window.range);
+                continue;
+            }
             let error = match self.claim(window.range, limits) {
                 Ok(frames) => return Ok(frames),
                 Err(error) => error,
             };
+            withdraw(&window);
             let elsewhere = match error.reason {
                 ClaimFailure::Blocked | ClaimFailure::Tries => true,
                 // The cheapest window has no room for one frame, so no other has.
@@ -232,7 +264,12 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         if range.is_empty() {
             return Err(refuse(ClaimFailure::Request, Vec::new()));
         }
-        let blocking = self.blocking(range);
+        let mut blocking = self.blocking(range, None);
+        if !blocking.is_empty() {
+            // By frames that nobody has, perhaps.
+            self.movers.drain();
+            blocking = self.blocking(range, None);
+        }
         if !blocking.is_empty() {
             return Err(refuse(ClaimFailure::Blocked, blocking));
         }
@@ -247,6 +284,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         for block in page_blocks(range) {
             self.allocator.locked(|buddy| buddy.mark(block));
         }
+        self.movers.drain();
         self.recall(range);
         let outcome = self
             .clear(range, limits)
@@ -357,17 +395,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
 
     /// What in a range cannot be cleared: up to eight allocations. Of most page blocks the counts
     /// say that there is nothing.
-    fn blocking(&self, range: PfnRange) -> Vec<Blocking> {
+    fn blocking(&self, range: PfnRange, memory: Option<WindowIn>) -> Vec<Blocking> {
         let mut found: Vec<Blocking> = Vec::new();
         let start = range.start().raw();
         let zone = self.allocator.locked(|buddy| buddy.zone_of(start));
         for block in page_blocks(range) {
-            let clear = self.allocator.locked(|buddy| {
-                buddy
-                    .block(block)
-                    .is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0)
-            });
+            let counts = self.allocator.locked(|buddy| buddy.block(block));
+            let clear =
+                counts.is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0);
             let (mut at, end) = part_in(range, block);
+            let other = memory.filter(|memory| counts.is_some_and(|counts| !memory.has(&counts)));
+            if other.is_some() {
+                add(
+                    &mut found,
+                    self.name(frame_range(at, end), Obstacle::OtherMemory),
+                );
+                continue;
+            }
             while !clear && at < end && found.len() < NAMED_MAX {
                 let (span, here) = self
                     .allocator
@@ -401,7 +445,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     fn no_window(&self, request: &WindowRequest<'_>) -> ClaimError {
         let mut blocking = Vec::new();
         for within in request.within {
-            blocking.extend(self.blocking(*within));
+            blocking.extend(self.blocking(*within, Some(request.memory)));
         }
         blocking.truncate(NAMED_MAX);
         self.refuse(request.frames, ClaimFailure::NoWindow, blocking)
@@ -433,13 +477,14 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     }
 }
 
-/// Adds an obstacle to those before it: missing frames beside each other are one.
+/// Adds an obstacle to those before it: frames beside each other that are no allocation are one.
 fn add(found: &mut Vec<Blocking>, next: Blocking) {
     let Some(last) = found.last_mut() else {
         return found.push(next);
     };
-    let missing = last.why == Obstacle::NotHere && next.why == Obstacle::NotHere;
-    if missing && last.frames.end() == next.frames.start() {
+    let alike =
+        last.why == next.why && matches!(next.why, Obstacle::NotHere | Obstacle::OtherMemory);
+    if alike && last.frames.end() == next.frames.start() {
         last.frames = frame_range(last.frames.start().raw(), next.frames.end().raw());
     } else if last.frames != next.frames {
         found.push(next);

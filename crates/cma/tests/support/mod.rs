@@ -65,10 +65,13 @@ pub fn activate(memory: &Memory, reserved: Vec<Reserved>) -> TestAreas<'_> {
     areas
 }
 
-#[derive(Default)]
+/// Frames of a machine, at most.
+const FRAMES_MAX: usize = 1 << 23;
+
 struct Held {
-    /// One word stands for the contents of a frame.
-    contents: BTreeMap<u64, u64>,
+    /// One word stands for the contents of a frame; 0 for those of nobody. Only what is touched is
+    /// paid for.
+    contents: Vec<u64>,
     /// By first frame: the token, and the word in its first frame.
     live: BTreeMap<u64, (Frames, u64)>,
     /// By first frame: why it does not move, and how often.
@@ -79,19 +82,36 @@ struct Held {
     refuse_next: Option<(u64, Refusal)>,
 }
 
+impl Default for Held {
+    fn default() -> Self {
+        Self {
+            contents: vec![0; FRAMES_MAX],
+            live: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            words: 0,
+            moves: 0,
+            refuse_next: None,
+        }
+    }
+}
+
 impl Held {
+    fn contents_of(&mut self, range: PfnRange) -> &mut [u64] {
+        &mut self.contents[range.start().raw() as usize..range.end().raw() as usize]
+    }
+
     fn write(&mut self, range: PfnRange) -> u64 {
         let first = self.words + 1;
         self.words += range.len();
-        for (frame, word) in (range.start().raw()..range.end().raw()).zip(first..) {
-            self.contents.insert(frame, word);
+        for (contents, word) in self.contents_of(range).iter_mut().zip(first..) {
+            *contents = word;
         }
         first
     }
 
     fn check(&self, range: PfnRange, first: u64) {
         for (frame, word) in (range.start().raw()..range.end().raw()).zip(first..) {
-            assert_eq!(self.contents.get(&frame), Some(&word), "frame {frame:#x}");
+            assert_eq!(self.contents[frame as usize], word, "frame {frame:#x}");
         }
     }
 }
@@ -111,6 +131,14 @@ impl Owners {
         let range = frames.range();
         let word = held.write(range);
         held.live.insert(range.start().raw(), (frames, word));
+    }
+
+    /// Takes an allocation back that it has the contents of.
+    pub fn give_back(&self, frames: Frames) {
+        let mut held = self.held();
+        let start = frames.range().start().raw();
+        let word = held.contents[start as usize];
+        held.live.insert(start, (frames, word));
     }
 
     /// Writes to frames that are claimed: the word of the first.
@@ -134,6 +162,27 @@ impl Owners {
     /// The allocation at `start` refuses to move so many times.
     pub fn refuse(&self, start: Pfn, reason: Refusal, times: u32) {
         self.held().refusals.insert(start.raw(), (reason, times));
+    }
+
+    /// The allocation at `start` moves from now on.
+    pub fn permit(&self, start: Pfn) {
+        self.held().refusals.remove(&start.raw());
+    }
+
+    /// The movable allocation that starts at `start`.
+    pub fn range_at(&self, start: Pfn) -> Option<PfnRange> {
+        let held = self.held();
+        held.live
+            .get(&start.raw())
+            .map(|(frames, _)| frames.range())
+    }
+
+    /// The movable allocation that starts at `start` still has what its owner wrote.
+    pub fn check_at(&self, start: Pfn) {
+        let held = self.held();
+        if let Some((frames, word)) = held.live.get(&start.raw()) {
+            held.check(frames.range(), *word);
+        }
     }
 
     /// The migration after `after` others refuses, whatever it is about.
@@ -197,12 +246,11 @@ impl Migrate for Owners {
             (migration.from, old.range().len())
         );
         held.check(old.range(), word);
+        let from = start as usize..old.range().end().raw() as usize;
         let there = to.range().start().raw();
-        for (offset, word) in (0..to.range().len()).zip(word..) {
-            // The old frames are anybody's from now on.
-            held.contents.remove(&(start + offset));
-            held.contents.insert(there + offset, word);
-        }
+        held.contents.copy_within(from, there as usize);
+        // The old frames are anybody's from now on.
+        held.contents_of(old.range()).fill(0);
         held.moves += to.range().len();
         held.live.insert(there, (to, word));
         Ok(old)
