@@ -60,13 +60,8 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
 fn shown(detail: &Detail, look: Look) -> String {
     match detail {
         Detail::Boot(boot) => carving::table(boot).render(look),
-        Detail::Locality(locality) => several(&per_node::tables(locality), look),
+        Detail::Locality(locality) => per_node::shown(locality, look),
     }
-}
-
-fn several(tables: &[Table], look: Look) -> String {
-    let rendered: Vec<String> = tables.iter().map(|table| table.render(look)).collect();
-    rendered.join("\n")
 }
 
 fn checks(report: &RunReport) -> Table {

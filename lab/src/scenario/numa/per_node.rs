@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::params;
 use super::system::{SEGMENTS, System};
-use crate::output::{Cell, Table};
+use crate::output::{Look, Table, Tone};
 use crate::progress::Progress;
 use crate::quantity::{bytes, grouped, percent};
 use crate::scenario::check::CheckName;
@@ -191,7 +191,7 @@ fn source(areas: &RunAreas<'_>, frame: dmakit_addr::Pfn) -> Option<Purpose> {
 }
 
 /// For people.
-pub fn tables(locality: &Locality) -> [Table; 3] {
+pub fn shown(locality: &Locality, look: Look) -> String {
     let mut sides = Table::new(&["node", "queue on", "local", "sync", "default area", "sync"]);
     let pairs = locality
         .per_node
@@ -218,18 +218,21 @@ pub fn tables(locality: &Locality) -> [Table; 3] {
         whole(&locality.default_area).into(),
         nanoseconds(locality.default_area.sync_mean_ns).into(),
     ]);
-    let mut order = Table::new(&["who asks", "for", "is served by"]);
+    let mut text = sides.render(look);
+    text.push('\n');
+    let heading = look.paint(Tone::Strong, "as room runs out");
+    text.push_str(&format!("{heading}\n"));
+    let width = locality.fall_back.iter().map(|row| row.who.len()).max();
     for row in &locality.fall_back {
         let served = row.served.iter();
         let served = served.map(|(count, from)| format!("{} from {from}", grouped(*count)));
         let served: Vec<String> = served.collect();
-        order.row(vec![
-            row.who.as_str().into(),
-            bytes(row.bytes).into(),
-            Cell::from(served.join(", then ")),
-        ]);
+        let served = format!("{} each: {}", bytes(row.bytes), served.join(", "));
+        text.push_str(&look.field(&row.who, width.unwrap_or(0), Tone::Dim, &served));
     }
-    [sides, order, FigureRow::table(&locality.figures)]
+    text.push('\n');
+    text.push_str(&FigureRow::table(&locality.figures).render(look));
+    text
 }
 
 fn nanoseconds(mean: f64) -> String {

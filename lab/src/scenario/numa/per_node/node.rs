@@ -117,6 +117,8 @@ pub fn run(
     }
     let before = regs.sync_waits();
     for _ in 0..table.syncs {
+        // A sync that has nothing to wait for is not sent.
+        smmu.invalidate_all(context.tag())?;
         smmu.sync()?;
     }
     let waits = since(before, regs.sync_waits());
