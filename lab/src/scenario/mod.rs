@@ -108,6 +108,12 @@ impl One {
             Workload::Coherent(table) => {
                 numa::per_node::run(&self.page, table, self.seed, &mut report, progress)?;
             }
+            Workload::Pins(table) => {
+                numa::pins::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
+            Workload::Pressure(table) => {
+                numa::pressure::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
             Workload::Carving(table) => {
                 numa::carving::run(&self.page, table, self.seed, &mut report)?;
             }

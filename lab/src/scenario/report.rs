@@ -10,6 +10,8 @@ use super::check::{Check, CheckName};
 use super::machine::MachineName;
 use super::numa::carving::Boot;
 use super::numa::per_node::Locality;
+use super::numa::pins::Holding;
+use super::numa::pressure::Lending;
 use super::page::Page;
 use crate::output::Table;
 
@@ -49,6 +51,8 @@ pub struct RunReport {
 pub enum Detail {
     Boot(Boot),
     Locality(Locality),
+    Lending(Lending),
+    Holding(Holding),
 }
 
 impl Detail {
@@ -57,6 +61,8 @@ impl Detail {
         match self {
             Self::Boot(boot) => &boot.effective,
             Self::Locality(locality) => &locality.per_node.params,
+            Self::Lending(lending) => &lending.params,
+            Self::Holding(holding) => &holding.params,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::numa::{carving, per_node};
+use super::numa::{carving, per_node, pins, pressure};
 use super::report::{Detail, RunReport, Translation};
 use crate::output::{Cell, Closing, Look, Table, Tone};
 use crate::quantity::{bytes, grouped, span};
@@ -61,6 +61,8 @@ fn shown(detail: &Detail, look: Look) -> String {
     match detail {
         Detail::Boot(boot) => carving::table(boot).render(look),
         Detail::Locality(locality) => per_node::shown(locality, look),
+        Detail::Lending(lending) => pressure::shown(lending, look),
+        Detail::Holding(holding) => pins::shown(holding, look),
     }
 }
 

@@ -126,7 +126,7 @@ fn side(
     seed: u64,
     mut report: Option<&mut RunReport>,
 ) -> anyhow::Result<(Side, Vec<fall_back::Row>)> {
-    let system = System::boot(page, asked, seed, |_, _| NoDevices)?;
+    let system = System::boot(page, asked, seed)?;
     let (areas, failed) = InactiveAreas::new(system.reserved).activate(&system.memory);
     if let Some(error) = failed.first() {
         anyhow::bail!("{error}");

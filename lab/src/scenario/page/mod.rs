@@ -12,7 +12,9 @@ use bounds::MIB;
 use numa::MemoryTable;
 
 pub use bounds::Size;
-pub use numa::{CarvingTable, CoherentTable, GiganticWord};
+pub use numa::{
+    CarvingTable, CoherentTable, GateWord, GiganticWord, HoldWord, PinsTable, PressureTable,
+};
 pub use tables::{CacheTable, DiskTable, EduTable, Pattern};
 
 /// A checked scenario.
@@ -41,6 +43,8 @@ pub enum Workload {
     Disk(DiskTable),
     Edu(EduTable),
     Coherent(CoherentTable),
+    Pins(PinsTable),
+    Pressure(PressureTable),
     Carving(CarvingTable),
 }
 
@@ -68,11 +72,15 @@ struct Typed {
     disk: Option<DiskTable>,
     edu: Option<EduTable>,
     coherent: Option<CoherentTable>,
+    pins: Option<PinsTable>,
+    pressure: Option<PressureTable>,
     carving: Option<CarvingTable>,
 }
 
 /// The tables of which a page has one.
-const TABLES: [&str; 5] = ["cache", "disk", "edu", "coherent", "carving"];
+const TABLES: [&str; 7] = [
+    "cache", "disk", "edu", "coherent", "pins", "pressure", "carving",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,7 +91,10 @@ struct DomainTable {
 impl Workload {
     /// Whether it is about areas of contiguous memory.
     pub fn has_areas(&self) -> bool {
-        matches!(self, Self::Coherent(_) | Self::Carving(_))
+        matches!(
+            self,
+            Self::Coherent(_) | Self::Pins(_) | Self::Pressure(_) | Self::Carving(_)
+        )
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -92,6 +103,8 @@ impl Workload {
             Self::Disk(table) => table.check(),
             Self::Edu(table) => table.check(),
             Self::Coherent(table) => table.check(),
+            Self::Pins(table) => table.check(),
+            Self::Pressure(table) => table.check(),
             Self::Carving(table) => table.check(),
         }
     }
@@ -105,6 +118,8 @@ impl Typed {
             self.disk.take().map(Workload::Disk),
             self.edu.take().map(Workload::Edu),
             self.coherent.take().map(Workload::Coherent),
+            self.pins.take().map(Workload::Pins),
+            self.pressure.take().map(Workload::Pressure),
             self.carving.take().map(Workload::Carving),
         ];
         let mut tables = tables.into_iter().flatten();
