@@ -2,11 +2,11 @@
 
 use std::sync::Mutex;
 
-use dmakit_addr::NodeId;
+use dmakit_addr::{NodeId, PhysAddr, PhysRange};
 use dmakit_its::spec::table::TableKind;
 use dmakit_its::{Levels, LpiConfig, Redistributor};
 use dmakit_platform::{Carved, Mmio, NoMemory, Platform, Segment, SegmentRequest, TableMemory};
-use dmakit_sim::{ItsConfig, Machine, MachineConfig, MachineMemory, Shareable};
+use dmakit_sim::{ItsConfig, Machine, MachineConfig, MachineMemory, PageSizes, Shareable};
 
 use crate::rig::{Driver, Rig, device, map_first, remove};
 
@@ -155,3 +155,46 @@ fn a_second_level_grows_from_the_later_provider() {
     assert_eq!(sim.read32(0) & 1, 0);
     machine.check().unwrap();
 }
+
+#[test]
+fn tables_above_48_bits_are_folded_where_pages_leave_room() {
+    // RAM in the highest of 52 bits, and at the highest of 48.
+    let [high, low] = [0xf_ffff_0000_0000, 0xffff_0000_0000]
+        .map(|start| PhysRange::new(PhysAddr::new(start), 32 << 20).unwrap());
+    for (pages, node) in [(PageSizes::ALL, 1), (K16, 0)] {
+        let machine = MachineConfig::new(5)
+            .non_coherent()
+            .node(&[low])
+            .node(&[high])
+            .build()
+            .unwrap();
+        let sim = machine.add_its(ItsConfig {
+            pages,
+            ..ItsConfig::default()
+        });
+        let rig = Rig {
+            memory: MachineMemory::new(&machine),
+            machine,
+            sim,
+        };
+        let config = dmakit_its::Config {
+            node: Some(NodeId::new(1)),
+            ..rig.config()
+        };
+        let (its, lpis) = rig.bring_up(config, LpiConfig::default());
+        let table = its.table(TableKind::Devices).unwrap();
+        let expected = if node == 1 { high } else { low };
+        assert!(expected.contains_range(&table.range), "{}", table.range);
+        let device = device(&its, &lpis, 0xffff, 2);
+        assert!(high.contains_range(&device.table()), "52 bits in any case");
+        assert!(rig.arrives(0, &device, 0) && rig.arrives(1, &device, 1));
+        assert_eq!(rig.strays(), []);
+        rig.machine.check().unwrap();
+    }
+}
+
+const K16: PageSizes = PageSizes {
+    k4: false,
+    k16: true,
+    k64: false,
+};
