@@ -15,11 +15,34 @@
 extern crate alloc;
 
 mod area;
+mod areas;
 mod bit_tree;
 mod block;
 mod claim_map;
+mod coherent;
+mod early;
 mod filing;
+mod param;
+mod plan;
+mod pool;
+mod reserve;
 mod run_tree;
+mod sizing;
+mod statistics;
 
 pub use area::{Area, AreaError, AreaUse, ReleaseError};
+pub use areas::{
+    ActivateError, ActivateReason, AreaClaim, AreaClaimError, AreaId, AreaReleaseError, Areas,
+    NoClaim,
+};
 pub use claim_map::{ClaimMap, NoWindow, NotClaimed, Scans};
+pub use coherent::{CoherentMemory, DeviceArea, Waiting};
+pub use early::{EarlyAreas, EarlyError, EarlyReason, InactiveAreas};
+pub use param::{
+    CmaParam, CmaPernumaParam, HugetlbCmaParam, NumaCmaParam, ParamError, ParamErrorKind, Parameter,
+};
+pub use plan::{AreaParams, AreaRequest, GiganticTurn, PerNode, Place, Purpose};
+pub use pool::{AreaPool, AreaPoolConfig, PoolUpkeep};
+pub use reserve::{Outcome, Reservation, ReserveReason, Reserved, reserve};
+pub use sizing::{DefaultSize, SizeChoice};
+pub use statistics::{AreaStatistics, CoherentStatistics, Skip, Step, StepStatistics};

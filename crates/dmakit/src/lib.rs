@@ -12,8 +12,11 @@
 //! | [`platform`] | what an embedder supplies: the machine, RAM, buffers, memory providers |
 //! | [`swiotlb`] | bounce pools that grow and shrink |
 //! | [`dma`] | the API that drivers call |
+//! | `phys` | physical memory: map, page allocator by node, migration, pins |
+//! | `cma` | contiguous areas: reserved at boot, lent to movable memory, claimed back |
 //!
-//! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process.
+//! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process, `phys` and
+//! `cma` for the modules of these names.
 //!
 //! # A driver and its device
 //!
@@ -128,8 +131,14 @@
 
 #[doc(inline)]
 pub use dmakit_addr as addr;
+#[cfg(feature = "cma")]
+#[doc(inline)]
+pub use dmakit_cma as cma;
 #[doc(inline)]
 pub use dmakit_dma as dma;
+#[cfg(feature = "phys")]
+#[doc(inline)]
+pub use dmakit_phys as phys;
 #[doc(inline)]
 pub use dmakit_platform as platform;
 #[doc(inline)]

@@ -26,7 +26,8 @@ fn no_frame_ever_has_two_owners() {
         kind: MemoryKind::Usable,
     })
     .unwrap();
-    let table = vec![Frame::default(); FRAMES as usize];
+    let entries = PageAllocator::<HostPlatform, Vec<Frame>>::table_entries(&map) as usize;
+    let table = vec![Frame::default(); entries];
     let allocator: PageAllocator<HostPlatform, _> = PageAllocator::new(&map, &[], table).unwrap();
     let taken: Vec<AtomicBool> = (0..FRAMES).map(|_| AtomicBool::new(false)).collect();
     thread::scope(|scope| {

@@ -42,7 +42,7 @@ mod window;
 #[cfg(feature = "alloc")]
 pub use arena::Arena;
 pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
-pub use carved::Carved;
+pub use carved::{Carved, Held};
 pub use instant::Instant;
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
 pub use memory::{NoMemory, PoolMemory, SegmentRequest, TableMemory};

@@ -18,6 +18,14 @@ pub enum CheckName {
     NoViolations,
     /// Addresses, tables, tickets and memory in use are as before.
     AllReturned,
+    /// Areas are reserved in the order asked, and those expected.
+    Order,
+    /// An area lies on its node and nowhere else.
+    ExactNode,
+    /// A node without room leaves the others their areas.
+    OthersLeft,
+    /// The effective boot line asks for what came out.
+    BootLine,
     /// The same without what is claimed to be needed fails.
     Control,
 }
@@ -32,6 +40,10 @@ impl CheckName {
             Self::NoStaleHitsAfterFlush => "no-stale-hits-after-flush",
             Self::NoViolations => "no-violations",
             Self::AllReturned => "all-returned",
+            Self::Order => "order",
+            Self::ExactNode => "exact-node",
+            Self::OthersLeft => "others-left",
+            Self::BootLine => "boot-line",
             Self::Control => "control",
         }
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::check::{Check, CheckName};
 use super::machine::MachineName;
+use super::numa::carving::Boot;
 use super::page::Page;
 
 /// The whole answer.
@@ -32,8 +33,27 @@ pub struct RunReport {
     pub counters: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub translation: Option<Translation>,
+    /// What only this kind of scenario has to say.
+    #[serde(flatten)]
+    pub detail: Option<Detail>,
     /// The only part that differs from run to run.
     pub timing: Timing,
+}
+
+/// What one kind of scenario has to say beside its checks.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    Boot(Boot),
+}
+
+impl Detail {
+    /// The kernel parameters that this is about.
+    pub fn setting(&self) -> &str {
+        match self {
+            Self::Boot(boot) => &boot.effective,
+        }
+    }
 }
 
 /// Something that this machine cannot show.
@@ -97,6 +117,7 @@ impl RunReport {
             provoked_faults: 0,
             counters: BTreeMap::new(),
             translation: None,
+            detail: None,
             timing: Timing::default(),
         }
     }

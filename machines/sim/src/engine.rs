@@ -1,6 +1,6 @@
 //! A device's DMA engine: from the transfer that it was told to do to bytes in memory.
 
-use dmakit_addr::{Direction, DmaAddr, DmaRange, PAGE_BYTES, PhysAddr, PhysRange};
+use dmakit_addr::{Direction, DmaAddr, DmaRange, NodeId, PAGE_BYTES, PhysAddr, PhysRange};
 
 use crate::bus::Path;
 use crate::log::{self, Event};
@@ -90,6 +90,10 @@ impl DeviceState {
             }
             grants
         });
+    }
+
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.config.node
     }
 
     /// Whether nothing is in flight.

@@ -32,6 +32,7 @@
 mod bus;
 mod cache;
 mod config;
+mod contents;
 mod cpu;
 mod device;
 mod device_config;
@@ -41,6 +42,8 @@ mod its;
 mod log;
 mod machine;
 mod memory;
+mod numa;
+mod program;
 mod rng;
 mod sharing;
 mod smmu;
@@ -58,7 +61,12 @@ pub use its::{ItsConfig, OnCommandError, PageSizes, Shareable, SimIts, SimRedist
 pub use log::{Counts, DeviceAccess, Event};
 pub use machine::Machine;
 pub use memory::{Given, MachineMemory, MemoryKind};
+pub use numa::{Cost, Figure, LatencyTable, Source};
+pub use program::{
+    Damage, GateCounts, LineLoan, Mover, NoDevices, PageId, Pressure, PressureConfig, Programs,
+    Uses,
+};
 pub use rng::Rng;
-pub use smmu::{SimSmmu, SmmuConfig, SmmuId};
+pub use smmu::{SimSmmu, SmmuConfig, SmmuId, SyncWaits};
 pub use transfer::{Access, Transfer};
 pub use violation::{Violation, Violations};

@@ -33,7 +33,8 @@ use crate::{
 ///   stores in order (barriers are counted);
 /// * a cache line that was made dirty by storing what it held already: nothing can watch a store
 ///   that changes nothing, so tests write fresh patterns;
-/// * how long anything takes: time moves when it is [moved](Self::advance).
+/// * how long anything takes, but for what its [`LatencyTable`] has a figure for: otherwise time
+///   moves when it is [moved](Self::advance).
 #[derive(Clone, Debug)]
 pub struct Machine {
     inner: Arc<Inner>,
@@ -63,6 +64,9 @@ pub(crate) struct State {
     pub(crate) plan: FaultPlan,
     pub(crate) log: Log,
     pub(crate) violations: Arc<Recorder>,
+    pub(crate) config: MachineConfig,
+    /// What took time since the clock was last moved.
+    pub(crate) elapsed_ns: u64,
     ram: Vec<Vec<Segment>>,
 }
 
@@ -105,6 +109,8 @@ impl MachineConfig {
             plan: FaultPlan::none(),
             log: Log::new(config.record),
             violations: violations.clone(),
+            config: config.clone(),
+            elapsed_ns: 0,
             ram,
         };
         let machine = Machine {
@@ -152,6 +158,10 @@ impl State {
 }
 
 impl Machine {
+    pub(crate) fn config(&self) -> &MachineConfig {
+        &self.inner.config
+    }
+
     /// Runs `act` on the state.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self
@@ -160,7 +170,10 @@ impl Machine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         state.log.now = self.now();
-        act(&mut state)
+        let result = act(&mut state);
+        let elapsed = std::mem::take(&mut state.elapsed_ns);
+        self.inner.now_ns.fetch_add(elapsed, Ordering::Relaxed);
+        result
     }
 
     /// The RAM of `node`, which is handed out once: afterwards, and for an unknown node, there is

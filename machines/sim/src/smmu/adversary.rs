@@ -2,10 +2,10 @@
 
 use super::state::{Memory, Progress};
 use super::{SmmuId, SmmuState};
-use crate::DeviceId;
 use crate::bus::Path;
 use crate::machine::State;
 use crate::transfer::Access;
+use crate::{Cost, DeviceId};
 
 /// Commands that an undisturbed SMMU consumes at most at once.
 const STEPS: u64 = 4;
@@ -48,6 +48,24 @@ impl State {
             }
         }
         self.with_smmu(id, SmmuState::complete_sync);
+        self.note_sync(id);
+    }
+
+    /// Counts a sync, and the time that it takes an SMMU that is on a node.
+    fn note_sync(&mut self, id: SmmuId) {
+        let smmu = &mut self.smmus[id.0];
+        let Some(node) = smmu.config.node else {
+            return;
+        };
+        let Some(queue) = self.config.node_of(smmu.command_queue()) else {
+            return;
+        };
+        let distance = self.config.distances.get(node, queue);
+        let ns = self.config.latencies.figure(Cost::Sync, distance).ns;
+        smmu.waits.syncs += 1;
+        smmu.waits.local += u64::from(queue == node);
+        smmu.waits.total_ns += ns;
+        self.elapsed_ns += ns;
     }
 
     /// Time passes: commands are consumed and take effect, things are forgotten, transactions are

@@ -1,5 +1,7 @@
 //! What an SMMU can do.
 
+use dmakit_addr::NodeId;
+
 /// The description of an SMMU: by default all that the model has, with 16 bits of stream IDs and
 /// 44 bits of output addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +20,9 @@ pub struct SmmuConfig {
     pub wide_tags: bool,
     /// Bits of a stream ID.
     pub stream_bits: u32,
+    /// The node that it is on: a sync then takes as long as its queue is far. Without one, syncs
+    /// take no time.
+    pub node: Option<NodeId>,
 }
 
 impl Default for SmmuConfig {
@@ -30,6 +35,7 @@ impl Default for SmmuConfig {
             stage_2: true,
             wide_tags: true,
             stream_bits: 16,
+            node: None,
         }
     }
 }

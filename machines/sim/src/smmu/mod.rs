@@ -20,5 +20,5 @@ mod structures;
 mod walk;
 
 pub use config::SmmuConfig;
-pub use handle::{SimSmmu, SmmuId};
+pub use handle::{SimSmmu, SmmuId, SyncWaits};
 pub(crate) use state::SmmuState;

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dmakit_addr::{PhysAddr, PhysRange};
 
-use super::SmmuConfig;
 use super::caches::Caches;
 use super::command::{Command, Kind, apply, kind, opcode};
 use super::record::{BAD_STREAM, DESCRIPTOR_FETCH, ENTRY_FETCH, Stopped, words};
 use super::registers as reg;
 use super::structures::{Route, context, route};
+use super::{SmmuConfig, SyncWaits};
 use crate::cache::Cache;
 use crate::log::Log;
 use crate::rng::Rng;
@@ -26,6 +26,7 @@ pub(crate) struct SmmuState {
     /// How many were consumed, by number, syncs not counted.
     pub(super) consumed: BTreeMap<u8, u64>,
     pub(super) faults: Injected,
+    pub(super) waits: SyncWaits,
 }
 
 /// What goes wrong on purpose.
@@ -68,6 +69,7 @@ impl SmmuState {
             pending: Vec::new(),
             consumed: BTreeMap::new(),
             faults: Injected::default(),
+            waits: SyncWaits::default(),
         }
     }
 
@@ -194,6 +196,11 @@ impl SmmuState {
         if let Kind::Sync(Some((address, data))) = kind {
             self.write(address, &data.to_le_bytes(), memory);
         }
+    }
+
+    /// Where the command queue begins.
+    pub(super) fn command_queue(&self) -> PhysAddr {
+        PhysAddr::new(self.queue(reg::CMDQ_BASE).0)
     }
 
     /// Lets one pending command, any of them, take effect.
