@@ -22,6 +22,7 @@ pub enum Action {
     },
     Replay(Box<replay::Plan>),
     SizeSwiotlb(Box<size::Plan>),
+    SizeIts(size::its::Plan),
     Bench(Box<bench::Plan>),
     Record(Box<record::Plan>),
     Run(scenario::Plan),
@@ -59,6 +60,9 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         Command::Replay(typed) => Action::Replay(Box::new(replay::Plan::new(typed)?)),
         Command::Size(SizeCommand::Swiotlb(typed)) => {
             Action::SizeSwiotlb(Box::new(size::Plan::new(typed)?))
+        }
+        Command::Its(typed) | Command::Size(SizeCommand::Its(typed)) => {
+            Action::SizeIts(size::its::Plan::new(&typed)?)
         }
         Command::Bench(typed) => Action::Bench(Box::new(bench::Plan::new(typed)?)),
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),

@@ -1,6 +1,7 @@
 //! The smallest bounce pool that serves.
 
 mod answer;
+pub mod its;
 mod limits;
 mod page;
 mod report;
