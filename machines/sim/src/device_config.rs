@@ -28,6 +28,7 @@ pub struct DeviceConfig {
     pub(crate) coherent: Option<bool>,
     pub(crate) ordered: bool,
     pub(crate) stream: Option<(SmmuId, u32)>,
+    pub(crate) substream: Option<u32>,
 }
 
 impl Default for DeviceConfig {
@@ -48,6 +49,7 @@ impl DeviceConfig {
             coherent: None,
             ordered: false,
             stream: None,
+            substream: None,
         }
     }
 
@@ -105,6 +107,13 @@ impl DeviceConfig {
     #[must_use]
     pub fn stream(mut self, smmu: SmmuId, stream: u32) -> Self {
         self.stream = Some((smmu, stream));
+        self
+    }
+
+    /// Its transactions carry a substream ID (a PASID, on PCI).
+    #[must_use]
+    pub fn substream(mut self, substream: u32) -> Self {
+        self.substream = Some(substream);
         self
     }
 

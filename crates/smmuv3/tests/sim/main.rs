@@ -6,3 +6,4 @@ mod recovery;
 mod rig;
 mod room;
 mod shapes;
+mod substreams;

@@ -18,6 +18,10 @@ pub struct SmmuConfig {
     pub wide_tags: bool,
     /// Bits of a stream ID.
     pub stream_bits: u32,
+    /// Bits of a substream ID; 0 for an SMMU without substreams.
+    pub substream_bits: u32,
+    /// Two-level tables of context descriptors.
+    pub two_level_contexts: bool,
 }
 
 impl Default for SmmuConfig {
@@ -30,6 +34,8 @@ impl Default for SmmuConfig {
             stage_2: true,
             wide_tags: true,
             stream_bits: 16,
+            substream_bits: 16,
+            two_level_contexts: true,
         }
     }
 }
@@ -48,10 +54,11 @@ impl SmmuConfig {
             | flag(self.wide_tags, 12)
             | flag(self.messages, 13)
             | flag(self.wide_tags, 18)
+            | flag(self.two_level_contexts, 19)
             // Faults abort, and nothing else.
             | 1 << 24
             | flag(self.two_levels, 27);
-        let idr1 = 19 << 21 | 19 << 16 | self.stream_bits;
+        let idr1 = 19 << 21 | 19 << 16 | self.substream_bits << 6 | self.stream_bits;
         // 4, 16 and 64 KiB granules, 44 bits.
         [idr0, idr1, flag(self.ranges, 10), 0x74]
     }
