@@ -24,7 +24,7 @@
 //!
 //! Everything below runs in a process: `HostRam` is the machine's memory, and what a device would
 //! do is done through its hardware side. On a kernel only the first part differs (see
-//! `docs/embedding.md`).
+//! `docs/porting.md`).
 //!
 //! ```
 //! use std::error::Error;
@@ -157,5 +157,5 @@ pub use dmakit_swiotlb as swiotlb;
 
 // The page shows what compiles and runs.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/embedding.md")]
+#[doc = include_str!("../../../docs/porting.md")]
 pub struct Embedding;
