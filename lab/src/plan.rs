@@ -22,6 +22,8 @@ pub enum Action {
     },
     Replay(Box<replay::Plan>),
     SizeSwiotlb(Box<size::swiotlb::Plan>),
+    SizeCma(Box<size::cma::Plan>),
+    SizePins(Box<size::pins::Plan>),
     Bench(Box<bench::Plan>),
     Record(Box<record::Plan>),
     Run(scenario::Plan),
@@ -59,6 +61,12 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         Command::Replay(typed) => Action::Replay(Box::new(replay::Plan::new(typed)?)),
         Command::Size(SizeCommand::Swiotlb(typed)) => {
             Action::SizeSwiotlb(Box::new(size::swiotlb::Plan::new(typed)?))
+        }
+        Command::Size(SizeCommand::Cma(typed)) => {
+            Action::SizeCma(Box::new(size::cma::Plan::new(typed)?))
+        }
+        Command::Size(SizeCommand::Pins(typed)) | Command::Pins(typed) => {
+            Action::SizePins(Box::new(size::pins::Plan::new(typed)?))
         }
         Command::Bench(typed) => Action::Bench(Box::new(bench::Plan::new(typed)?)),
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),
