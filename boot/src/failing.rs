@@ -39,14 +39,22 @@ pub fn stop() -> u64 {
         .map_or(0, |refusing| refusing.refused)
 }
 
-fn refuses() -> bool {
+/// Lets a mapping pass, or says what a full domain would.
+fn admit(asked: u64, align: u64, limit: DmaMask) -> Result<(), AllocError> {
     let mut refusing = REFUSING.lock();
     let Some(refusing) = refusing.as_mut() else {
-        return false;
+        return Ok(());
     };
-    let refuses = refusing.one_in > 0 && refusing.noise.below(refusing.one_in) == 0;
-    refusing.refused += u64::from(refuses);
-    refuses
+    if refusing.one_in == 0 || refusing.noise.below(refusing.one_in) > 0 {
+        return Ok(());
+    }
+    refusing.refused += 1;
+    Err(AllocError {
+        asked,
+        align,
+        limit,
+        cause: AllocCause::Full { free: 0 },
+    })
 }
 
 /// A domain that refuses mappings, as if it were full, between [`start`] and [`stop`].
@@ -71,14 +79,8 @@ impl<T: Translate> Translate for Failing<T> {
         align: u64,
         limit: DmaMask,
     ) -> Result<IovaRange, MapError> {
-        if refuses() {
-            return Err(MapError::Space(AllocError {
-                asked: runs.map(|run| run.len()).sum(),
-                align,
-                limit,
-                cause: AllocCause::Full { free: 0 },
-            }));
-        }
+        let len = runs.clone().map(|run| run.len()).sum();
+        admit(len, align, limit).map_err(MapError::Space)?;
         self.0.map(cpu, runs, permissions, align, limit)
     }
 
@@ -89,6 +91,7 @@ impl<T: Translate> Translate for Failing<T> {
         align: u64,
         limit: DmaMask,
     ) -> Result<IovaRange, AllocError> {
+        admit(len, align, limit)?;
         self.0.reserve(cpu, len, align, limit)
     }
 

@@ -8,6 +8,7 @@ mod block;
 mod board;
 mod console;
 mod failing;
+mod frames;
 mod heap;
 mod identity;
 mod interrupts;

@@ -71,7 +71,7 @@ pub fn run(
             let usage = || {
                 let flushed = lazy.flush(&Board.enter_cpu());
                 flushed.map_err(|_| "the SMMU does not forget")?;
-                Ok(Usage::of(lazy.domain(), slots()))
+                Usage::of(lazy.domain(), slots())
             };
             let before = usage()?;
             let domain = leak(Failing(lazy));
@@ -81,11 +81,11 @@ pub fn run(
         }
         (Some(translator), bounce) => {
             let strict = translator.strict(stream)?;
-            let before = Usage::of(strict, slots());
+            let before = Usage::of(strict, slots())?;
             let domain = leak(Failing(strict));
             let path = Path::Translated { domain, bounce };
             let device = Untyped::new(Device::new(Board, info, path, coherent));
-            settle(client.run(device)?, before, Usage::of(strict, slots()))
+            settle(client.run(device)?, before, Usage::of(strict, slots())?)
         }
     }
 }

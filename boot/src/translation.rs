@@ -4,8 +4,8 @@ use alloc::vec;
 
 use dmakit_addr::{Granule, Iova, IovaRange};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
-use dmakit_io_pgtable::{PageTable, WalkCoherence};
-use dmakit_iommu::{Domain, DomainId, FaultFold, Lazy, LazyConfig};
+use dmakit_io_pgtable::{Gather, PageTable, WalkCoherence};
+use dmakit_iommu::{Domain, DomainId, FaultFold, Hardware, Lazy, LazyConfig};
 use dmakit_iova::{CpuCache, Policy, Space};
 use dmakit_platform::{CpuSlot, IrqMutex, Platform};
 use dmakit_smmuv3::{Config, Smmu, Translation};
@@ -99,6 +99,18 @@ impl Translator {
         println!("faults={}", faults.records);
     }
 
+    /// Takes tables out of a domain that map nothing any more. Nobody may map there meanwhile.
+    pub fn prune(domain: &Strict) -> Result<(), &'static str> {
+        let mut gather = Gather::new();
+        let pruned = domain.table().prune(aperture()?, &mut gather);
+        pruned.map_err(|_| "no such aperture")?;
+        let hardware = domain.hardware();
+        let forgotten = hardware.invalidate_all().and_then(|()| hardware.sync());
+        forgotten.map_err(|_| "the SMMU does not forget")?;
+        domain.table().recycle(gather);
+        Ok(())
+    }
+
     fn domain(&self, stream: u32) -> Result<Strict, &'static str> {
         let output = self.smmu.features().output_bits.min(48);
         let format = Lpae::new(
@@ -109,10 +121,8 @@ impl Translator {
             ContiguousHint::Never,
         );
         let format = format.map_err(|_| "no such page table")?;
-        let aperture = IovaRange::new(Iova::new(0), 1 << (INPUT_BITS - 1));
-        let aperture = aperture.map_err(|_| "no such aperture")?;
         let cpus = (0..Board.cpu_count()).map(|_| CpuSlot::default()).collect();
-        let space = Space::new(Granule::K4, aperture, Policy::TopDown, cpus);
+        let space = Space::new(Granule::K4, aperture()?, Policy::TopDown, cpus);
         let space = space.map_err(|_| "no address space")?;
         let coherence = match self.smmu.features().coherent {
             true => WalkCoherence::Coherent,
@@ -127,4 +137,10 @@ impl Translator {
         let hardware = Translation::new(self.smmu, context);
         Ok(Domain::new(DomainId(stream.into()), space, table, hardware))
     }
+}
+
+/// What domains give out: the lower half, so that no address of the upper one is ever mapped.
+fn aperture() -> Result<IovaRange, &'static str> {
+    let aperture = IovaRange::new(Iova::new(0), 1 << (INPUT_BITS - 1));
+    aperture.map_err(|_| "no such aperture")
 }

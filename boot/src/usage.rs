@@ -3,7 +3,7 @@
 use dmakit_dma::DeviceStats;
 
 use crate::println;
-use crate::translation::Strict;
+use crate::translation::{Strict, Translator};
 
 /// What is held at one moment.
 #[derive(Clone, Copy, Default, Debug)]
@@ -19,14 +19,16 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// What a domain holds, and these slots.
-    pub fn of(domain: &Strict, slots: u64) -> Self {
-        Self {
+    /// What a domain holds that nobody uses at the moment, and these slots.
+    pub fn of(domain: &Strict, slots: u64) -> Result<Self, &'static str> {
+        // Emptied tables stay for the next mapping until they are taken out.
+        Translator::prune(domain)?;
+        Ok(Self {
             addresses: domain.space().statistics().used,
             tables: domain.table().statistics().used as u64,
             quarantined: domain.quarantined(),
             slots,
-        }
+        })
     }
 }
 

@@ -6,8 +6,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::boot;
 use crate::cargo::{cargo, shown, succeed};
 use crate::environment::first_line;
+use crate::steps::Outcome;
 use crate::workspace::Workspace;
 
 /// How long the long forms are, and which of them run.
@@ -47,6 +49,8 @@ enum Run {
     },
     /// All tests of a package under Miri, on the nightly toolchain if it has Miri.
     Miri { package: &'static str },
+    /// Every row of `cargo xtask boot`, with ten thousand small requests each.
+    Boot,
     /// Every fuzz target in a folder, for ten minutes each, if cargo-fuzz is installed.
     Fuzz { folder: &'static str },
 }
@@ -196,6 +200,11 @@ const ROWS: &[Row] = &[
         reason: "stale hits that need an unlucky order of commands and evictions",
     },
     Row {
+        name: "boot",
+        run: Run::Boot,
+        reason: "published drivers on bare metal, hundreds of megabytes each",
+    },
+    Row {
         name: "readers-fuzz",
         run: Run::Fuzz { folder: "fuzz" },
         reason: "readers meet whatever a broken machine printed",
@@ -280,6 +289,10 @@ fn start(workspace: &Workspace, arguments: &Arguments, run: &Run) -> Result<Ende
             command.current_dir(&workspace.root);
             go(&mut command)
         }
+        Run::Boot => match boot::run(workspace, &boot::Arguments::long(arguments.seed))? {
+            Outcome::Held => Ok(Ended::Held),
+            Outcome::Skipped(why) => Ok(Ended::Skipped(why)),
+        },
         Run::Fuzz { folder } => fuzz(workspace, folder),
     }
 }
@@ -336,7 +349,7 @@ pub(crate) const STEPS_VARIABLE: &str = "DMAKIT_STEPS";
 pub(crate) fn has_row_for(package: &str) -> bool {
     ROWS.iter().any(|row| match row.run {
         Run::Test { package: of, .. } | Run::Unit { package: of, .. } => of == package,
-        Run::Miri { .. } | Run::Fuzz { .. } => false,
+        Run::Miri { .. } | Run::Boot | Run::Fuzz { .. } => false,
     })
 }
 
@@ -352,7 +365,7 @@ pub(crate) fn rows_without_a_test(workspace: &Workspace) -> Vec<&'static str> {
     let dangling = ROWS.iter().filter(|row| match row.run {
         Run::Test { package, test } => !exists(package, Some(test)),
         Run::Miri { package } | Run::Unit { package, .. } => !exists(package, None),
-        Run::Fuzz { .. } => false,
+        Run::Boot | Run::Fuzz { .. } => false,
     });
     dangling.map(|row| row.name).collect()
 }

@@ -43,10 +43,19 @@ pub(crate) struct Arguments {
     requests: Option<u64>,
     /// The long form: ten thousand requests in each row, some 300 MiB
     #[arg(long)]
-    pub(crate) soak: bool,
+    soak: bool,
 }
 
 impl Arguments {
+    /// The long form.
+    pub(crate) fn long(seed: Option<u64>) -> Self {
+        Self {
+            seed: seed.unwrap_or(1),
+            soak: true,
+            ..Self::default()
+        }
+    }
+
     fn requests(&self) -> u64 {
         self.requests.unwrap_or(if self.soak { 10_000 } else { 64 })
     }
