@@ -37,6 +37,21 @@ impl Reservation {
     pub fn range(&self) -> IovaRange {
         self.range
     }
+
+    /// The addresses alone, for a holder that keeps its records in fewer bytes:
+    /// [`Space::resume`](crate::Space::resume) makes the reservation again.
+    #[inline]
+    pub fn into_range(self) -> IovaRange {
+        self.range
+    }
+}
+
+/// Granules that are taken for so many.
+#[inline]
+pub(crate) fn taken(wanted: u64) -> u64 {
+    let natural = wanted.next_power_of_two();
+    // Small odd sizes take their whole block, so that it comes back as one that others can use.
+    if natural <= ROUNDED { natural } else { wanted }
 }
 
 /// A request in granules.
@@ -61,8 +76,7 @@ impl Request {
             return Err(self.refused(AllocCause::Request));
         }
         let natural = wanted.next_power_of_two();
-        // Small odd sizes take their whole block, so that it comes back as one that others can use.
-        let granules = if natural <= ROUNDED { natural } else { wanted };
+        let granules = taken(wanted);
         let aligned = (self.align >> granule.shift()).max(natural);
         let last = self.limit.last();
         let ends_whole = last & granule.mask() == granule.mask();

@@ -10,7 +10,7 @@ use crate::cache::{CpuCache, MAGAZINE, ORDERS};
 use crate::depot::{DEPOT, Depot};
 use crate::error::{AllocCause, AllocError, SpaceError};
 use crate::node::{LEVELS_MAX, child_order};
-use crate::request::{Request, Reservation, Shape, cached_order};
+use crate::request::{Request, Reservation, Shape, cached_order, taken};
 use crate::tree::{Policy, Tree, TreeError};
 
 /// Nodes that [`Space::maintain`] keeps in stock, and that a fresh space has.
@@ -160,6 +160,16 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
             }
         }
         self.give(start, granules);
+    }
+
+    /// The reservation of a range that [`Reservation::into_range`] gave, of this space, and that
+    /// nobody has resumed since.
+    #[inline]
+    pub fn resume(&self, range: IovaRange) -> Reservation {
+        Reservation {
+            range,
+            granules: taken(range.len() >> self.granule.shift()),
+        }
     }
 
     /// Fills the stock of records. May allocate memory and sleep for it.

@@ -14,7 +14,7 @@ use crate::movable_memory::{Destination, Failed, MovableMemory};
 use crate::page_allocator::Frames;
 use crate::pin::PinInfo;
 use crate::pin_table::Entry;
-use crate::window::{Window, WindowRequest};
+use crate::window::{Window, WindowIn, WindowRequest};
 
 /// Start blocks that a search looks at under one hold of the lock.
 const SCAN_BUDGET: u32 = 32;
@@ -39,6 +39,8 @@ pub struct ClaimLimits {
 pub enum Obstacle {
     /// They are not the allocator's, or not all of one zone of one node.
     NotHere,
+    /// They are of an area, or of none, and that is not where a window was wanted.
+    OtherMemory,
     /// They belong to memory that nobody can move.
     Unmovable,
     /// They are pinned.
@@ -64,12 +66,39 @@ pub struct Blocking {
     pub holder: Option<PinInfo>,
 }
 
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotHere => f.write_str("no memory of one zone"),
+            Self::OtherMemory => f.write_str("other memory than was wanted"),
+            Self::Unmovable => f.write_str("unmovable"),
+            Self::Pinned => f.write_str("pinned"),
+            Self::Leased => f.write_str("leased"),
+            Self::BeingCleared => f.write_str("being cleared or moved"),
+            Self::Refused(reason) => reason.fmt(f),
+            Self::NoRoom => f.write_str("without room elsewhere"),
+        }
+    }
+}
+
+impl fmt::Display for Blocking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frames {} are {}", self.frames, self.why)?;
+        match &self.holder {
+            Some(PinInfo {
+                id, owner, since, ..
+            }) => write!(f, " by {owner} ({id} since {since:?})"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What a claim came to its end at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClaimFailure {
     /// Nothing, or more than there can be, was asked for.
     Request,
-    /// Everywhere something is in the way that does not move.
+    /// Everywhere something is in the way that does not move, or no range is as long.
     NoWindow,
     /// Something in the range does not move.
     Blocked,
@@ -107,10 +136,8 @@ impl fmt::Display for ClaimError {
             ClaimFailure::NoRoom(error) => write!(f, "no room to move to: {error}"),
             ClaimFailure::TooManyClaims => f.write_str("too many claims at once"),
         }?;
-        for blocking in &self.blocking {
-            write!(f, "; {}: {:?}", blocking.frames, blocking.why)?;
-        }
-        Ok(())
+        let mut blocking = self.blocking.iter();
+        blocking.try_for_each(|blocking| write!(f, "; {blocking}"))
     }
 }
 
@@ -199,6 +226,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         mut enter: impl FnMut(&Window) -> bool,
         mut withdraw: impl FnMut(&Window),
     ) -> Result<Frames, ClaimError> {
+        self.movers.drain();
         let mut excluded = request.excluded.to_vec();
         let mut leased = self.unrecallable(request.within, limits.deadline);
         let mut entered: Vec<PfnRange> = Vec::new();
@@ -261,7 +289,12 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         if range.is_empty() {
             return Err(refuse(ClaimFailure::Request, Vec::new()));
         }
-        let blocking = self.blocking(range);
+        let mut blocking = self.blocking(range, None);
+        if !blocking.is_empty() {
+            // By frames that nobody has, perhaps.
+            self.movers.drain();
+            blocking = self.blocking(range, None);
+        }
         if !blocking.is_empty() {
             return Err(refuse(ClaimFailure::Blocked, blocking));
         }
@@ -276,6 +309,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         for block in page_blocks(range) {
             self.allocator.locked(|buddy| buddy.mark(block));
         }
+        self.movers.drain();
         self.recall(range);
         let outcome = self
             .clear(range, limits)
@@ -386,17 +420,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
 
     /// What in a range cannot be cleared: up to eight allocations. Of most page blocks the counts
     /// say that there is nothing.
-    fn blocking(&self, range: PfnRange) -> Vec<Blocking> {
+    fn blocking(&self, range: PfnRange, memory: Option<WindowIn>) -> Vec<Blocking> {
         let mut found: Vec<Blocking> = Vec::new();
         let start = range.start().raw();
         let zone = self.allocator.locked(|buddy| buddy.zone_of(start));
         for block in page_blocks(range) {
-            let clear = self.allocator.locked(|buddy| {
-                buddy
-                    .block(block)
-                    .is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0)
-            });
+            let counts = self.allocator.locked(|buddy| buddy.block(block));
+            let clear =
+                counts.is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0);
             let (mut at, end) = part_in(range, block);
+            let other = memory.filter(|memory| counts.is_some_and(|counts| !memory.has(&counts)));
+            if other.is_some() {
+                add(
+                    &mut found,
+                    self.name(frame_range(at, end), Obstacle::OtherMemory),
+                );
+                continue;
+            }
             while !clear && at < end && found.len() < NAMED_MAX {
                 let (span, here) = self
                     .allocator
@@ -430,7 +470,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     fn no_window(&self, request: &WindowRequest<'_>) -> ClaimError {
         let mut blocking = Vec::new();
         for within in request.within {
-            blocking.extend(self.blocking(*within));
+            blocking.extend(self.blocking(*within, Some(request.memory)));
         }
         blocking.truncate(NAMED_MAX);
         self.refuse(request.frames, ClaimFailure::NoWindow, blocking)
@@ -462,13 +502,14 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     }
 }
 
-/// Adds an obstacle to those before it: missing frames beside each other are one.
+/// Adds an obstacle to those before it: frames beside each other that are no allocation are one.
 fn add(found: &mut Vec<Blocking>, next: Blocking) {
     let Some(last) = found.last_mut() else {
         return found.push(next);
     };
-    let missing = last.why == Obstacle::NotHere && next.why == Obstacle::NotHere;
-    if missing && last.frames.end() == next.frames.start() {
+    let alike =
+        last.why == next.why && matches!(next.why, Obstacle::NotHere | Obstacle::OtherMemory);
+    if alike && last.frames.end() == next.frames.start() {
         last.frames = frame_range(last.frames.start().raw(), next.frames.end().raw());
     } else if last.frames != next.frames {
         found.push(next);

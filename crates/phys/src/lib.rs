@@ -9,6 +9,10 @@
 //!   [`Migrate`]. Contiguous frames are claimed here, with or without a reservation: the window that
 //!   is cheapest to clear is known beforehand from counts kept for each page block, its page blocks
 //!   are marked, everything in it is moved out, and it is taken.
+//! * [`Pin`], [`LeaseTerms`], [`Account`]: who keeps frames where they are, for how long, against
+//!   what limit; a lease is a pin that a claim may recall.
+//! * [`migrate_mapped`]: how frames move while a device reaches them.
+//! * [`FrameStocks`]: single frames that each CPU takes ahead.
 //! * [`AttachedRam`]: the bytes behind the frames; turns `Frames` into segments and back, and is
 //!   the table and pool memory of the crates above.
 //!
@@ -38,6 +42,7 @@ mod pin;
 mod pin_table;
 mod pinning;
 mod sections;
+mod stock;
 mod sync;
 mod window;
 mod zone;
@@ -56,4 +61,5 @@ pub use pin::{
     LeaseHolder, LeaseTerms, NoPin, NotRevoked, Pin, PinError, PinId, PinInfo, PinKind, PinOwner,
     PinOwnerInfo, Revoke,
 };
+pub use stock::{CpuStock, FrameStocks};
 pub use window::{Window, WindowIn, WindowRequest};

@@ -59,7 +59,7 @@ pub enum Refusal {
     Pinned,
     /// It has to be written back first; asking again may help.
     Dirty,
-    /// It is not the mover's any more.
+    /// The mover does not know it: not yet, or not any more.
     Gone,
     /// The gate is closed: not for this cause, or not now.
     NotPermitted,
@@ -77,7 +77,7 @@ impl Refusal {
 
     /// Whether asking again may help.
     pub const fn is_passing(self) -> bool {
-        matches!(self, Self::Busy | Self::Dirty)
+        matches!(self, Self::Busy | Self::Dirty | Self::Gone)
     }
 }
 
@@ -125,6 +125,10 @@ pub trait Migrate: Sync {
         core::hint::spin_loop();
     }
 
+    /// Called once a claim has marked its page blocks: gives back frames that are allocated but
+    /// nobody's, such as those in [`FrameStocks`](crate::FrameStocks).
+    fn drain(&self) {}
+
     /// Moves an allocation: keeps everybody from writing to it, copies it to `to`, which is as long
     /// and on the nearest node with room, makes every reference point there, and gives up the old
     /// frames. From then on `to` is the allocation.
@@ -142,6 +146,10 @@ impl<M: Migrate + ?Sized> Migrate for &M {
 
     fn pause(&self, until: Instant) {
         (**self).pause(until);
+    }
+
+    fn drain(&self) {
+        (**self).drain();
     }
 
     fn migrate(&self, migration: &Migration, to: Frames) -> Result<Frames, Refused> {

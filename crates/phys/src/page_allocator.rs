@@ -36,15 +36,21 @@ pub struct FrameRequest {
 }
 
 impl FrameRequest {
+    /// A request that none is like.
+    pub(crate) const NONE: Self = Self {
+        frames: 0,
+        align_order: 0,
+        node: None,
+        only_node: false,
+        limit: DmaMask::ALL,
+        mover: None,
+    };
+
     /// `frames` unmovable frames, anywhere.
     pub fn unmovable(frames: u64) -> Self {
         Self {
             frames,
-            align_order: 0,
-            node: None,
-            only_node: false,
-            limit: DmaMask::ALL,
-            mover: None,
+            ..Self::NONE
         }
     }
 

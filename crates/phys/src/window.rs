@@ -2,6 +2,9 @@
 
 use dmakit_addr::PfnRange;
 
+use crate::block::Block;
+use crate::frame::MigrateType;
+
 /// In what memory windows are looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WindowIn {
@@ -9,6 +12,17 @@ pub enum WindowIn {
     Areas,
     /// In all other page blocks: contiguous memory without a reservation.
     OtherMemory,
+}
+
+impl WindowIn {
+    pub(crate) fn has(self, block: &Block) -> bool {
+        match block.migrate_type {
+            MigrateType::Contiguous => self == Self::Areas,
+            // Of an area that is not active.
+            MigrateType::Isolated => false,
+            _ => self == Self::OtherMemory,
+        }
+    }
 }
 
 /// Which window is wanted.

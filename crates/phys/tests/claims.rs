@@ -1,7 +1,8 @@
 //! Claims of contiguous frames: what moves, where to, and what stands in the way.
 
-#[path = "movers/owners.rs"]
-mod owners;
+// Each test uses a part of it.
+#[allow(dead_code)]
+mod movers;
 
 use dmakit_addr::{NodeId, PfnRange};
 use dmakit_phys::{
@@ -9,7 +10,7 @@ use dmakit_phys::{
     Refusal, WindowIn, WindowRequest,
 };
 use dmakit_platform::Instant;
-use owners::{Memory, Owners, build, frames};
+use movers::owners::{Memory, Owners, build, frames};
 
 const MOVER: MoverId = MoverId::new(3);
 

@@ -1,7 +1,8 @@
 //! Pins and leases: who holds what, and what a claim does about it.
 
-#[path = "movers/owners.rs"]
-mod owners;
+// Each test uses a part of it.
+#[allow(dead_code)]
+mod movers;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use dmakit_phys::{
     MigrateType, MoverId, NotRevoked, Obstacle, PinError, PinId, PinKind, Refusal, Revoke,
 };
 use dmakit_platform::Instant;
-use owners::{Memory, Owners, build, frames};
+use movers::owners::{Memory, Owners, build, frames};
 
 const MOVER: MoverId = MoverId::new(3);
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::numa::carving;
+use super::numa::{carving, per_node, pins, pressure};
 use super::report::{Detail, RunReport, Translation};
 use crate::output::{Cell, Closing, Look, Table, Tone};
 use crate::quantity::{bytes, grouped, span};
@@ -60,6 +60,9 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
 fn shown(detail: &Detail, look: Look) -> String {
     match detail {
         Detail::Boot(boot) => carving::table(boot).render(look),
+        Detail::Locality(locality) => per_node::shown(locality, look),
+        Detail::Lending(lending) => pressure::shown(lending, look),
+        Detail::Holding(holding) => pins::shown(holding, look),
     }
 }
 

@@ -133,6 +133,28 @@ impl Owners {
         held.live.insert(range.start().raw(), (frames, word));
     }
 
+    /// Frees so many movable allocations, the lowest first, as several CPUs may at once.
+    pub fn free_some(&self, memory: &Memory, count: usize) {
+        for _ in 0..count {
+            let mut held = self.held();
+            let Some((_, (frames, word))) = held.live.pop_first() else {
+                return;
+            };
+            held.check(frames.range(), word);
+            held.contents_of(frames.range()).fill(0);
+            drop(held);
+            memory.allocator().free(frames).unwrap();
+        }
+    }
+
+    /// Takes an allocation back that it has the contents of.
+    pub fn give_back(&self, frames: Frames) {
+        let mut held = self.held();
+        let start = frames.range().start().raw();
+        let word = held.contents[start as usize];
+        held.live.insert(start, (frames, word));
+    }
+
     /// Writes to frames that are claimed: the word of the first.
     pub fn write(&self, range: PfnRange) -> u64 {
         self.held().write(range)

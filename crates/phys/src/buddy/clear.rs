@@ -195,7 +195,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             entry.previous = number;
             (entry.mover, entry.pins, entry.order) = (0, 0, 0);
         }
-        for (at, _) in aligned_blocks(start, start + frames).skip(1) {
+        for at in further_blocks(start, start + frames) {
             if let Some(entry) = self.entry_mut(at) {
                 (entry.state, entry.next) = (State::Joined, head);
             }
@@ -203,13 +203,9 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         number
     }
 
-    /// Forgets the further blocks of an allocation. One aligned to its length has none.
+    /// Forgets the further blocks of an allocation.
     pub(super) fn clear_joined(&mut self, start: u64, end: u64) {
-        let order = (end - start).next_power_of_two().ilog2();
-        if order <= MAX_ORDER && start % (1 << order) == 0 {
-            return;
-        }
-        for (at, _) in aligned_blocks(start, end).skip(1) {
+        for at in further_blocks(start, end) {
             if let Some(entry) = self.entry_mut(at) {
                 entry.state = State::Inside;
             }
@@ -217,16 +213,20 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     }
 }
 
-/// The largest aligned blocks that make up the frames from `start` up to `end`, with their orders.
-pub(super) fn aligned_blocks(start: u64, end: u64) -> impl Iterator<Item = (u64, u32)> {
-    let mut at = start;
-    core::iter::from_fn(move || {
+/// Where the aligned blocks start that make up an allocation, but for the first. One that is
+/// aligned to its length has none: from any of its frames few steps lead to its start.
+fn further_blocks(start: u64, end: u64) -> impl Iterator<Item = u64> {
+    let order = (end - start).next_power_of_two().ilog2();
+    let aligned = order <= MAX_ORDER && start % (1 << order) == 0;
+    let mut at = if aligned { end } else { start };
+    let blocks = core::iter::from_fn(move || {
         let left = end.checked_sub(at).filter(|left| *left > 0)?;
         let order = at.trailing_zeros().min(left.ilog2()).min(MAX_ORDER);
-        let found = (at, order);
+        let found = at;
         at += 1 << order;
         Some(found)
-    })
+    });
+    blocks.skip(1)
 }
 
 /// The first frames of the page blocks that `range` has frames in.

@@ -4,8 +4,7 @@ use dmakit_addr::PfnRange;
 
 use super::clear::frame_range;
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
-use crate::block::Block;
-use crate::frame::{Frame, MigrateType};
+use crate::frame::Frame;
 use crate::page_allocator::PAGEBLOCK_ORDER;
 use crate::window::WindowIn;
 
@@ -22,17 +21,6 @@ pub(crate) struct Wanted<'w> {
     /// Frames that will not do.
     pub(crate) excluded: &'w [PfnRange],
     pub(crate) memory: WindowIn,
-}
-
-impl Wanted<'_> {
-    fn may_lie_in(&self, block: &Block) -> bool {
-        match block.migrate_type {
-            MigrateType::Contiguous => self.memory == WindowIn::Areas,
-            // Of an area that is not active.
-            MigrateType::Isolated => false,
-            _ => self.memory == WindowIn::OtherMemory,
-        }
-    }
 }
 
 /// A window and what it costs.
@@ -232,7 +220,7 @@ impl Scan {
         let range = frame_range(start, start + PAGEBLOCK_FRAMES);
         let excluded = wanted.excluded.iter().any(|other| other.overlaps(&range));
         let moves = u64::from(counts.movable) + u64::from(counts.leased);
-        let ours = counts.zone == self.zone && counts.clearing == 0 && wanted.may_lie_in(&counts);
+        let ours = counts.zone == self.zone && counts.clearing == 0 && wanted.memory.has(&counts);
         (counts.blocked() == 0 && ours && !excluded).then_some((moves, u64::from(counts.leased)))
     }
 
@@ -348,7 +336,7 @@ impl Bits {
         let end = first + PAGEBLOCK_FRAMES;
         if !buddy
             .block(first)
-            .is_some_and(|counts| wanted.may_lie_in(&counts))
+            .is_some_and(|counts| wanted.memory.has(&counts))
         {
             fill(&mut bits.blocked, 0, PAGEBLOCK_FRAMES as usize);
             return bits;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dmakit_addr::NodeId;
 use dmakit_platform::Mmio;
 
 use super::registers as reg;
@@ -63,6 +64,12 @@ impl SimSmmu {
     /// Commands of this number do nothing from now on, as if the driver had not sent them.
     pub fn ignore(&self, opcode: u8) {
         self.with(|smmu| smmu.faults.ignored.insert(opcode));
+    }
+
+    /// The node that its command queue lies on, once it has one.
+    pub fn queue_node(&self) -> Option<NodeId> {
+        let queue = self.with(|smmu| smmu.command_queue());
+        self.machine.node_of(queue)
     }
 
     /// Its syncs so far, modelled.
