@@ -285,9 +285,29 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     /// # Errors
     /// [`ClaimError`]. What has moved stays where it is now; everything else is as it was.
     pub fn claim(&self, range: PfnRange, limits: &ClaimLimits) -> Result<Frames, ClaimError> {
+        self.claim_for(range, MigrationCause::Claim, limits)
+    }
+
+    /// The same for another cause, of which the gate is told: huge pages, compaction, unplug.
+    ///
+    /// # Errors
+    /// As for [`claim`](Self::claim).
+    pub fn claim_for(
+        &self,
+        range: PfnRange,
+        cause: MigrationCause,
+        limits: &ClaimLimits,
+    ) -> Result<Frames, ClaimError> {
         let refuse = |reason, blocking| self.refuse(range.len(), reason, blocking);
         if range.is_empty() {
             return Err(refuse(ClaimFailure::Request, Vec::new()));
+        }
+        // Where nothing is in the way, nothing needs to be marked.
+        let free = self
+            .next_taken(range.start().raw(), range.end().raw())
+            .is_none();
+        if let Some(frames) = free.then(|| self.claim_free(range)).flatten() {
+            return Ok(frames);
         }
         let mut blocking = self.blocking(range, None);
         if !blocking.is_empty() {
@@ -312,7 +332,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         self.movers.drain();
         self.recall(range);
         let outcome = self
-            .clear(range, limits)
+            .clear(range, cause, limits)
             .and_then(|()| self.take(range).ok_or((ClaimFailure::Tries, Vec::new())));
         for block in page_blocks(range) {
             self.allocator.locked(|buddy| buddy.unmark(block));
@@ -337,6 +357,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     fn clear(
         &self,
         range: PfnRange,
+        cause: MigrationCause,
         limits: &ClaimLimits,
     ) -> Result<(), (ClaimFailure, Vec<Blocking>)> {
         let mut tried = 0;
@@ -350,7 +371,6 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                     let why = obstacle(span.status).unwrap_or(Obstacle::Refused(Refusal::Busy));
                     return Err((ClaimFailure::Deadline, blocking(why)));
                 }
-                let cause = MigrationCause::Claim;
                 match self.vacate(&span, cause, Destination::NEAR, limits) {
                     Ok(_) => {}
                     Err(Failed::NoRoom(error)) => {
