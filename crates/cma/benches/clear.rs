@@ -3,8 +3,7 @@
 //! An area of 64 MiB in 192 MiB of real memory; 0, 50 or 90 % of it lent to single movable pages,
 //! at random places, the rest of memory half full. Claims and copies alternate; a row has the least
 //! of all rounds, in nanoseconds for each page that moved, of the claim, of the search in it, and of
-//! copying as many pages, from the same ones to pages as far apart; and the ratio of the first to
-//! the last. Where nothing moves it is for each page of the claim. What is the same on every machine
+//! copying as many pages, at random from the area to outside; and the ratio of the first to the last. Where nothing moves it is for each page of the claim. What is the same on every machine
 //! stands last: pages moved for each claim, and steps of the search. `-- 50` runs one percentage.
 
 use std::sync::Mutex;
@@ -117,13 +116,14 @@ fn lend(memory: &Memory, draws: &mut Draws, area: PfnRange, percent: u64) {
     }
 }
 
-/// The time of copying `pages` pages of `from` to places outside.
-fn copy(memory: &Memory, from: PfnRange, pages: u64, draws: &mut Draws) -> Duration {
+/// The time of copying `pages` pages from anywhere in the area to anywhere outside: the window's own
+/// would be in the cache.
+fn copy(memory: &Memory, area: PfnRange, pages: u64, draws: &mut Draws) -> Duration {
     let page = |at: u64| PfnRange::new(Pfn::new(at), 1).expect("a page");
     let pairs: Vec<(PfnRange, PfnRange)> = (0..pages)
-        .map(|at| {
-            let there = BASE + draws.below(FRAMES - AREA_FRAMES);
-            (page(from.start().raw() + at % from.len()), page(there))
+        .map(|_| {
+            let here = area.start().raw() + draws.below(area.len());
+            (page(here), page(BASE + draws.below(FRAMES - AREA_FRAMES)))
         })
         .collect();
     let started = Instant::now();
@@ -167,7 +167,7 @@ fn row(percent: u64, frames: u64) {
         let took = started.elapsed();
         let claimed = claimed.expect("all of it can move");
         let pages = if found.moves > 0 { found.moves } else { frames };
-        let copied = copy(&memory, claimed.range(), pages, &mut draws);
+        let copied = copy(&memory, area, pages, &mut draws);
         areas.release(claimed).expect("claimed above");
         if round > 0 {
             (moved, steps) = (moved + found.moves, steps + found.steps);
