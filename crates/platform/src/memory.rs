@@ -73,3 +73,23 @@ pub trait PoolMemory {
     /// Takes a whole segment back that this provider gave. It is private again, and zeroed.
     fn free_pool(&self, segment: Segment);
 }
+
+impl<M: TableMemory + ?Sized> TableMemory for &M {
+    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        (**self).allocate_table(request)
+    }
+
+    fn free_table(&self, segment: Segment) {
+        (**self).free_table(segment);
+    }
+}
+
+impl<M: PoolMemory + ?Sized> PoolMemory for &M {
+    fn allocate_pool(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        (**self).allocate_pool(request)
+    }
+
+    fn free_pool(&self, segment: Segment) {
+        (**self).free_pool(segment);
+    }
+}

@@ -12,6 +12,7 @@ const PAGES: &[&str] = &[
     include_str!("../../../scenarios/disk-read.toml"),
     include_str!("../../../scenarios/smmu-edu.toml"),
     include_str!("../../../scenarios/smmu-nvme.toml"),
+    include_str!("../../../scenarios/smmu-nvme-batched.toml"),
     include_str!("../../../scenarios/smmu-nvme-lazy.toml"),
     include_str!("../../../scenarios/per-node-cma.toml"),
     include_str!("../../../scenarios/pins-versus-cma.toml"),

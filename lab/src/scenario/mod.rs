@@ -103,7 +103,8 @@ impl One {
             Workload::Cache(table) => cache::run(table, self.seed, &mut report, progress)?,
             Workload::Disk(table) => {
                 let place = virt::Place::new(&self.page, self.qemu.as_deref());
-                disk::run(&place, table, self.seed, &mut report, progress)?;
+                let load = (table, self.page.mode());
+                disk::run(&place, load, self.seed, &mut report, progress)?;
             }
             Workload::Coherent(table) => {
                 numa::per_node::run(&self.page, table, self.seed, &mut report, progress)?;
@@ -136,7 +137,7 @@ impl One {
         let setting = match (&report.detail, &self.page.workload, self.page.mode()) {
             (Some(detail), ..) => detail.setting(),
             (None, Workload::Cache(_), _) => "none: this is how the stack always works",
-            (None, _, Mode::Strict) => "iommu.strict=1",
+            (None, _, Mode::Strict | Mode::Batched) => "iommu.strict=1",
             (None, _, Mode::Lazy) => "iommu.strict=0",
         };
         let why = match report.first_failure() {

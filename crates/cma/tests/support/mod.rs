@@ -133,6 +133,20 @@ impl Owners {
         held.live.insert(range.start().raw(), (frames, word));
     }
 
+    /// Frees so many movable allocations, the lowest first, as several CPUs may at once.
+    pub fn free_some(&self, memory: &Memory, count: usize) {
+        for _ in 0..count {
+            let mut held = self.held();
+            let Some((_, (frames, word))) = held.live.pop_first() else {
+                return;
+            };
+            held.check(frames.range(), word);
+            held.contents_of(frames.range()).fill(0);
+            drop(held);
+            memory.allocator().free(frames).unwrap();
+        }
+    }
+
     /// Takes an allocation back that it has the contents of.
     pub fn give_back(&self, frames: Frames) {
         let mut held = self.held();

@@ -54,6 +54,8 @@ pub enum Workload {
 pub enum Mode {
     #[default]
     Strict,
+    /// As strict, with one sync for many unmaps.
+    Batched,
     Lazy,
 }
 
@@ -157,6 +159,10 @@ impl Page {
             true => memory.check_sim()?,
             false => memory.check_virt()?,
         }
+        let mode = typed.domain.map_or(Mode::Strict, |domain| domain.mode);
+        if mode == Mode::Batched && !matches!(workload, Workload::Disk(_)) {
+            anyhow::bail!("domain.mode is \"batched\", which needs a ring: that of a [disk]");
+        }
         if typed.checks.is_empty() {
             anyhow::bail!("checks is empty: nothing would be shown");
         }
@@ -168,7 +174,7 @@ impl Page {
             nodes: memory.nodes.iter().map(|size| size.0).collect(),
             distances: memory.distances.unwrap_or_default(),
             params: typed.params.unwrap_or_default(),
-            mode: typed.domain.map_or(Mode::Strict, |domain| domain.mode),
+            mode,
             workload,
         })
     }

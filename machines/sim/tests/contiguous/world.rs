@@ -193,8 +193,9 @@ impl<'m> World<'m> {
         let in_pieces = if self.order_max == 0 { 1 } else { 4 };
         let has_room = free >= error.claim.frames * in_pieces;
         let there_is = there_is.filter(|_| has_room);
-        if let NoClaim::InTheWay { reason, blocking } = &error.reason {
-            let named = !blocking.is_empty() || matches!(reason, ClaimFailure::NoRoom(_));
+        if let NoClaim::InTheWay(claim) = &error.reason {
+            let no_room = matches!(claim.reason, ClaimFailure::NoRoom(_));
+            let named = !claim.blocking.is_empty() || no_room;
             assert!(named, "{error}: nothing is named");
         }
         assert!(there_is.is_none(), "{error}, but a window is there");
