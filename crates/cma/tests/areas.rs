@@ -110,7 +110,7 @@ fn what_stands_in_the_way_is_named_and_nothing_stays_claimed() {
     assert_eq!(*reason, ClaimFailure::Blocked);
     assert!(stuck.contains(&blocking[0].frames));
     assert_eq!(blocking[0].why, Obstacle::Refused(Refusal::Pinned));
-    assert!(error.to_string().contains("Pinned"), "{error}");
+    assert!(error.to_string().contains("pinned"), "{error}");
     assert_eq!(
         (areas.usage(id).free, areas.statistics(id).failures),
         (0x400, 1)

@@ -66,6 +66,33 @@ pub struct Blocking {
     pub holder: Option<PinInfo>,
 }
 
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotHere => f.write_str("no memory of one zone"),
+            Self::OtherMemory => f.write_str("other memory than was wanted"),
+            Self::Unmovable => f.write_str("unmovable"),
+            Self::Pinned => f.write_str("pinned"),
+            Self::Leased => f.write_str("leased"),
+            Self::BeingCleared => f.write_str("being cleared or moved"),
+            Self::Refused(reason) => reason.fmt(f),
+            Self::NoRoom => f.write_str("without room elsewhere"),
+        }
+    }
+}
+
+impl fmt::Display for Blocking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frames {} are {}", self.frames, self.why)?;
+        match &self.holder {
+            Some(PinInfo {
+                id, owner, since, ..
+            }) => write!(f, " by {owner} ({id} since {since:?})"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What a claim came to its end at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClaimFailure {
@@ -109,10 +136,8 @@ impl fmt::Display for ClaimError {
             ClaimFailure::NoRoom(error) => write!(f, "no room to move to: {error}"),
             ClaimFailure::TooManyClaims => f.write_str("too many claims at once"),
         }?;
-        for blocking in &self.blocking {
-            write!(f, "; {}: {:?}", blocking.frames, blocking.why)?;
-        }
-        Ok(())
+        let mut blocking = self.blocking.iter();
+        blocking.try_for_each(|blocking| write!(f, "; {blocking}"))
     }
 }
 

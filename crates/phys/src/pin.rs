@@ -21,6 +21,18 @@ pub struct PinOwner(pub(crate) u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PinId(pub(crate) u64);
 
+impl fmt::Display for PinOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "owner {}", self.0)
+    }
+}
+
+impl fmt::Display for PinId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pin {}", self.0)
+    }
+}
+
 /// A pin: its frames neither move nor are freed until it is given back.
 ///
 /// It cannot be cloned. Dropping it leaks the pin until its owner goes.
@@ -120,6 +132,14 @@ pub trait Revoke: Send + Sync {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotRevoked;
 
+impl fmt::Display for NotRevoked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the device may still reach the leased frames")
+    }
+}
+
+impl core::error::Error for NotRevoked {}
+
 /// The terms of a lease.
 #[derive(Clone)]
 pub struct LeaseTerms {
@@ -165,10 +185,10 @@ pub enum PinError {
 impl fmt::Display for PinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoOwner(owner) => write!(f, "{owner:?} is not known"),
+            Self::NoOwner(owner) => write!(f, "{owner} is not known"),
             Self::Limit(error) => write!(f, "over the limit of the account: {error}"),
             Self::Ranges => f.write_str("these ranges cannot be pinned"),
-            Self::Blocked(blocking) => write!(f, "{}: {:?}", blocking.frames, blocking.why),
+            Self::Blocked(blocking) => blocking.fmt(f),
             Self::NoRoom(error) => write!(f, "no room for frames that have to leave: {error}"),
             Self::TooMany(frames) => write!(f, "{frames} is pinned too often"),
             Self::NoMemory => f.write_str("no memory to keep the pin in"),
@@ -184,7 +204,7 @@ pub struct NoPin(pub PinId);
 
 impl fmt::Display for NoPin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not there any more", self.0)
+        write!(f, "{} is not there any more", self.0)
     }
 }
 

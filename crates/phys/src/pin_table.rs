@@ -10,8 +10,7 @@ use crate::account::Account;
 use crate::coverage::Coverage;
 use crate::pin::{LeaseTerms, PinError, PinId, PinInfo, PinKind, PinOwner, PinOwnerInfo};
 
-/// Who holds what. A sleeping lock, taken inside no other and with only the page allocator's inside
-/// it; never held while anybody is called.
+/// Who holds what. A sleeping lock under which no other is taken and nobody is called.
 pub(crate) struct PinTable<P: Platform> {
     books: SleepMutex<P, Books>,
 }

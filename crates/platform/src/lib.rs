@@ -12,8 +12,9 @@
 //! Hardware drivers also take an [`Mmio`] region; allocators never see one.
 //!
 //! Lock order, outermost first: sleeping locks ([`SleepMutex`]) in the order pool set, area set,
-//! domain; then interrupt-safe locks ([`IrqMutex`]) in the order area (ascending index), queue. A
-//! sleeping lock is never taken inside an interrupt-safe one.
+//! domain, with the pin table's inside any of them; then interrupt-safe locks ([`IrqMutex`]) in the
+//! order area (ascending index), queue, stock of frames, page allocator. A sleeping lock is never
+//! taken inside an interrupt-safe one.
 //!
 //! Layer L0. This is the one library crate where `unsafe` is allowed; each block names the
 //! conditions it relies on. With the feature `host` there is RAM and a platform for processes.
