@@ -124,6 +124,14 @@ const ROWS: &[Row] = &[
         reason: "the search for windows against a look at every unit",
     },
     Row {
+        name: "cma-areas",
+        run: Run::Test {
+            package: "dmakit-cma",
+            test: "areas_lockstep",
+        },
+        reason: "claims among memory that moves, is pinned or stays, against a look at every frame",
+    },
+    Row {
         name: "swiotlb-area",
         run: Run::Test {
             package: "dmakit-swiotlb",
