@@ -196,6 +196,14 @@ const ROWS: &[Row] = &[
         reason: "logs are pasted, wrapped, cut and mangled",
     },
     Row {
+        name: "sim-contiguous",
+        run: Run::Test {
+            package: "dmakit-sim",
+            test: "contiguous",
+        },
+        reason: "claims, pins and leases among programs that never stop, every byte checked",
+    },
+    Row {
         name: "smmuv3-sim",
         run: Run::Test {
             package: "dmakit-smmuv3",
