@@ -212,6 +212,14 @@ const ROWS: &[Row] = &[
         reason: "stale hits that need an unlucky order of commands and evictions",
     },
     Row {
+        name: "its-sim",
+        run: Run::Test {
+            package: "dmakit-its",
+            test: "sim",
+        },
+        reason: "who gets which interrupt, beside a naive model",
+    },
+    Row {
         name: "readers-fuzz",
         run: Run::Fuzz { folder: "fuzz" },
         reason: "readers meet whatever a broken machine printed",

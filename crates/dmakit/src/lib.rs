@@ -16,9 +16,10 @@
 //! | [`dma`] | the API that drivers call |
 //! | `phys` | physical memory: map, page allocator by node, migration, pins |
 //! | `cma` | contiguous areas: reserved at boot, lent to movable memory, claimed back |
+//! | `its` | interrupt translation: tables from early memory, LPIs, doorbells |
 //!
-//! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process, `phys` and
-//! `cma` for the modules of these names.
+//! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process, `phys`,
+//! `cma` and `its` for the modules of these names.
 //!
 //! # A driver and its device
 //!
@@ -144,6 +145,9 @@ pub use dmakit_io_pgtable as io_pgtable;
 pub use dmakit_iommu as iommu;
 #[doc(inline)]
 pub use dmakit_iova as iova;
+#[cfg(feature = "its")]
+#[doc(inline)]
+pub use dmakit_its as its;
 #[cfg(feature = "phys")]
 #[doc(inline)]
 pub use dmakit_phys as phys;
