@@ -164,6 +164,14 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
+        name: "qemu-edu",
+        run: Run::Test {
+            package: "dmakit-qemu",
+            test: "smmu_edu",
+        },
+        reason: "100,000 rounds of map, transfer, unmap and reuse without a stale hit",
+    },
+    Row {
         name: "qemu-nvme",
         run: Run::Test {
             package: "dmakit-qemu",
