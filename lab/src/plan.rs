@@ -23,6 +23,8 @@ pub enum Action {
     Replay(Box<replay::Plan>),
     SizeSwiotlb(Box<size::swiotlb::Plan>),
     SizeIts(size::its::Plan),
+    SizeCma(Box<size::cma::Plan>),
+    SizePins(Box<size::pins::Plan>),
     Bench(Box<bench::Plan>),
     Record(Box<record::Plan>),
     Run(scenario::Plan),
@@ -63,6 +65,12 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         }
         Command::Its(typed) | Command::Size(SizeCommand::Its(typed)) => {
             Action::SizeIts(size::its::Plan::new(&typed)?)
+        }
+        Command::Size(SizeCommand::Cma(typed)) => {
+            Action::SizeCma(Box::new(size::cma::Plan::new(typed)?))
+        }
+        Command::Size(SizeCommand::Pins(typed)) | Command::Pins(typed) => {
+            Action::SizePins(Box::new(size::pins::Plan::new(typed)?))
         }
         Command::Bench(typed) => Action::Bench(Box::new(bench::Plan::new(typed)?)),
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),

@@ -16,6 +16,8 @@ pub fn run(plan: Plan) -> anyhow::Result<Outcome> {
         Action::Replay(plan) => plan.run(shown)?,
         Action::SizeSwiotlb(plan) => plan.run(shown)?,
         Action::SizeIts(plan) => plan.run(shown)?,
+        Action::SizeCma(plan) => plan.run(shown)?,
+        Action::SizePins(plan) => plan.run(shown)?,
         Action::Bench(plan) => plan.run(shown)?,
         Action::Record(plan) => plan.run(shown)?,
         Action::Run(plan) => plan.run(shown)?,

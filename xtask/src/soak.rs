@@ -124,6 +124,14 @@ const ROWS: &[Row] = &[
         reason: "the search for windows against a look at every unit",
     },
     Row {
+        name: "cma-areas",
+        run: Run::Test {
+            package: "dmakit-cma",
+            test: "areas_lockstep",
+        },
+        reason: "claims among memory that moves, is pinned or stays, against a look at every frame",
+    },
+    Row {
         name: "swiotlb-area",
         run: Run::Test {
             package: "dmakit-swiotlb",
@@ -156,6 +164,14 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
+        name: "qemu-edu",
+        run: Run::Test {
+            package: "dmakit-qemu",
+            test: "smmu_edu",
+        },
+        reason: "100,000 rounds of map, transfer, unmap and reuse without a stale hit",
+    },
+    Row {
         name: "qemu-nvme",
         run: Run::Test {
             package: "dmakit-qemu",
@@ -186,6 +202,14 @@ const ROWS: &[Row] = &[
             filter: "diagnose",
         },
         reason: "logs are pasted, wrapped, cut and mangled",
+    },
+    Row {
+        name: "sim-contiguous",
+        run: Run::Test {
+            package: "dmakit-sim",
+            test: "contiguous",
+        },
+        reason: "claims, pins and leases among programs that never stop, every byte checked",
     },
     Row {
         name: "smmuv3-sim",

@@ -80,6 +80,55 @@ impl Claims {
         half
     }
 
+    /// The same claims with those of devices moved to the area of their node, as the order of areas
+    /// would have it if every node had one. What a device claims that reaches 32 bits only, or
+    /// whose node is not known, stays with the default area.
+    #[must_use]
+    pub fn by_node(&self) -> Self {
+        let mut moved = self.clone();
+        let mut names: Vec<String> = Vec::new();
+        let mut index_of = |name: String| {
+            let place = names.iter().position(|known| *known == name);
+            place.unwrap_or_else(|| {
+                names.push(name);
+                names.len() - 1
+            }) as u32
+        };
+        let area_on = |node: Option<u32>| {
+            node.map_or_else(|| "reserved".to_owned(), |node| format!("numa{node}"))
+        };
+        for call in &mut moved.demand.calls {
+            let node = self.nodes[call.client as usize].filter(|node| node.mask_bits > 32);
+            call.area = index_of(area_on(node.map(|node| node.node)));
+        }
+        let mut of_area = |area: u32| {
+            let name = &self.demand.areas[area as usize];
+            index_of(area_on(cma::node_of(name)))
+        };
+        for holding in &mut moved.demand.holdings {
+            holding.area = of_area(holding.area);
+        }
+        for (area, _) in &mut moved.agreement.held_before {
+            *area = of_area(*area);
+        }
+        let known = self.demand.areas.iter().zip(&self.places);
+        let place = |name: &String| {
+            let same = known.clone().find(|(known, _)| *known == name);
+            same.map_or_else(
+                || Place {
+                    base: 0,
+                    pages: cma::BLOCK_PAGES,
+                    node: cma::node_of(name),
+                    source: cma::PlaceSource::Addresses,
+                },
+                |(_, place)| place.clone(),
+            )
+        };
+        moved.places = names.iter().map(place).collect();
+        moved.demand.areas = names;
+        moved
+    }
+
     /// Events without their partner.
     pub fn unmatched(&self) -> u64 {
         let unpaired = self.demand.unpaired;

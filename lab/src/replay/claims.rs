@@ -286,7 +286,8 @@ fn since(load: &Load, at_ns: u64) -> f64 {
     quantity::seconds(at_ns.saturating_sub(load.begin_ns))
 }
 
-fn areas(load: &Load, claims: &Claims, places: &[Place], report: &Report) -> Vec<AreaResult> {
+/// The areas of a replay.
+pub fn areas(load: &Load, claims: &Claims, places: &[Place], report: &Report) -> Vec<AreaResult> {
     let recorded = claims.places.iter();
     let names = claims.demand.areas.iter().zip(places.iter().zip(recorded));
     names
@@ -364,7 +365,8 @@ fn phases(load: &Load, claims: &Claims, report: &Report) -> Vec<ClaimPhase> {
     phases.zip(&report.phases).map(phase).collect()
 }
 
-fn clients(claims: &Claims, report: &Report) -> Vec<ClientResult> {
+/// Those who claimed.
+pub fn clients(claims: &Claims, report: &Report) -> Vec<ClientResult> {
     let clients = claims.demand.clients.iter().zip(&report.clients);
     clients
         .filter(|(_, report)| report.counts.calls > 0)

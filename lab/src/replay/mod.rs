@@ -1,6 +1,7 @@
 //! What a configuration does under a recorded load.
 
 mod claims;
+mod claims_page;
 mod claims_text;
 mod page;
 mod report;
@@ -17,7 +18,8 @@ use crate::load_args::LoadArgs;
 use crate::output::{Closing, Confidence, Show, envelope};
 use crate::progress::Progress;
 
-pub use claims::{ClaimsResult, ClientResult};
+pub use claims::{AreaResult, ClaimsResult, ClientResult, areas, clients};
+pub use claims_page::{AreaLine, area_charts};
 pub use report::{BUCKETS, DeviceResult, EngineResult, GrowthFacts, PoolFacts, ReplayReport};
 pub use text::about;
 

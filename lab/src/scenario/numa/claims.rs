@@ -121,10 +121,11 @@ impl<'m, D: DeviceMappings + Sync> Claims<'m, D> {
         let (segment, byte) = self.held.swap_remove(index);
         let mut bytes = vec![!byte; segment.len() as usize];
         segment.window().read(&mut bytes);
-        let wrong = bytes.iter().position(|found| *found != byte);
+        let whole = bytes == vec![byte; bytes.len()];
+        let wrong = (!whole).then(|| bytes.iter().position(|found| *found != byte));
         report.trial(
             CheckName::Data,
-            wrong.map(|at| {
+            wrong.flatten().map(|at| {
                 format!(
                     "somebody wrote to claimed memory at {}+{at:#x}",
                     segment.range()

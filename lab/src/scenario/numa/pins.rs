@@ -126,20 +126,19 @@ fn one(
     let held = inside.len() as u64 * percent / 100;
     let chosen: Vec<PageId> = inside.into_iter().take(held as usize).collect();
     let account = Arc::new(Account::new(u64::MAX));
-    let mut sharer = Sharer::new(memory, by, account.clone(), seed)?;
+    let mut sharer = Sharer::new(memory, by, table.rests, account.clone(), seed)?;
     let left_the_area = sharer.share(&chosen, &ranges)?;
     let mut claims = Claims::new(&areas, &ram, area);
     let frames = table.claim.0 / PAGE_BYTES;
-    for _ in 0..table.claims {
+    // Claims are aligned to the power of two in their size, as Linux has it.
+    let windows: u64 = ranges.iter().map(|range| range.len() / frames).sum();
+    for _ in 0..windows {
         sharer.begin_writes(table.writes)?;
-        if claims.out() >= 2 {
-            claims.release(rng.below(claims.out() as u64) as usize, report)?;
-        }
         let short: BTreeSet<PageId> = sharer.in_the_way();
         let seen = windows::Frames::look(&ranges, &programs, |frame, page| {
             claims.has(frame) || page.is_some_and(|page| short.contains(&page))
         });
-        claims.claim(frames, 0, &seen, &mut rng, report)?;
+        claims.claim(frames, frames.ilog2(), &seen, &mut rng, report)?;
         sharer.end_writes()?;
         sharer.hold_again()?;
         programs.run(16);

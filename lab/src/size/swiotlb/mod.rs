@@ -30,19 +30,7 @@ pub struct Plan {
 impl Plan {
     /// Checks what was typed.
     pub fn new(typed: SizeSwiotlbArgs) -> anyhow::Result<Self> {
-        let sources: Vec<Source> = typed
-            .traces
-            .into_iter()
-            .map(|t| Source::new(Some(t)))
-            .collect();
-        if sources
-            .iter()
-            .filter(|source| **source == Source::Stdin)
-            .count()
-            > 1
-        {
-            anyhow::bail!("standard input can be only one of the traces");
-        }
+        let sources = super::sources(typed.traces)?;
         let slots_max = typed.max / SLOT_BYTES;
         if slots_max == 0 || slots_max > u64::from(u32::MAX) / 2 {
             anyhow::bail!("--max {}: expected 2 KiB to 4 TiB", typed.max);
@@ -134,7 +122,6 @@ impl Plan {
     }
 
     fn closing(&self, report: &SizeReport) -> Closing {
-        let names: Vec<String> = self.sources.iter().map(Source::argument).collect();
         let max = if self.max_typed == 1 << 30 {
             String::new()
         } else {
@@ -146,7 +133,7 @@ impl Plan {
             why: text::verdict(&report.first),
             reproduce: format!(
                 "dmakit size swiotlb {}{}{max}",
-                names.join(" "),
+                super::arguments(&self.sources),
                 self.args.reproduce()
             ),
         }
