@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArgs;
+use crate::compare::CompareArgs;
 use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
 use crate::record::RecordArgs;
 use crate::scenario::MachineName;
+use crate::size::mr::SizeMrArgs;
 
 /// What was typed, or an early answer that clap itself gives.
 pub enum Typed {
@@ -28,6 +30,7 @@ Examples:
   dmakit diagnose boot.log --json     the same for a program
   dmakit replay io.trace              what did bounce buffers do under this load?
   dmakit size swiotlb io.trace        how large must the pool be?
+  dmakit compare io.trace             what do strict, lazy and bouncing cost?
   sudo dmakit record -- fio job.fio   capture such a trace
   dmakit run --machine qemu:virt      watch a disk being read through an SMMU
   dmakit completions bash             shell completions
@@ -64,6 +67,10 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+    /// The same as `size mr`
+    #[command(hide = true)]
+    Mr(SizeMrArgs),
+    Compare(CompareArgs),
     Bench(BenchArgs),
     Record(RecordArgs),
     Run(RunArgs),
@@ -141,6 +148,7 @@ pub struct RunArgs {
 #[derive(Debug, Subcommand)]
 pub enum SizeCommand {
     Swiotlb(SizeSwiotlbArgs),
+    Mr(SizeMrArgs),
 }
 
 /// Find the smallest bounce pool that serves
@@ -271,7 +279,7 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
-            said.contains("diagnose, replay, size, bench, record, run, completions, man"),
+            said.contains("diagnose, replay, size, compare, bench, record, run, completions, man"),
             "{said}"
         );
     }

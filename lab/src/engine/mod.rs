@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use dmakit_linux_model as model;
 
+pub use bounce::Bounce;
 pub use run::{Failures, Run, failures, run};
 pub use setup::{PAGE_SLOTS, Setup};
 

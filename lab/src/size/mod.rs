@@ -2,6 +2,7 @@
 
 mod answer;
 mod limits;
+pub mod mr;
 mod page;
 mod report;
 mod search;
