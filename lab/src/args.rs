@@ -238,6 +238,7 @@ fn condensed(rendered: &str) -> String {
     if !rendered.starts_with("error:") {
         let names: Vec<String> = Args::command()
             .get_subcommands()
+            .filter(|c| !c.is_hide_set())
             .map(|c| c.get_name().to_owned())
             .collect();
         return format!(
