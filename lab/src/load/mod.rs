@@ -10,7 +10,7 @@ use dmakit_linux_model::{
     Architecture, Demand, Engine as Linux, Known, Machine, Mapping, RecordedAddresses,
     RecordedMachine, TraceIngest, cma, learn_min_align_masks,
 };
-use dmakit_trace::{Body, Options, Sidecar, Trace};
+use dmakit_trace::{Body, Event, Options, Sidecar, Trace};
 
 use crate::engine::Engine;
 use crate::input::Source;
@@ -38,6 +38,8 @@ pub struct Load {
     pub split: u64,
     /// What the sidecar says of the machine, its counters left out.
     pub recorded_machine: Option<RecordedMachine>,
+    /// What the kernel said beside the trace.
+    pub sidecar: Option<Sidecar>,
     pub begin_ns: u64,
     pub end_ns: u64,
 }
@@ -48,6 +50,19 @@ impl Load {
     /// # Errors
     /// What the readers refuse, with the input's name in front.
     pub fn read(source: &Source, options: Options, tell: impl Fn(u64)) -> anyhow::Result<Self> {
+        Self::observed(source, options, tell, |_| ())
+    }
+
+    /// The same, with each event shown to `see`.
+    ///
+    /// # Errors
+    /// As [`Load::read`].
+    pub fn observed(
+        source: &Source,
+        options: Options,
+        tell: impl Fn(u64),
+        mut see: impl FnMut(&Event),
+    ) -> anyhow::Result<Self> {
         let shown = || source.shown();
         let sidecar = match source {
             Source::File(path) => Sidecar::beside(path).with_context(shown)?,
@@ -81,6 +96,7 @@ impl Load {
             end_ns = end_ns.max(event.time_ns);
             ingest.push(&event);
             claims.push(&event);
+            see(&event);
         }
         let (mut demand, mut recorded) = ingest.finish();
         let machine = sidecar.as_ref().map(RecordedMachine::new);
@@ -99,6 +115,7 @@ impl Load {
             claims,
             facts,
             kernel: KernelFacts::new(&demand, sidecar.as_ref()),
+            sidecar,
             recorded,
             contexts: if bounced.mappings() > 0 {
                 bounced
@@ -189,6 +206,7 @@ impl Load {
             recorded: self.recorded.clone(),
             contexts: self.contexts,
             recorded_machine: self.recorded_machine.clone(),
+            sidecar: self.sidecar.clone(),
             split: self.split,
             claims: self.claims.as_ref().map(Claims::first_half),
             begin_ns: self.begin_ns,
