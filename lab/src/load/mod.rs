@@ -44,6 +44,36 @@ pub struct Load {
     pub end_ns: u64,
 }
 
+/// In which contexts memory was bounced, and mapped.
+#[derive(Default)]
+struct Contexts {
+    bounced: ContextShare,
+    mapped: ContextShare,
+}
+
+impl Contexts {
+    fn note(&mut self, event: &Event) {
+        match &event.body {
+            Body::Bounced(bounce) => self.bounced.note(event.context, bounce.size),
+            Body::Map(map) => self.mapped.note(event.context, map.size),
+            Body::MapSg(map) => {
+                for size in &map.sizes {
+                    self.mapped.note(event.context, *size);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Those of bounces; where nothing bounced, those of what could have.
+    fn of_bounces(self) -> ContextShare {
+        match self.bounced.mappings() {
+            0 => self.mapped,
+            _ => self.bounced,
+        }
+    }
+}
+
 impl Load {
     /// Reads all of `source`, and the sidecar beside it. `tell` hears the number of events read.
     ///
@@ -75,23 +105,14 @@ impl Load {
         .with_context(shown)?;
         let mut ingest = TraceIngest::new();
         let mut claims = cma::Ingest::new();
-        let (mut bounced, mut mapped) = (ContextShare::default(), ContextShare::default());
+        let mut contexts = Contexts::default();
         let (mut begin_ns, mut end_ns) = (u64::MAX, 0);
         for event in &mut trace {
             let event = event.with_context(shown)?;
             if event.index % 8192 == 0 {
                 tell(event.index);
             }
-            match &event.body {
-                Body::Bounced(bounce) => bounced.note(event.context, bounce.size),
-                Body::Map(map) => mapped.note(event.context, map.size),
-                Body::MapSg(map) => {
-                    for size in &map.sizes {
-                        mapped.note(event.context, *size);
-                    }
-                }
-                _ => {}
-            }
+            contexts.note(&event);
             begin_ns = begin_ns.min(event.time_ns);
             end_ns = end_ns.max(event.time_ns);
             ingest.push(&event);
@@ -117,11 +138,7 @@ impl Load {
             kernel: KernelFacts::new(&demand, sidecar.as_ref()),
             sidecar,
             recorded,
-            contexts: if bounced.mappings() > 0 {
-                bounced
-            } else {
-                mapped
-            },
+            contexts: contexts.of_bounces(),
             demand,
             recorded_machine: machine,
             begin_ns,
