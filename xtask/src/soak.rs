@@ -77,6 +77,14 @@ const ROWS: &[Row] = &[
         reason: "spaces against a list of flags, with other weights each round",
     },
     Row {
+        name: "iova-regions",
+        run: Run::Test {
+            package: "dmakit-iova",
+            test: "regions",
+        },
+        reason: "aligned blocks of 128 MiB in a space nine tenths full, however long others churn",
+    },
+    Row {
         name: "io-pgtable",
         run: Run::Test {
             package: "dmakit-io-pgtable",
