@@ -1,6 +1,7 @@
 //! One page block, frame by frame.
 
 use super::clear::frame_range;
+use super::spans::starting_at;
 use super::window::Wanted;
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
 use crate::frame::Frame;
@@ -10,7 +11,7 @@ const WORDS: usize = (PAGEBLOCK_FRAMES / 64) as usize;
 
 /// One page block, frame by frame.
 pub(super) struct Bits {
-    block: u64,
+    pub(super) block: u64,
     blocked: [u64; WORDS],
     pub(super) moves: [u64; WORDS],
     pub(super) leased: [u64; WORDS],
@@ -38,11 +39,15 @@ impl Bits {
             fill(&mut bits.blocked, 0, PAGEBLOCK_FRAMES as usize);
             return bits;
         }
+        let entries = buddy.block_entries(first);
         let mut at = first;
         while at < end {
-            let span = buddy.span_at(at);
+            let entry = entries.get((at - first) as usize);
+            // Most spans start in the block, and say at their first frame what they are.
+            let starting = entry.and_then(|entry| starting_at(at, entry));
+            let span = starting.unwrap_or_else(|| buddy.span_at(at));
             // What spans lie in has one zone, but for blocks of frames that nobody has.
-            let ours = buddy.zone_of(at) == Some(zone);
+            let ours = entry.is_some_and(|entry| entry.zone == zone);
             let (from, to) = ((at - first) as usize, (span.end.min(end) - first) as usize);
             match span.status {
                 Status::Free if ours => {}
@@ -101,7 +106,9 @@ fn mask(index: usize, from: usize, to: usize) -> u64 {
 }
 
 fn fill(bits: &mut [u64; WORDS], from: usize, to: usize) {
-    if from < to {
+    if from < to && from / 64 == (to - 1) / 64 {
+        bits[from / 64] |= mask(from / 64, from, to);
+    } else if from < to {
         let words = bits.iter_mut().enumerate();
         for (index, word) in words.take((to - 1) / 64 + 1).skip(from / 64) {
             *word |= mask(index, from, to);

@@ -1,6 +1,6 @@
 //! What a frame lies in.
 
-use super::{Buddy, is_taken};
+use super::{Buddy, PAGEBLOCK_FRAMES, is_taken};
 use crate::frame::{Frame, State};
 use crate::page_allocator::MAX_ORDER;
 use crate::zone::NO_ZONE;
@@ -47,19 +47,14 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             };
             let span = match entry.state {
                 State::Inside => continue,
-                State::Free => Span {
-                    start,
-                    end: start + (1 << entry.order),
-                    status: Status::Free,
-                },
                 State::Joined => {
                     let start = self.sections.frame(entry.next);
-                    let Some(head) = self.entry(start) else {
-                        break;
-                    };
-                    allocation(start, head)
+                    self.entry(start).map(|head| allocation(start, head))
                 }
-                _ => allocation(start, entry),
+                _ => starting_at(start, entry),
+            };
+            let Some(span) = span else {
+                break;
             };
             if frame < span.end {
                 return span;
@@ -67,6 +62,16 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             break;
         }
         alone(Status::Passing)
+    }
+
+    /// The entries of the page block that starts at `first`; none where it has none.
+    pub(super) fn block_entries(&self, first: u64) -> &[Frame] {
+        // A section is whole page blocks, so their entries stand together.
+        let entries = self.sections.index(first).and_then(|index| {
+            let past = index + PAGEBLOCK_FRAMES as usize;
+            self.table.as_ref().get(index..past)
+        });
+        entries.unwrap_or_default()
     }
 
     /// The allocation that `frame` lies in: its first frame and length.
@@ -80,6 +85,21 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     pub(crate) fn zone_of(&self, frame: u64) -> Option<u16> {
         let entry = self.entry(frame)?;
         (entry.zone != NO_ZONE).then_some(entry.zone)
+    }
+}
+
+/// The free block or allocation that starts at `start`, if its entry says that one does.
+#[inline]
+pub(super) fn starting_at(start: u64, entry: &Frame) -> Option<Span> {
+    match entry.state {
+        _ if entry.zone == NO_ZONE => None,
+        State::Inside | State::Joined => None,
+        State::Free => Some(Span {
+            start,
+            end: start + (1 << entry.order),
+            status: Status::Free,
+        }),
+        _ => Some(allocation(start, entry)),
     }
 }
 
