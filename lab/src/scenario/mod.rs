@@ -106,6 +106,15 @@ impl One {
                 let load = (table, self.page.mode());
                 disk::run(&place, load, self.seed, &mut report, progress)?;
             }
+            Workload::Coherent(table) => {
+                numa::per_node::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
+            Workload::Pins(table) => {
+                numa::pins::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
+            Workload::Pressure(table) => {
+                numa::pressure::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
             Workload::Carving(table) => {
                 numa::carving::run(&self.page, table, self.seed, &mut report)?;
             }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::numa::carving;
+use super::numa::{carving, per_node, pins, pressure};
 use super::report::{Detail, RunReport, Translation};
 use crate::output::{Cell, Closing, Look, Table, Tone};
 use crate::quantity::{bytes, grouped, span};
@@ -60,6 +60,9 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
 fn shown(detail: &Detail, look: Look) -> String {
     match detail {
         Detail::Boot(boot) => carving::table(boot).render(look),
+        Detail::Locality(locality) => per_node::shown(locality, look),
+        Detail::Lending(lending) => pressure::shown(lending, look),
+        Detail::Holding(holding) => pins::shown(holding, look),
     }
 }
 
@@ -82,7 +85,7 @@ fn counters(report: &RunReport) -> Table {
         ("faults", grouped(report.faults)),
         ("provoked faults", grouped(report.provoked_faults)),
     ];
-    for (name, value) in own {
+    for (name, value) in own.into_iter().filter(|_| report.dma_bytes > 0) {
         table.row(vec![name.into(), value.into()]);
     }
     for (name, value) in &report.counters {
@@ -134,6 +137,9 @@ fn timing(report: &RunReport) -> String {
         Some(start) => format!(", {} of it until the machine was up", shown(start)),
         None => String::new(),
     };
-    let rate = bytes(timing.bytes_per_s);
-    format!("{}{start}; {rate} a second", shown(timing.total_s))
+    let rate = match timing.bytes_per_s {
+        0 => String::new(),
+        rate => format!("; {} a second", bytes(rate)),
+    };
+    format!("{}{start}{rate}", shown(timing.total_s))
 }

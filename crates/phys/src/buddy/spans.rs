@@ -51,7 +51,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
                     let start = self.sections.frame(entry.next);
                     self.entry(start).map(|head| allocation(start, head))
                 }
-                _ => starting_at(start, entry),
+                _ => head_span(start, entry),
             };
             let Some(span) = span else {
                 break;
@@ -64,14 +64,10 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         alone(Status::Passing)
     }
 
-    /// The entries of the page block that starts at `first`; none where it has none.
-    pub(super) fn block_entries(&self, first: u64) -> &[Frame] {
-        // A section is whole page blocks, so their entries stand together.
-        let entries = self.sections.index(first).and_then(|index| {
-            let past = index + PAGEBLOCK_FRAMES as usize;
-            self.table.as_ref().get(index..past)
-        });
-        entries.unwrap_or_default()
+    /// The entries of the frames of the page block that starts at `block`, which is there.
+    pub(super) fn entries_of_block(&self, block: u64) -> &[Frame] {
+        let start = self.sections.index(block).unwrap_or(0);
+        &self.table.as_ref()[start..start + PAGEBLOCK_FRAMES as usize]
     }
 
     /// The allocation that `frame` lies in: its first frame and length.
@@ -88,11 +84,9 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     }
 }
 
-/// The free block or allocation that starts at `start`, if its entry says that one does.
-#[inline]
-pub(super) fn starting_at(start: u64, entry: &Frame) -> Option<Span> {
+/// What starts at a frame, where something does.
+pub(super) fn head_span(start: u64, entry: &Frame) -> Option<Span> {
     match entry.state {
-        _ if entry.zone == NO_ZONE => None,
         State::Inside | State::Joined => None,
         State::Free => Some(Span {
             start,

@@ -1,7 +1,7 @@
 //! A simulated machine with nodes.
 
-use dmakit_addr::{DmaMask, NodeId, PAGE_BYTES, PhysAddr, PhysRange};
-use dmakit_phys::MemoryMap;
+use dmakit_addr::{DmaMask, NodeId, PAGE_BYTES, PfnRange, PhysAddr, PhysRange};
+use dmakit_phys::{MemoryKind, MemoryMap, Region};
 use dmakit_sim::{Machine, MachineConfig};
 
 use crate::scenario::page::Page;
@@ -45,7 +45,29 @@ fn ram(node: u64, bytes: u64) -> anyhow::Result<Vec<PhysRange>> {
     Ok(ranges.collect::<Result<_, _>>()?)
 }
 
-/// The memory map of a machine.
-pub fn map(machine: &Machine) -> anyhow::Result<MemoryMap> {
-    Ok(machine.memory_map()?)
+/// The memory map of a machine; `kept`, the end of a range of RAM, is somebody else's.
+pub fn map(machine: &Machine, kept: Option<PhysRange>) -> anyhow::Result<MemoryMap> {
+    let whole = machine.memory_map()?;
+    let Some(kept) = kept.map(|kept| kept.frames()) else {
+        return Ok(whole);
+    };
+    let mut map = MemoryMap::new(machine.nodes() as u16);
+    for region in whole.regions() {
+        let has_it = region.range.contains_range(&kept);
+        let low = PfnRange::between(region.range.start(), kept.start());
+        let range = low.filter(|_| has_it).unwrap_or(region.range);
+        map.add(Region { range, ..*region })?;
+        if has_it {
+            map.add(Region {
+                range: kept,
+                node: region.node,
+                kind: MemoryKind::Reserved,
+            })?;
+        }
+    }
+    let nodes = || (0..machine.nodes() as u16).map(NodeId::new);
+    for (from, to) in nodes().flat_map(|from| nodes().map(move |to| (from, to))) {
+        map.set_distance(from, to, machine.distance(from, to))?;
+    }
+    Ok(map)
 }

@@ -1,5 +1,7 @@
 //! Areas cut out of memory at boot.
 
+mod early;
+
 use dmakit_addr::PAGE_BYTES;
 use dmakit_cma::{
     AreaParams, AreaRequest, CmaPernumaParam, GiganticTurn, HugetlbCmaParam, NumaCmaParam, Outcome,
@@ -53,7 +55,7 @@ pub fn run(
         GiganticWord::Last => GiganticTurn::Last,
     };
     let asked = params::read(&page.params, gigantic)?;
-    let requests = asked.requests(&board::map(&machine)?, board::low_limit());
+    let requests = asked.requests(&board::map(&machine, None)?, board::low_limit());
     let carved = carve(&machine, &requests)?;
     let effective = effective(&asked, &carved);
     expected(table, &carved, report);
@@ -68,12 +70,12 @@ pub fn run(
         effective: params::written(&effective),
         areas: carved.iter().map(row).collect(),
     }));
-    Ok(())
+    early::run(page, table, seed, carved, report)
 }
 
 /// Carves out of a fresh map of the machine.
 fn carve(machine: &Machine, requests: &[AreaRequest]) -> anyhow::Result<Vec<Reservation>> {
-    let mut map: MemoryMap = board::map(machine)?;
+    let mut map: MemoryMap = board::map(machine, None)?;
     let limits = [board::low_limit()];
     Ok(reserve(&mut map, &limits, requests.iter().copied()))
 }
@@ -168,7 +170,7 @@ fn same_again(
 ) -> anyhow::Result<()> {
     let line = params::written(effective);
     let read = params::read(&line, effective.gigantic)?;
-    let requests = read.requests(&board::map(machine)?, board::low_limit());
+    let requests = read.requests(&board::map(machine, None)?, board::low_limit());
     let again = carve(machine, &requests)?;
     let same = again
         .iter()

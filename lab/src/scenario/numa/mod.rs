@@ -2,4 +2,12 @@
 
 mod board;
 pub mod carving;
+mod claims;
+mod lend;
 mod params;
+pub mod per_node;
+pub mod pins;
+pub mod pressure;
+mod shared;
+mod system;
+mod windows;

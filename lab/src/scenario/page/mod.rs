@@ -12,7 +12,9 @@ use bounds::MIB;
 use numa::MemoryTable;
 
 pub use bounds::Size;
-pub use numa::{CarvingTable, GiganticWord};
+pub use numa::{
+    CarvingTable, CoherentTable, GateWord, GiganticWord, HoldWord, PinsTable, PressureTable,
+};
 pub use tables::{CacheTable, DiskTable, EduTable, Pattern};
 
 /// A checked scenario.
@@ -40,6 +42,9 @@ pub enum Workload {
     Cache(CacheTable),
     Disk(DiskTable),
     Edu(EduTable),
+    Coherent(CoherentTable),
+    Pins(PinsTable),
+    Pressure(PressureTable),
     Carving(CarvingTable),
 }
 
@@ -68,8 +73,16 @@ struct Typed {
     cache: Option<CacheTable>,
     disk: Option<DiskTable>,
     edu: Option<EduTable>,
+    coherent: Option<CoherentTable>,
+    pins: Option<PinsTable>,
+    pressure: Option<PressureTable>,
     carving: Option<CarvingTable>,
 }
+
+/// The tables of which a page has one.
+const TABLES: [&str; 7] = [
+    "cache", "disk", "edu", "coherent", "pins", "pressure", "carving",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,7 +93,10 @@ struct DomainTable {
 impl Workload {
     /// Whether it is about areas of contiguous memory.
     pub fn has_areas(&self) -> bool {
-        matches!(self, Self::Carving(_))
+        matches!(
+            self,
+            Self::Coherent(_) | Self::Pins(_) | Self::Pressure(_) | Self::Carving(_)
+        )
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -88,6 +104,9 @@ impl Workload {
             Self::Cache(table) => table.check(),
             Self::Disk(table) => table.check(),
             Self::Edu(table) => table.check(),
+            Self::Coherent(table) => table.check(),
+            Self::Pins(table) => table.check(),
+            Self::Pressure(table) => table.check(),
             Self::Carving(table) => table.check(),
         }
     }
@@ -100,11 +119,14 @@ impl Typed {
             self.cache.take().map(Workload::Cache),
             self.disk.take().map(Workload::Disk),
             self.edu.take().map(Workload::Edu),
+            self.coherent.take().map(Workload::Coherent),
+            self.pins.take().map(Workload::Pins),
+            self.pressure.take().map(Workload::Pressure),
             self.carving.take().map(Workload::Carving),
         ];
         let mut tables = tables.into_iter().flatten();
         let (Some(workload), None) = (tables.next(), tables.next()) else {
-            anyhow::bail!("expected one of [cache], [disk], [edu] and [carving]");
+            anyhow::bail!("expected one of [{}]", TABLES.join("], ["));
         };
         workload.check()?;
         if matches!(workload, Workload::Cache(_)) && self.memory.is_some() {

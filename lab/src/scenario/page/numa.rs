@@ -1,6 +1,6 @@
 //! The tables of scenarios on machines with several nodes.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::bounds::{MIB, Size, in_range, multiple};
 
@@ -92,5 +92,125 @@ impl CarvingTable {
             multiple("carving.early", size.0, 2 * MIB)?;
         }
         in_range("carving.early", self.early.len() as u64, 1, 16)
+    }
+}
+
+/// What the device of each node takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoherentTable {
+    /// Coherent blocks beside queues and tables.
+    pub blocks: u64,
+    /// The largest of them, and what is taken until there is no room.
+    pub block: Size,
+    /// Syncs that each SMMU executes.
+    pub syncs: u64,
+}
+
+impl CoherentTable {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        in_range("coherent.blocks", self.blocks, 1, 64)?;
+        in_range("coherent.block", self.block.0, 8192, 2 * MIB)?;
+        if !self.block.0.is_power_of_two() {
+            anyhow::bail!(
+                "coherent.block is {}, expected a power of two",
+                self.block.0
+            );
+        }
+        in_range("coherent.syncs", self.syncs, 1, 1_000_000)
+    }
+}
+
+/// How a driver holds the pages that its device shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HoldWord {
+    /// A pin without an end.
+    Pin,
+    /// A pin for one transfer that is not over.
+    ShortPin,
+    /// A pin that the memory system may call in.
+    Lease,
+    /// Not at all.
+    Nothing,
+}
+
+impl HoldWord {
+    /// The word in pages and answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pin => "pin",
+            Self::ShortPin => "short-pin",
+            Self::Lease => "lease",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+/// A device that shares pages in an area.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinsTable {
+    /// Percent of the area that the device's pages have when they are to be held.
+    pub percent: Vec<u64>,
+    /// How they are held.
+    pub by: Vec<HoldWord>,
+    /// The size of the claims.
+    pub claim: Size,
+    /// Writes of the device that are on their way during each claim.
+    pub writes: u64,
+    /// Whether the driver lets its device rest before it gives a lease back.
+    pub rests: bool,
+}
+
+impl PinsTable {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        in_range("pins.percent", self.percent.len() as u64, 1, 16)?;
+        for &percent in &self.percent {
+            in_range("pins.percent", percent, 1, 100)?;
+        }
+        in_range("pins.by", self.by.len() as u64, 1, 4)?;
+        in_range("pins.claim", self.claim.0, 4096, 64 * MIB)?;
+        multiple("pins.claim", self.claim.0, 4096)?;
+        in_range("pins.writes", self.writes, 1, 64)
+    }
+}
+
+/// Whether programs let claims move their pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateWord {
+    Open,
+    Closed,
+}
+
+/// Claims of an area that programs borrow.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PressureTable {
+    /// Percent of the area that programs have when the claims begin.
+    pub lent: Vec<u64>,
+    /// Claims of each run, and the smallest and the largest.
+    pub claims: u64,
+    pub claim: [Size; 2],
+    /// Things that others do between two claims.
+    pub steps: u64,
+    /// Of 256 migrations, how many meet a page in use for a moment.
+    pub busy: u32,
+    pub gate: GateWord,
+}
+
+impl PressureTable {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        in_range("pressure.lent", self.lent.len() as u64, 1, 16)?;
+        for &percent in &self.lent {
+            in_range("pressure.lent", percent, 0, 100)?;
+        }
+        let [smallest, largest] = self.claim.map(|size| size.0);
+        in_range("pressure.claim", largest, 4096, 64 * MIB)?;
+        in_range("pressure.claim", smallest, 4096, largest)?;
+        in_range("pressure.claims", self.claims, 1, 100_000)?;
+        in_range("pressure.steps", self.steps, 0, 1000)?;
+        in_range("pressure.busy", self.busy.into(), 0, 256)
     }
 }
