@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::claims::Claims;
 use super::shared::Shared;
 use super::system::{SEGMENTS, System};
-use super::{lend, params, windows};
+use super::{judge, lend, params, windows};
 use crate::output::{Cell, Look, Table};
 use crate::progress::Progress;
 use crate::quantity::grouped;
@@ -144,9 +144,7 @@ fn one(
         programs.run(16);
         judge_pins(&ranges, &sharer, report);
     }
-    programs.check();
-    let damage = programs.uses().damage.map(|damage| damage.to_string());
-    report.trial(CheckName::Data, damage);
+    judge::data(memory, report);
     claims.release_all(report)?;
     let counts = claims.counts;
     let row = Row {
@@ -168,18 +166,7 @@ fn one(
     report.dma_bytes += sharer.written_bytes;
     sharer.leave();
     give_everything_back(memory);
-    let (left, charged) = (
-        i128::from(free_before) - i128::from(memory.allocator().free_frames()),
-        account.charged(),
-    );
-    let failure = (left != 0 || charged != 0)
-        .then(|| format!("{left} frames in use and {charged} charged are left"));
-    report.trial(CheckName::AllReturned, failure);
-    let violations = system.machine.check().err();
-    report.trial(
-        CheckName::NoViolations,
-        violations.map(|violations| violations.to_string()),
-    );
+    judge::end(&system.machine, memory, free_before, &account, report);
     Ok(row)
 }
 

@@ -116,18 +116,18 @@ pub fn run(
         held.push((at, block));
     }
     let before = regs.sync_waits();
-    for _ in 0..table.syncs {
-        // A sync that has nothing to wait for is not sent.
-        smmu.invalidate_all(context.tag())?;
-        smmu.sync()?;
-    }
+    // A sync that has nothing to wait for is not sent.
+    let sync = || {
+        smmu.invalidate_all(context.tag())
+            .and_then(|()| smmu.sync())
+    };
+    (0..table.syncs).try_for_each(|_| sync())?;
     let waits = since(before, regs.sync_waits());
     let queue_node = regs.queue_node().unwrap_or(node);
     for (at, block) in held {
         let mut gather = Gather::new();
         tables.unmap(at, &mut gather)?;
-        smmu.invalidate_all(context.tag())?;
-        smmu.sync()?;
+        sync()?;
         tables.recycle(gather);
         device.revoke(block.range(), Direction::Bidirectional);
         memory.free_table(block);
