@@ -13,8 +13,10 @@ mod memory;
 mod nvme;
 mod once;
 mod parameters;
+mod path;
 mod pci;
 mod registers;
+mod translation;
 mod tree;
 
 use core::panic::PanicInfo;
@@ -29,6 +31,7 @@ use smccc::Hvc;
 use interrupts::{Interrupts, Nothing};
 use memory::Found;
 use parameters::{Client, Parameters};
+use translation::Translator;
 
 const DEVICE: El1Attributes = El1Attributes::VALID
     .union(El1Attributes::ATTRIBUTE_INDEX_0)
@@ -96,11 +99,36 @@ fn run(device_tree: u64) -> Result<(), &'static str> {
     let window = machine.window.ok_or("no PCI window")?;
     // SAFETY: the device tree's word.
     let mut bus = unsafe { pci::Bus::scan(configuration, window) };
+    let translator = match parameters.passthrough {
+        true => None,
+        // SAFETY: the device tree's word, and nobody else uses the SMMU.
+        false => Some(unsafe { Translator::start(&machine, memory.tables) }?),
+    };
+    let translator = translator.as_ref();
+    let (bus, coherent) = (&mut bus, memory.coherent);
     match parameters.client {
-        Client::Nvme => nvme::read(&mut bus, memory.coherent, &interrupts),
-        Client::VirtioBlk => block::read(&mut bus, memory.coherent),
+        Client::Nvme => {
+            let function = nvme::find(bus)?;
+            let interrupts = &interrupts;
+            let client = nvme::ReadDisk {
+                bus,
+                function,
+                interrupts,
+            };
+            let device = ("nvme", pci::requester(function));
+            path::run(&parameters, translator, coherent, device, client)
+        }
+        Client::VirtioBlk => {
+            let function = block::find(bus)?;
+            let client = block::ReadDisk { bus, function };
+            let device = ("virtio-blk", pci::requester(function));
+            path::run(&parameters, translator, coherent, device, client)
+        }
     }?;
-    println!("{:?}", memory.coherent.statistics());
+    if let Some(translator) = translator {
+        println!("faults={}", translator.faults());
+    }
+    println!("cma: {:?}", memory.coherent.statistics());
     Ok(())
 }
 

@@ -13,9 +13,7 @@ use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::time::Duration;
 
 use dmakit_addr::{DmaMask, NodeId, PAGE_BYTES, PhysAddr, PhysRange};
-use dmakit_cma::{
-    AreaParams, Areas, CoherentMemory, DeviceArea, EarlyAreas, Outcome, Waiting, reserve,
-};
+use dmakit_cma::{AreaParams, CoherentMemory, DeviceArea, EarlyAreas, Outcome, Waiting, reserve};
 use dmakit_phys::{
     AttachedRam, Frame, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory, PageAllocator,
     Refusal, Refused, Region,
@@ -68,9 +66,10 @@ pub struct Early {
 /// Memory as it stays.
 pub struct Memory {
     pub movable: &'static Movable,
-    pub areas: &'static Areas<'static, Board, Table, NoMovers>,
-    pub ram: &'static PageRam,
+    /// For coherent memory: waits for what is lent.
     pub coherent: &'static Coherent,
+    /// For page tables, which are made where nobody may sleep: never waits.
+    pub tables: &'static Coherent,
 }
 
 impl Found {
@@ -155,12 +154,11 @@ impl Early {
             patience: Duration::from_millis(100),
             tries: 3,
         };
-        let coherent = Coherent::new(Board, areas, ram, DeviceArea::None, patient);
+        let coherent = |waiting| leak(Coherent::new(Board, areas, ram, DeviceArea::None, waiting));
         Ok(Memory {
             movable,
-            areas,
-            ram,
-            coherent: leak(coherent),
+            coherent: coherent(patient),
+            tables: coherent(Waiting::Never),
         })
     }
 }
@@ -195,6 +193,7 @@ fn add(
         .map_err(|_| "the device tree's memory overlaps")
 }
 
-fn leak<T>(value: T) -> &'static T {
+/// A value that is there for ever.
+pub fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }

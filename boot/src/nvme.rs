@@ -4,17 +4,16 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::num::NonZeroUsize;
+use core::num::{NonZeroU64, NonZeroUsize};
 use core::ptr::NonNull;
 use core::time::Duration;
 
 use dma_api::{CpuDmaBuffer, DeviceDma, DmaDirection, DmaDomainId};
-use dmakit_addr::{DmaMask, PhysAddr, PhysRange};
-use dmakit_dma::{CoherentSource, Device, DeviceId, DeviceInfo, Path};
+use dmakit_addr::{Attributes, Direction, PhysAddr, PhysRange};
+use dmakit_dma::{Path, Translate, Unchecked};
 use dmakit_dma_api::{DeviceOp, ProgramMemory};
 use dmakit_platform::{IrqMutex, Platform};
 use dmakit_swiotlb::NoGrowth;
-use dmakit_untyped::UntypedDevice;
 use mmio_api::{MapError, MmioAddr, MmioOp, MmioRaw};
 use nvme_driver::{Config, Nvme, NvmeBlockDriver};
 use rdif_block::{
@@ -23,10 +22,12 @@ use rdif_block::{
     RequestId, RequestOp, SubmissionSink,
 };
 use sha2::{Digest, Sha256};
+use virtio_drivers::transport::pci::bus::DeviceFunction;
 
 use crate::board::Board;
 use crate::interrupts::{self, Interrupts};
-use crate::memory::Coherent;
+use crate::memory::{Coherent, leak};
+use crate::path::{Client, Untyped};
 use crate::pci::{Bus, requester};
 use crate::println;
 
@@ -36,7 +37,7 @@ const TIME_MAX: Duration = Duration::from_secs(5);
 /// Bytes of one transfer.
 const TRANSFER: usize = 64 << 10;
 
-type Op = DeviceOp<Board, NoGrowth, Identity>;
+type Op<T> = DeviceOp<Board, NoGrowth, Identity, Unchecked, T>;
 
 /// Memory that is mapped to the same numbers.
 struct Identity;
@@ -71,43 +72,65 @@ struct Disk<'a> {
     completions: u64,
 }
 
-/// Reads the first NVMe disk from end to end.
-pub fn read(
-    bus: &mut Bus,
-    memory: &'static Coherent,
-    interrupts: &Interrupts<&'static Coherent>,
-) -> Result<(), &'static str> {
-    let function = bus.of_class(1, 8).ok_or("no NVMe disk")?;
-    let bar = bus.bar(function, 0).ok_or("no registers")?;
-    let info = DeviceInfo::new(DeviceId::new(2), "nvme", DmaMask::ALL);
-    let device = Device::new(Board, info, Path::Direct, CoherentSource::Cached(memory));
-    let op: &'static Op = Box::leak(Box::new(Op::new(UntypedDevice::new(device), Identity)));
-    let dma = DeviceDma::new(op.info(DmaDomainId::Direct), op);
+/// Reads an NVMe disk from end to end.
+pub struct ReadDisk<'a> {
+    pub bus: &'a mut Bus,
+    pub function: DeviceFunction,
+    pub interrupts: &'a Interrupts<&'static Coherent>,
+}
 
-    let its_device = interrupts.device(requester(function), 2)?;
-    bus.enable_msix(function, interrupts.doorbell().raw(), 2)?;
-    let config = Config::msix(4096, [0, 1]).map_err(|_| "no vectors")?;
-    let address = MmioAddr::from(bar.start().raw());
-    let nvme = Nvme::new(address, bar.len() as usize, dma.clone(), &Identity, config);
-    let driver = NvmeBlockDriver::from_nvme(nvme.map_err(|_| "no NVMe controller")?);
-    let mut disk = Disk {
-        driver,
-        queues: Vec::new(),
-        interrupts,
-        function: its_device,
-        completions: 0,
-    };
-    disk.start()?;
-    let digest = disk.hash(&dma)?;
-    disk.stop()?;
-    println!(
-        "sha256={digest:x} irqs={} completions={}",
-        interrupts::taken(),
-        disk.completions
-    );
-    drop(disk);
-    println!("{:?}", op.device().device().stats());
-    Ok(())
+/// The first NVMe disk.
+pub fn find(bus: &Bus) -> Result<DeviceFunction, &'static str> {
+    bus.of_class(1, 8).ok_or("no NVMe disk")
+}
+
+impl Client for ReadDisk<'_> {
+    fn run<T: Translate + 'static>(self, device: Untyped<T>) -> Result<(), &'static str> {
+        let Self {
+            bus,
+            function,
+            interrupts,
+        } = self;
+        let bar = bus.bar(function, 0).ok_or("no registers")?;
+        let doorbell = PhysRange::new(interrupts.doorbell(), 4).map_err(|_| "no doorbell")?;
+        let doorbell =
+            device
+                .device()
+                .map_resource(doorbell, Direction::FromDevice, Attributes::NONE);
+        let doorbell = doorbell.map_err(|_| "the doorbell is not mapped")?;
+        let op: &Op<T> = leak(Op::new(device, Identity));
+        let domain = match NonZeroU64::new(requester(function).into()) {
+            Some(id) if matches!(op.device().device().path(), Path::Translated { .. }) => {
+                DmaDomainId::Translated(id)
+            }
+            _ => DmaDomainId::Direct,
+        };
+        let dma = DeviceDma::new(op.info(domain), op);
+
+        let its_device = interrupts.device(requester(function), 2)?;
+        bus.enable_msix(function, doorbell.addr.raw(), 2)?;
+        let config = Config::msix(4096, [0, 1]).map_err(|_| "no vectors")?;
+        let address = MmioAddr::from(bar.start().raw());
+        let nvme = Nvme::new(address, bar.len() as usize, dma.clone(), &Identity, config);
+        let driver = NvmeBlockDriver::from_nvme(nvme.map_err(|_| "no NVMe controller")?);
+        let mut disk = Disk {
+            driver,
+            queues: Vec::new(),
+            interrupts,
+            function: its_device,
+            completions: 0,
+        };
+        disk.start()?;
+        let digest = disk.hash(&dma)?;
+        disk.stop()?;
+        let (irqs, completions) = (interrupts::taken(), disk.completions);
+        println!("sha256={digest:x} irqs={irqs} completions={completions}");
+        drop(disk);
+        let unmapped = op.device().device().unmap_resource(doorbell);
+        unmapped.map_err(|_| "the doorbell is not unmapped")?;
+        println!("dma: {:?}", op.device().device().stats());
+        Ok(())
+    }
 }
 
 impl Disk<'_> {

@@ -13,6 +13,8 @@ pub struct Parameters {
     pub passthrough: bool,
     /// `iommu.strict=0`: invalidation is put off.
     pub lazy: bool,
+    /// `untrusted`: a device sees no granule that holds anything else.
+    pub untrusted: bool,
     /// Which driver reads its disk.
     pub client: Client,
 }
@@ -43,6 +45,7 @@ impl Parameters {
                 "swiotlb" => found.bounce |= value.split(',').any(|part| part == "force"),
                 "iommu.passthrough" => found.passthrough = value == "1",
                 "iommu.strict" => found.lazy = value == "0",
+                "untrusted" => found.untrusted = true,
                 "client" => {
                     found.client = match value {
                         "virtio-blk" => Client::VirtioBlk,

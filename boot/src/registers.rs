@@ -21,10 +21,6 @@ impl Registers {
         Self { base, len }
     }
 
-    pub const fn base(&self) -> u64 {
-        self.base
-    }
-
     fn at<T>(&self, offset: u64) -> *mut T {
         assert!(offset < self.len && offset % size_of::<T>() as u64 == 0);
         with_exposed_provenance_mut((self.base + offset) as usize)

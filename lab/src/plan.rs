@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use crate::args::{Args, Colour, Command, Format, SizeCommand, Typed};
 use crate::input::Source;
 use crate::output::{Look, Show};
-use crate::{bench, record, replay, scenario, size};
+use crate::{bench, compare, record, replay, scenario, size};
 
 /// One thing to do, and how to show its answer.
 pub struct Plan {
@@ -21,7 +21,12 @@ pub enum Action {
         format: Option<Format>,
     },
     Replay(Box<replay::Plan>),
-    SizeSwiotlb(Box<size::Plan>),
+    SizeSwiotlb(Box<size::swiotlb::Plan>),
+    SizeIts(size::its::Plan),
+    SizeCma(Box<size::cma::Plan>),
+    SizePins(Box<size::pins::Plan>),
+    SizeMr(size::mr::Plan),
+    Compare(Box<compare::Plan>),
     Bench(Box<bench::Plan>),
     Record(Box<record::Plan>),
     Run(scenario::Plan),
@@ -58,8 +63,21 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         }
         Command::Replay(typed) => Action::Replay(Box::new(replay::Plan::new(typed)?)),
         Command::Size(SizeCommand::Swiotlb(typed)) => {
-            Action::SizeSwiotlb(Box::new(size::Plan::new(typed)?))
+            Action::SizeSwiotlb(Box::new(size::swiotlb::Plan::new(typed)?))
         }
+        Command::Its(typed) | Command::Size(SizeCommand::Its(typed)) => {
+            Action::SizeIts(size::its::Plan::new(&typed)?)
+        }
+        Command::Size(SizeCommand::Cma(typed)) => {
+            Action::SizeCma(Box::new(size::cma::Plan::new(typed)?))
+        }
+        Command::Size(SizeCommand::Pins(typed)) | Command::Pins(typed) => {
+            Action::SizePins(Box::new(size::pins::Plan::new(typed)?))
+        }
+        Command::Mr(typed) | Command::Size(SizeCommand::Mr(typed)) => {
+            Action::SizeMr(size::mr::Plan::new(typed)?)
+        }
+        Command::Compare(typed) => Action::Compare(Box::new(compare::Plan::new(typed))),
         Command::Bench(typed) => Action::Bench(Box::new(bench::Plan::new(typed)?)),
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),
         Command::Run(typed) => Action::Run(scenario::Plan::new(typed)?),

@@ -298,6 +298,31 @@ fn what_was_claimed_before_the_recording_is_told_once_and_then_known() {
 }
 
 #[test]
+fn pages_below_an_old_claim_are_taken_until_the_kernel_uses_them() {
+    // Somebody else has the first 192 pages; a driver that had the next 24 is bound anew.
+    let rebind = release(7, 1, 4, 0x10c0)
+        + &release(7, 2, 16, 0x10d0)
+        + &claimed(3, 4, 2, 0x10c0)
+        + &claimed(5, 16, 4, 0x10d0)
+        + &claimed(7, 4, 2, 0x10c4);
+    let agreement = judged(&rebind);
+    assert_eq!(
+        (agreement.calls, agreement.agree, agreement.told),
+        (3, 3, 0)
+    );
+    // Had they come back before the recording, the first claim tells it, and no other.
+    let freed = release(7, 1, 4, 0x10c0)
+        + &claimed(3, 4, 2, 0x1000)
+        + &claimed(5, 4, 2, 0x1004)
+        + &claimed(7, 64, 6, 0x1040);
+    let agreement = judged(&freed);
+    assert_eq!(
+        (agreement.calls, agreement.agree, agreement.told),
+        (2, 2, 1)
+    );
+}
+
+#[test]
 fn a_range_that_is_known_to_be_free_cannot_be_passed_over_in_silence() {
     let lines = claimed(1, 4, 2, 0x1000) + &release(7, 3, 4, 0x1000) + &claimed(4, 4, 2, 0x1004);
     let agreement = judged(&lines);

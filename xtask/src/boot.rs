@@ -39,16 +39,49 @@ struct Row {
     device: &'static str,
 }
 
+const VIRTIO_BLK: &str = "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on";
+const NVME: &str = "nvme,drive=disk,serial=1";
+
 const ROWS: &[Row] = &[
     Row {
         name: "virtio-blk",
         append: "cma=32M cma_pernuma=16M client=virtio-blk",
-        device: "virtio-blk-pci,drive=disk,disable-legacy=on",
+        device: VIRTIO_BLK,
+    },
+    Row {
+        name: "virtio-blk-lazy",
+        append: "cma=32M cma_pernuma=16M iommu.strict=0 client=virtio-blk",
+        device: VIRTIO_BLK,
+    },
+    Row {
+        name: "virtio-blk-direct",
+        append: "cma=32M cma_pernuma=16M iommu.passthrough=1 client=virtio-blk",
+        device: VIRTIO_BLK,
     },
     Row {
         name: "nvme",
         append: "cma=32M cma_pernuma=16M client=nvme",
-        device: "nvme,drive=disk,serial=1",
+        device: NVME,
+    },
+    Row {
+        name: "nvme-lazy",
+        append: "cma=32M cma_pernuma=16M iommu.strict=0 client=nvme",
+        device: NVME,
+    },
+    Row {
+        name: "nvme-direct",
+        append: "cma=32M cma_pernuma=16M iommu.passthrough=1 client=nvme",
+        device: NVME,
+    },
+    Row {
+        name: "virtio-blk-bounced",
+        append: "cma=32M cma_pernuma=16M iommu.passthrough=1 swiotlb=force client=virtio-blk",
+        device: VIRTIO_BLK,
+    },
+    Row {
+        name: "virtio-blk-untrusted",
+        append: "cma=32M cma_pernuma=16M untrusted client=virtio-blk",
+        device: VIRTIO_BLK,
     },
 ];
 
@@ -192,8 +225,13 @@ fn listen(mut machine: Running) -> Result<Vec<String>> {
     }
 }
 
-/// The image's last word: `sha256=… irqs=N completions=N`.
+/// The image's word: `sha256=… irqs=N completions=N`, and `faults=N` behind an SMMU.
 fn check(lines: &[String], contents: &[u8]) -> Result<()> {
+    let faults = lines.iter().find_map(|line| line.strip_prefix("faults="));
+    ensure!(
+        faults.is_none_or(|faults| faults == "0"),
+        "the SMMU refused something"
+    );
     let said = lines.iter().find_map(|line| line.strip_prefix("sha256="));
     let said = said.context("the image says nothing of its disk")?;
     let mut words = said.split(' ');

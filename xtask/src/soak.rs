@@ -77,6 +77,14 @@ const ROWS: &[Row] = &[
         reason: "spaces against a list of flags, with other weights each round",
     },
     Row {
+        name: "iova-regions",
+        run: Run::Test {
+            package: "dmakit-iova",
+            test: "regions",
+        },
+        reason: "aligned blocks of 128 MiB in a space nine tenths full, however long others churn",
+    },
+    Row {
         name: "io-pgtable",
         run: Run::Test {
             package: "dmakit-io-pgtable",
@@ -164,6 +172,14 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
+        name: "qemu-edu",
+        run: Run::Test {
+            package: "dmakit-qemu",
+            test: "smmu_edu",
+        },
+        reason: "100,000 rounds of map, transfer, unmap and reuse without a stale hit",
+    },
+    Row {
         name: "qemu-nvme",
         run: Run::Test {
             package: "dmakit-qemu",
@@ -210,6 +226,14 @@ const ROWS: &[Row] = &[
             test: "sim",
         },
         reason: "stale hits that need an unlucky order of commands and evictions",
+    },
+    Row {
+        name: "its-sim",
+        run: Run::Test {
+            package: "dmakit-its",
+            test: "sim",
+        },
+        reason: "who gets which interrupt, beside a naive model",
     },
     Row {
         name: "readers-fuzz",

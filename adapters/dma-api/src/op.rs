@@ -10,7 +10,7 @@ use dma_api::{
     DmaError, DmaMapHandle, DmaOp,
 };
 use dmakit_addr::{Direction, DmaAddr, PAGE_BYTES, PhysRange};
-use dmakit_dma::{Checker, Coherence, MapError, MaskKind, Unchecked};
+use dmakit_dma::{Checker, Coherence, MapError, MaskKind, NoTranslation, Translate, Unchecked};
 use dmakit_platform::{IrqMutex, Platform};
 use dmakit_untyped::{ProgramBytes, UntypedDevice};
 
@@ -24,22 +24,28 @@ pub unsafe trait ProgramMemory: Send + Sync + 'static {
 }
 
 /// One device's way to memory, for drivers written against `dma-api`.
-pub struct DeviceOp<P: Platform + 'static, M: 'static, A, C = Unchecked> {
-    device: UntypedDevice<P, M, C>,
+pub struct DeviceOp<P, M, A, C = Unchecked, T = NoTranslation>
+where
+    P: Platform + 'static,
+    M: 'static,
+    T: 'static,
+{
+    device: UntypedDevice<P, M, C, T>,
     program: A,
     /// Which way the bytes of a mapping move, by its address.
     directions: IrqMutex<P, BTreeMap<u64, Direction>>,
 }
 
-impl<P, M, A, C> DeviceOp<P, M, A, C>
+impl<P, M, A, C, T> DeviceOp<P, M, A, C, T>
 where
     P: Platform + 'static,
     M: 'static,
     A: ProgramMemory,
     C: Checker<'static> + 'static,
+    T: Translate + 'static,
 {
     /// The way of `device`, for a program whose memory lies where `program` says.
-    pub fn new(device: UntypedDevice<P, M, C>, program: A) -> Self {
+    pub fn new(device: UntypedDevice<P, M, C, T>, program: A) -> Self {
         Self {
             device,
             program,
@@ -48,7 +54,7 @@ where
     }
 
     /// The device, for its counters.
-    pub fn device(&self) -> &UntypedDevice<P, M, C> {
+    pub fn device(&self) -> &UntypedDevice<P, M, C, T> {
         &self.device
     }
 
@@ -121,13 +127,14 @@ fn refused(error: &MapError, bytes: ProgramBytes, constraints: DmaConstraints) -
     }
 }
 
-impl<P, M, A, C> DmaOp for DeviceOp<P, M, A, C>
+impl<P, M, A, C, T> DmaOp for DeviceOp<P, M, A, C, T>
 where
     P: Platform + 'static,
     M: Send + Sync + 'static,
     A: ProgramMemory,
     C: Checker<'static> + Send + Sync + 'static,
-    UntypedDevice<P, M, C>: Send + Sync,
+    T: Translate + 'static,
+    UntypedDevice<P, M, C, T>: Send + Sync,
     IrqMutex<P, BTreeMap<u64, Direction>>: Send + Sync,
 {
     fn page_size(&self) -> usize {

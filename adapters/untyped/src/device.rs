@@ -7,7 +7,8 @@ use core::ptr::NonNull;
 
 use dmakit_addr::{Attributes, Direction, DmaAddr, PAGE_BYTES};
 use dmakit_dma::{
-    Checker, Coherent, CoherentError, Device, DmaSegment, MapError, RawError, Unchecked,
+    Checker, Coherent, CoherentError, Device, DmaSegment, MapError, NoTranslation, RawError,
+    Translate, Unchecked,
 };
 use dmakit_platform::{IrqMutex, Platform};
 
@@ -32,20 +33,26 @@ impl core::error::Error for NotAllocated {}
 type Page = [u64; PAGE_BYTES as usize / 8];
 
 /// A [`Device`] for interfaces made of addresses and pointers.
-pub struct UntypedDevice<P: Platform + 'static, M: 'static, C = Unchecked> {
-    device: Device<'static, P, M, C>,
+pub struct UntypedDevice<P, M, C = Unchecked, T = NoTranslation>
+where
+    P: Platform + 'static,
+    M: 'static,
+    T: 'static,
+{
+    device: Device<'static, P, M, C, T>,
     /// Coherent memory that is out, by the address that the device has of it.
     coherent: IrqMutex<P, BTreeMap<u64, Coherent<Page>>>,
 }
 
-impl<P, M, C> UntypedDevice<P, M, C>
+impl<P, M, C, T> UntypedDevice<P, M, C, T>
 where
     P: Platform + 'static,
     M: 'static,
     C: Checker<'static> + 'static,
+    T: Translate + 'static,
 {
     /// The device, by address.
-    pub fn new(device: Device<'static, P, M, C>) -> Self {
+    pub fn new(device: Device<'static, P, M, C, T>) -> Self {
         Self {
             device,
             coherent: IrqMutex::<P, _>::new(BTreeMap::new()),
@@ -53,7 +60,7 @@ where
     }
 
     /// The device, for its counters.
-    pub fn device(&self) -> &Device<'static, P, M, C> {
+    pub fn device(&self) -> &Device<'static, P, M, C, T> {
         &self.device
     }
 

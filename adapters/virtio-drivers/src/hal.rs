@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use core::time::Duration;
 
 use dmakit_addr::{Direction, DmaAddr, PAGE_BYTES, PhysAddr, PhysRange};
-use dmakit_dma::{Checker, MapError};
+use dmakit_dma::{Checker, MapError, Translate};
 use dmakit_platform::Platform;
 use dmakit_untyped::{ProgramBytes, UntypedDevice};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr as VirtioAddr};
@@ -21,6 +21,8 @@ pub unsafe trait Function: 'static {
     type Growth: 'static;
     /// Who watches it.
     type Checker: Checker<'static> + 'static;
+    /// The kind of its domain.
+    type Translation: Translate + 'static;
 
     /// How long `share` waits for room.
     const PATIENCE: Duration = Duration::from_millis(100);
@@ -29,7 +31,8 @@ pub unsafe trait Function: 'static {
     const REFUGE: DmaAddr;
 
     /// The device.
-    fn device() -> &'static UntypedDevice<Self::Platform, Self::Growth, Self::Checker>;
+    fn device()
+    -> &'static UntypedDevice<Self::Platform, Self::Growth, Self::Checker, Self::Translation>;
 
     /// The machine.
     fn platform() -> Self::Platform;

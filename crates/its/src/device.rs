@@ -75,6 +75,8 @@ pub enum CreateError {
         /// Bits of an event ID.
         bits: u32,
     },
+    /// No collection is mapped: there would be no redistributor whose sync ends the device.
+    NoCollection,
     /// No memory for its table, or for the page of its entry.
     Memory(NoMemory),
     /// No memory for the driver's own records.
@@ -101,6 +103,7 @@ impl fmt::Display for CreateError {
             Self::Events { asked, bits } => {
                 write!(f, "{asked} events do not fit 1 to 2^{bits}")
             }
+            Self::NoCollection => f.write_str("no collection is mapped"),
             Self::Memory(error) => write!(f, "no memory for a device's table: {error}"),
             Self::Records => f.write_str("no memory for the records of a device"),
             Self::Refused(error) | Self::Pending { error, .. } => error.fmt(f),
@@ -164,6 +167,9 @@ impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
             let asked = events;
             return Err(CreateError::Events { asked, bits: most });
         }
+        if self.mapped_targets().next().is_none() {
+            return Err(CreateError::NoCollection);
+        }
         let mut tables = self.tables.lock();
         let ids = tables.ids(TableKind::Devices);
         if u64::from(id) >= ids {
@@ -192,7 +198,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
             .allocate(len, EVENT_TABLE_ALIGN, 52)
             .map_err(CreateError::Memory)?;
         let range = table.segment.range();
-        if self.cleans_event_tables() {
+        if tables.cleans_event_tables() {
             self.platform.clean(range);
         }
         let device = Device {
@@ -202,8 +208,8 @@ impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
             table,
             routes,
         };
-        // As real drivers do, without a sync: there is no redistributor yet to name. Commands are
-        // executed in order, so no later one of this device comes before it (5.3.1).
+        // As real drivers do, without a sync: commands are executed in order, so no later one of
+        // this device comes before it (5.3.1).
         match self.run(&[command::mapd(id, bits, range.start().raw())]) {
             Ok(()) => {
                 tables.devices.insert(place, id);

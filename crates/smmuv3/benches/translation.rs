@@ -9,9 +9,9 @@ use dmakit_iommu::{Batch, BatchConfig, Domain, DomainId, Lazy, LazyConfig};
 use dmakit_iova::{CpuCache, Policy, Space};
 use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_platform::{CpuSlot, Platform};
-use dmakit_smmuv3::Translation;
+use dmakit_smmuv3::{CommandCounts, Translation};
 
-use crate::instant::{Driver, Rig, memory};
+use super::instant::{Driver, Rig, memory};
 
 /// When a device no longer reaches what was unmapped.
 #[derive(Clone, Copy)]
@@ -27,8 +27,8 @@ pub enum Invalidation {
 type TestDomain<'a> =
     Domain<HostPlatform, Vec<CpuSlot<CpuCache>>, Lpae, SegmentStore, Translation<&'a Driver>>;
 
-/// Maps and unmaps `len` bytes `count` times.
-pub fn map_unmap(invalidation: Invalidation, len: u64, count: u32) {
+/// Maps and unmaps `len` bytes `count` times; what went through the queue until then, and for this.
+pub fn map_unmap(invalidation: Invalidation, len: u64, count: u32) -> [CommandCounts; 2] {
     let rig = Rig::new(true);
     let platform = HostPlatform::new(1);
     let domain = domain(&rig.smmu, &platform);
@@ -41,6 +41,7 @@ pub fn map_unmap(invalidation: Invalidation, len: u64, count: u32) {
             .map(&cpu, runs, permissions, 1, DmaMask::ALL)
             .unwrap()
     };
+    let before = rig.smmu.command_counts();
     match invalidation {
         Invalidation::Strict => {
             for _ in 0..count {
@@ -70,6 +71,7 @@ pub fn map_unmap(invalidation: Invalidation, len: u64, count: u32) {
             lazy.flush(&cpu).unwrap();
         }
     }
+    [before, rig.smmu.command_counts()]
 }
 
 fn domain<'a>(smmu: &'a Driver, platform: &HostPlatform) -> TestDomain<'a> {

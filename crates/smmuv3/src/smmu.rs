@@ -293,6 +293,19 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         tag: Option<Tag>,
     ) -> Result<(), AttachError> {
         let mut streams = self.streams.lock();
+        if streams.is_open(stream) {
+            return Err(AttachError::Substreams { stream });
+        }
+        self.write_entry(&mut streams, stream, words, tag)
+    }
+
+    pub(crate) fn write_entry(
+        &self,
+        streams: &mut Streams,
+        stream: u32,
+        words: &Ste,
+        tag: Option<Tag>,
+    ) -> Result<(), AttachError> {
         streams.reserve()?;
         let before = streams.tag_of(stream);
         let slot = streams.table.entry(stream, &self.platform, &self.memory)?;

@@ -1,5 +1,6 @@
 //! A trace as a load: what is asked of bounce memory, and how well it is known.
 
+mod claims;
 mod context;
 mod facts;
 mod split;
@@ -7,13 +8,14 @@ mod split;
 use anyhow::Context as _;
 use dmakit_linux_model::{
     Architecture, Demand, Engine as Linux, Known, Machine, Mapping, RecordedAddresses,
-    RecordedMachine, TraceIngest, learn_min_align_masks,
+    RecordedMachine, TraceIngest, cma, learn_min_align_masks,
 };
-use dmakit_trace::{Body, Options, Sidecar, Trace};
+use dmakit_trace::{Body, Event, Options, Sidecar, Trace};
 
 use crate::engine::Engine;
 use crate::input::Source;
 
+pub use claims::{BLOCK_BYTES, Claims, named_pages};
 pub use context::ContextShare;
 pub use facts::{KernelFacts, TraceFacts};
 
@@ -26,6 +28,8 @@ pub struct Load {
     /// The sidecar's counters. Printed beside predictions, never used to make them.
     pub kernel: KernelFacts,
     pub demand: Demand,
+    /// What is asked of contiguous areas, where anything is.
+    pub claims: Option<Claims>,
     /// The addresses that the kernel chose; compared with, never used to predict.
     pub recorded: RecordedAddresses,
     /// From where mappings were asked for: those that were bounced, or all where none was.
@@ -34,6 +38,8 @@ pub struct Load {
     pub split: u64,
     /// What the sidecar says of the machine, its counters left out.
     pub recorded_machine: Option<RecordedMachine>,
+    /// What the kernel said beside the trace.
+    pub sidecar: Option<Sidecar>,
     pub begin_ns: u64,
     pub end_ns: u64,
 }
@@ -44,6 +50,19 @@ impl Load {
     /// # Errors
     /// What the readers refuse, with the input's name in front.
     pub fn read(source: &Source, options: Options, tell: impl Fn(u64)) -> anyhow::Result<Self> {
+        Self::observed(source, options, tell, |_| ())
+    }
+
+    /// The same, with each event shown to `see`.
+    ///
+    /// # Errors
+    /// As [`Load::read`].
+    pub fn observed(
+        source: &Source,
+        options: Options,
+        tell: impl Fn(u64),
+        mut see: impl FnMut(&Event),
+    ) -> anyhow::Result<Self> {
         let shown = || source.shown();
         let sidecar = match source {
             Source::File(path) => Sidecar::beside(path).with_context(shown)?,
@@ -55,6 +74,7 @@ impl Load {
         }
         .with_context(shown)?;
         let mut ingest = TraceIngest::new();
+        let mut claims = cma::Ingest::new();
         let (mut bounced, mut mapped) = (ContextShare::default(), ContextShare::default());
         let (mut begin_ns, mut end_ns) = (u64::MAX, 0);
         for event in &mut trace {
@@ -75,6 +95,8 @@ impl Load {
             begin_ns = begin_ns.min(event.time_ns);
             end_ns = end_ns.max(event.time_ns);
             ingest.push(&event);
+            claims.push(&event);
+            see(&event);
         }
         let (mut demand, mut recorded) = ingest.finish();
         let machine = sidecar.as_ref().map(RecordedMachine::new);
@@ -83,12 +105,17 @@ impl Load {
             None => drop(learn_min_align_masks(&mut demand, &recorded)),
         }
         let begin_ns = begin_ns.min(end_ns);
-        let facts = TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns);
+        let claims = Claims::new(claims, sidecar.as_ref());
+        let mut facts =
+            TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns);
+        facts.unmatched += claims.as_ref().map_or(0, Claims::unmatched);
         let split = split::split_unbounced(&mut demand, &mut recorded);
         Ok(Self {
             split,
+            claims,
             facts,
             kernel: KernelFacts::new(&demand, sidecar.as_ref()),
+            sidecar,
             recorded,
             contexts: if bounced.mappings() > 0 {
                 bounced
@@ -179,7 +206,9 @@ impl Load {
             recorded: self.recorded.clone(),
             contexts: self.contexts,
             recorded_machine: self.recorded_machine.clone(),
+            sidecar: self.sidecar.clone(),
             split: self.split,
+            claims: self.claims.as_ref().map(Claims::first_half),
             begin_ns: self.begin_ns,
             end_ns: demand.ops.last().map_or(self.begin_ns, |op| op.likely_ns),
             demand,

@@ -8,6 +8,7 @@
 //! From 6.1 to 6.12 the search did not change; newer kernels cut an area into several ranges, which
 //! is not modelled.
 
+mod agreement;
 mod area;
 mod bitmap;
 mod demand;
@@ -22,6 +23,7 @@ mod replay;
 mod tests;
 mod unseen;
 
+pub use agreement::{Agreement, Bitmaps, Disagreement, Reason};
 pub use area::{ALIGN_ORDER_MAX, Area, Wish};
 pub use demand::{
     Call, Client, Demand, Holding, Op, OpKind, Outcome, Owner, Phase, Recorded, Unpaired,
@@ -31,7 +33,7 @@ pub use log::{FailureReport, Log, Reserved};
 pub use order::{AreaKind, Requester};
 pub use params::{DefaultArea, DefaultSize, Params, ParamsError, Planned};
 pub use place::{Place, PlaceSource, node_of, places};
-pub use referee::{Agreement, Bitmaps, Disagreement, Reason, agree};
+pub use referee::agree;
 pub use replay::{
     AreaReport, ClientReport, Counts, Failed, LinuxAreas, Memory, Replay, Report, Sample, replay,
 };

@@ -323,7 +323,8 @@ impl<'a, M: Memory> Driver<'a, M> {
             let high = &mut self.report.phases[phase].high_water_pages;
             *high = (*high).max(used);
         }
-        if used > self.peak {
+        // The last of equal peaks: the first may be what was there before the recording.
+        if used >= self.peak {
             self.peak = used;
             for (client, pages) in self.report.clients.iter_mut().zip(&self.by_client) {
                 client.pages_at_peak = *pages;

@@ -20,7 +20,9 @@ pub(super) struct Unseen {
     /// Ranges that were not wholly free although all that was known of them was: somebody has at
     /// least one of their unsettled pages.
     refused: BTreeSet<(u64, u64)>,
-    /// Pages of the longest of them.
+    /// Ranges that are taken for refused until the kernel uses one of them.
+    assumed: BTreeSet<(u64, u64)>,
+    /// Pages of the longest of both.
     longest: u64,
 }
 
@@ -30,6 +32,7 @@ impl Unseen {
             settled: Bitmap::new(area.pages()),
             base: area.base(),
             refused: BTreeSet::new(),
+            assumed: BTreeSet::new(),
             longest: 0,
         }
     }
@@ -39,6 +42,41 @@ impl Unseen {
         if let Some(at) = pfn.checked_sub(self.base) {
             self.settled.write(at, pages, true);
         }
+    }
+
+    /// Somebody got this place before the recording, although the kernel takes the lowest: so all
+    /// places below it were taken then, in part, and it is assumed that they still are. Places
+    /// with settled pages need no such explanation. All that somebody had has to be settled
+    /// before.
+    pub(super) fn assume_below(&mut self, pfn: u64, pages: u64) {
+        let order = pages.max(1).next_power_of_two().ilog2();
+        let step = 1 << order.min(super::ALIGN_ORDER_MAX);
+        let first = self.base.next_multiple_of(step);
+        let count = pfn.saturating_sub(first) / step;
+        if self.assumed.len() as u64 + count > REFUSED_MAX as u64 {
+            return;
+        }
+        for place in (0..count).map(|index| first + index * step - self.base) {
+            let end = place + pages;
+            if end <= pfn - self.base && self.settled.next(place, end, true).is_none() {
+                self.assumed.insert((place, pages));
+                self.longest = self.longest.max(pages);
+            }
+        }
+    }
+
+    /// The kernel uses this place. If it was assumed to be taken, nothing is assumed any more, and
+    /// the answer is `true`.
+    pub(super) fn refute(&mut self, pfn: u64, pages: u64) -> bool {
+        let Some(at) = pfn.checked_sub(self.base) else {
+            return false;
+        };
+        let overlaps = |(start, len): &(u64, u64)| start + len > at && *start < at + pages;
+        let is_refuted = self.assumed.iter().any(overlaps);
+        if is_refuted {
+            self.assumed.clear();
+        }
+        is_refuted
     }
 
     pub(super) fn is_settled(&self, page: u64) -> bool {
@@ -77,21 +115,24 @@ impl Unseen {
 
     /// Whether all open pages of a refused range lie in this one: then one of its pages is taken.
     fn rules_out(&self, at: u64, pages: u64) -> bool {
-        let near = at.saturating_sub(self.longest)..at + pages;
-        let near = (near.start, 0)..(near.end, 0);
-        self.refused.range(near).any(|(start, len)| {
-            let end = start + len;
-            let mut from = *start;
-            let mut is_refusal = false;
-            while let Some(open) = self.settled.next(from, end, false) {
-                if open < at || open >= at + pages {
-                    return false;
-                }
-                is_refusal = true;
-                from = open + 1;
+        let near = (at.saturating_sub(self.longest), 0)..(at + pages, 0);
+        let ruled = |(start, len): &(u64, u64)| self.has_taken(*start, *len, at, pages);
+        self.refused.range(near.clone()).any(ruled) || self.assumed.range(near).any(ruled)
+    }
+
+    /// Whether a refused range has open pages and all of them lie in this one.
+    fn has_taken(&self, start: u64, len: u64, at: u64, pages: u64) -> bool {
+        let end = start + len;
+        let mut from = start;
+        let mut is_refusal = false;
+        while let Some(open) = self.settled.next(from, end, false) {
+            if open < at || open >= at + pages {
+                return false;
             }
-            is_refusal
-        })
+            is_refusal = true;
+            from = open + 1;
+        }
+        is_refusal
     }
 
     /// Pages that somebody has for certain: the only open ones of a refused range.

@@ -8,8 +8,9 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::calls::{Call, CallKind, Calls, Flow, RecordedTranslation};
-use crate::iommu::agreement::{DifferenceReason, total};
+use crate::iommu::agreement::DifferenceReason;
 use crate::iommu::domain::{Domain, Invalidation, Timer, Translated};
+use crate::iommu::runs::total;
 use crate::iommu::setup::TranslationSetup;
 
 /// Calls of other flows that are looked at for another order.

@@ -29,6 +29,7 @@ pub struct DeviceConfig {
     pub(crate) ordered: bool,
     pub(crate) stream: Option<(SmmuId, u32)>,
     pub(crate) node: Option<NodeId>,
+    pub(crate) substream: Option<u32>,
 }
 
 impl Default for DeviceConfig {
@@ -50,6 +51,7 @@ impl DeviceConfig {
             ordered: false,
             stream: None,
             node: None,
+            substream: None,
         }
     }
 
@@ -114,6 +116,13 @@ impl DeviceConfig {
     #[must_use]
     pub fn node(mut self, node: NodeId) -> Self {
         self.node = Some(node);
+        self
+    }
+
+    /// Its transactions carry a substream ID (a PASID, on PCI).
+    #[must_use]
+    pub fn substream(mut self, substream: u32) -> Self {
+        self.substream = Some(substream);
         self
     }
 

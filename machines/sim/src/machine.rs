@@ -12,14 +12,15 @@ use dmakit_platform::{Barrier, ConversionError, CpuId, Instant, Platform, Segmen
 use crate::cache::{Cache, Maintenance};
 use crate::cpu::{MachineCpu, Seat};
 use crate::engine::DeviceState;
+use crate::its::ItsState;
 use crate::log::Log;
 use crate::sharing::{Conversion, FrameState};
 use crate::smmu::SmmuState;
 use crate::spans::Spans;
 use crate::violation::Recorder;
 use crate::{
-    Counts, DeviceConfig, DeviceId, Event, FaultPlan, MachineConfig, MachineError, PrivateAccess,
-    Rng, SimDevice, SimSmmu, SmmuConfig, SmmuId, Violation, Violations,
+    Counts, DeviceConfig, DeviceId, Event, FaultPlan, ItsConfig, MachineConfig, MachineError,
+    PrivateAccess, Rng, SimDevice, SimIts, SimSmmu, SmmuConfig, SmmuId, Violation, Violations,
 };
 
 /// A machine: RAM, CPUs, caches, devices and a clock.
@@ -59,6 +60,7 @@ pub(crate) struct State {
     pub(crate) frames: Spans<FrameState>,
     pub(crate) devices: Vec<DeviceState>,
     pub(crate) smmus: Vec<SmmuState>,
+    pub(crate) its: Vec<ItsState>,
     pub(crate) plan: FaultPlan,
     pub(crate) log: Log,
     pub(crate) violations: Arc<Recorder>,
@@ -103,6 +105,7 @@ impl MachineConfig {
             frames: Spans::default(),
             devices: Vec::new(),
             smmus: Vec::new(),
+            its: Vec::new(),
             plan: FaultPlan::none(),
             log: Log::new(config.record),
             violations: violations.clone(),
@@ -139,6 +142,9 @@ impl State {
         self.cache.disturb(MOVES, &mut self.log);
         for smmu in 0..self.smmus.len() {
             self.disturb_smmu(SmmuId(smmu));
+        }
+        for its in 0..self.its.len() {
+            self.disturb_its(its);
         }
         for device in 0..self.devices.len() {
             if self.devices[device].is_idle() {
@@ -214,6 +220,15 @@ impl Machine {
             SmmuId(state.smmus.len() - 1)
         });
         SimSmmu::new(self.clone(), id)
+    }
+
+    /// Puts an interrupt translation service on the bus, and gives its registers.
+    pub fn add_its(&self, config: ItsConfig) -> SimIts {
+        let index = self.with(|state| {
+            state.its.push(ItsState::new(config));
+            state.its.len() - 1
+        });
+        SimIts::new(self.clone(), index)
     }
 
     /// Runs `act` with the calling thread as CPU `cpu`, then goes back to the CPU of before. A

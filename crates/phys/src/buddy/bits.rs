@@ -1,6 +1,7 @@
 //! One page block, frame by frame.
 
 use super::clear::frame_range;
+use super::spans::head_span;
 use super::window::Wanted;
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
 use crate::frame::Frame;
@@ -38,11 +39,13 @@ impl Bits {
             fill(&mut bits.blocked, 0, PAGEBLOCK_FRAMES as usize);
             return bits;
         }
+        let entries = buddy.entries_of_block(first);
         let mut at = first;
         while at < end {
-            let span = buddy.span_at(at);
-            // What spans lie in has one zone, but for blocks of frames that nobody has.
-            let ours = buddy.zone_of(at) == Some(zone);
+            let entry = &entries[(at - first) as usize];
+            let span = head_span(at, entry).unwrap_or_else(|| buddy.span_at(at));
+            // What spans lie in has one zone.
+            let ours = entry.zone == zone;
             let (from, to) = ((at - first) as usize, (span.end.min(end) - first) as usize);
             match span.status {
                 Status::Free if ours => {}

@@ -7,3 +7,4 @@ mod recovery;
 mod rig;
 mod room;
 mod shapes;
+mod substreams;

@@ -1,7 +1,7 @@
 //! What SMMUs do of themselves, at the worst moment.
 
 use super::state::{Memory, Progress};
-use super::{SmmuId, SmmuState};
+use super::{SmmuId, SmmuState, Source};
 use crate::bus::Path;
 use crate::machine::State;
 use crate::transfer::Access;
@@ -28,12 +28,12 @@ impl State {
     pub(crate) fn translate(
         &mut self,
         id: SmmuId,
-        stream: u32,
+        source: Source,
         access: Access,
         address: u64,
     ) -> Option<u64> {
         self.with_smmu(id, |smmu, memory| {
-            smmu.translate(stream, access, address, memory)
+            smmu.translate(source, access, address, memory)
         })
     }
 
@@ -81,17 +81,17 @@ impl State {
             self.with_smmu(id, |smmu, memory| smmu.evict(memory.rng));
         }
         for device in 0..self.devices.len() {
-            let Path::Translated(smmu, stream) = self.devices[device].path else {
+            let Path::Translated(smmu, source) = self.devices[device].path else {
                 continue;
             };
             if smmu == id && self.rng.chance(128) {
-                self.translate_ahead(DeviceId(device), smmu, stream);
+                self.translate_ahead(DeviceId(device), smmu, source);
             }
         }
     }
 
     /// Translates a part of a transfer, which lands later.
-    fn translate_ahead(&mut self, device: DeviceId, smmu: SmmuId, stream: u32) {
+    fn translate_ahead(&mut self, device: DeviceId, smmu: SmmuId, source: Source) {
         let in_flight = &mut self.devices[device.0].in_flight;
         let Some(part) = in_flight.any_part(&mut self.rng).copied() else {
             return;
@@ -104,7 +104,7 @@ impl State {
             return;
         }
         // One that is stopped is stopped then, and tried no more than that.
-        let Some(output) = self.translate(smmu, stream, access, address) else {
+        let Some(output) = self.translate(smmu, source, access, address) else {
             return;
         };
         let in_flight = &mut self.devices[device.0].in_flight;

@@ -4,11 +4,17 @@ use maud::{Markup, html};
 
 use super::report::{EngineAnswer, SizeReport};
 use super::text;
-use crate::chart::{Bar, BarRow, Curve, CurvePoint, bars, curve, stacked};
+use crate::chart::{Bar, BarRow, Curve, CurvePoint, CurveWords, bars, curve, stacked};
 use crate::output::Closing;
 use crate::page::{self, Tile, Verdict};
 use crate::quantity::{bytes, grouped, percent};
 
+const WORDS: CurveWords = CurveWords {
+    unit: "slots",
+    unit_bytes: crate::engine::SLOT_BYTES,
+    of: "pool",
+    requests: "mappings",
+};
 /// How far above the answer the curve is drawn: nothing happens there.
 const SEEN_ABOVE: u64 = 4;
 
@@ -111,9 +117,9 @@ fn failure_curve(report: &SizeReport) -> Markup {
         .chain(&report.answers)
         .map(|answer| {
             let point = |entry: &super::report::CurveEntry| CurvePoint {
-                slots: entry.slots,
+                size: entry.slots,
                 failed: entry.failed,
-                mappings: entry.mappings,
+                requests: entry.mappings,
             };
             let seen = answer
                 .answer
@@ -134,13 +140,13 @@ fn failure_curve(report: &SizeReport) -> Markup {
         .map(|(answer, points)| Curve {
             name: answer.engine,
             points,
-            answer_slots: answer.answer.as_ref().map(|setting| setting.slots),
+            answer: answer.answer.as_ref().map(|setting| setting.slots),
         })
         .collect();
     if curves.is_empty() {
         return html! {};
     }
-    page::figure("Failed mappings by pool size", &curve(&curves), "")
+    page::figure("Failed mappings by pool size", &curve(&curves, WORDS), "")
 }
 
 /// Memory of each engine's answer.

@@ -6,9 +6,7 @@ use crate::engine::{self, Setup};
 use crate::load::Load;
 use crate::quantity::{grouped, seconds, slots};
 use crate::replay::EngineResult;
-
-/// Parts of the trace whose peaks are told apart.
-const WINDOWS: usize = 8;
+use crate::size::WINDOWS;
 
 /// Sizes on the first half of the operations and tries the answer on the whole: what fails then,
 /// fails in the half that was held out.

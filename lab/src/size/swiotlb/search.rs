@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::{self, Engine, Failures, PAGE_SLOTS, Setup};
 use crate::load::Load;
+use crate::size::found::Trial;
 
 /// One setting on all loads.
 #[derive(Clone, Debug)]
@@ -23,36 +24,14 @@ impl Tried {
     }
 }
 
+impl Trial for Tried {
+    fn failed(&self) -> u64 {
+        self.failed
+    }
+}
+
 /// What a search found.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// Every setting tried, ascending.
-    pub tried: Vec<Tried>,
-    /// Index of the answer: the least setting from which on all that were tried serve.
-    pub answer: Option<usize>,
-}
-
-impl Found {
-    /// The answer.
-    pub fn answer(&self) -> Option<&Tried> {
-        self.tried.get(self.answer?)
-    }
-
-    /// The next smaller setting, which fails.
-    pub fn below(&self) -> Option<&Tried> {
-        self.tried.get(self.answer?.checked_sub(1)?)
-    }
-
-    /// Settings below the answer that happen to serve: where runs of free slots are left depends
-    /// on the size, so a larger pool can fail where a smaller one did not.
-    pub fn serving_below(&self) -> impl Iterator<Item = &Tried> {
-        let answer = self.answer.unwrap_or(0);
-        self.tried
-            .iter()
-            .take(answer)
-            .filter(|tried| tried.failed == 0)
-    }
-}
+pub type Found = crate::size::found::Found<Tried>;
 
 /// Tries settings from the least to `slots_max`: every effective one of a kernel's, and of ours,
 /// whose sizes are finer, enough to prove the answer.
@@ -70,7 +49,7 @@ pub fn search(
 ) -> anyhow::Result<Found> {
     let mut tried = BTreeMap::new();
     if !loads.iter().all(Load::shows_lifetimes) {
-        return Ok(Found::default());
+        return Ok(Found::new(Vec::new()));
     }
     let mut attempt = |setup: &Setup| -> anyhow::Result<u64> {
         tell(setup.slots());
@@ -87,12 +66,7 @@ pub fn search(
         }
         Engine::Dmakit => fine(loads, setups, slots_max, &mut attempt)?,
     }
-    let tried: Vec<Tried> = tried.into_values().collect();
-    let answer = match tried.iter().rposition(|tried| tried.failed > 0) {
-        None => (!tried.is_empty()).then_some(0),
-        Some(last) => (last + 1 < tried.len()).then_some(last + 1),
-    };
-    Ok(Found { tried, answer })
+    Ok(Found::new(tried.into_values().collect()))
 }
 
 /// Above the high water every 128 slots are tried, up to a quarter more; below the least of them

@@ -7,6 +7,7 @@ use crate::engine::SLOT_BYTES;
 use crate::load::{ContextShare, KernelFacts, TraceFacts};
 use crate::output::Confidence;
 use crate::replay::DeviceResult;
+use crate::size::found::{headroom_rule, ratio};
 
 /// The whole answer; the first engine's stands at the top.
 #[derive(Debug, Serialize)]
@@ -183,42 +184,27 @@ impl Proof {
 
 impl CurveEntry {
     pub fn new(tried: &Tried) -> Self {
-        // Parts per million, so that the decimal printed is short.
-        let millionths = tried.failed * 1_000_000 / tried.mappings.max(1);
         Self {
             slots: tried.slots(),
             bytes: tried.slots() * SLOT_BYTES,
             mappings: tried.mappings,
             failed: tried.failed,
-            ratio: millionths as f64 / 1e6,
+            ratio: ratio(tried.failed, tried.mappings),
         }
     }
 }
 
-/// A quarter above what was seen: below that, one more request of the usual kind is a failure.
-const HEADROOM_PERCENT: u64 = 25;
-
 impl Margin {
     /// The answer itself if its rounding leaves enough room, else the next setting that does.
     pub fn new(found: &Found) -> Option<Self> {
-        let answer = found.answer().filter(|answer| answer.mappings > 0)?;
-        let headroom = |slots: u64| {
-            let high = answer.high_water_slots.max(1);
-            slots.saturating_sub(high) * 100 / high
-        };
-        let chosen = found
-            .tried
-            .iter()
-            .skip(found.answer?)
-            .find(|tried| headroom(tried.slots()) >= HEADROOM_PERCENT)
-            .unwrap_or(answer);
+        found.answer().filter(|answer| answer.mappings > 0)?;
+        // What is in use does not depend on the size once all is served.
+        let high = found.answer()?.high_water_slots;
+        let (chosen, headroom_percent) = found.with_headroom(|tried| (tried.slots(), high))?;
         Some(Self {
             recommended: Setting::new(chosen),
-            headroom_percent: headroom(answer.slots()),
-            rule: format!(
-                "at least {HEADROOM_PERCENT} % above the most that was in use, as a trace shows \
-                 one run of one workload"
-            ),
+            headroom_percent,
+            rule: headroom_rule(),
         })
     }
 }
