@@ -5,16 +5,15 @@ mod device;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::Context;
 use dmakit_addr::{PAGE_BYTES, PfnRange};
-use dmakit_cma::{GiganticTurn, InactiveAreas, Purpose};
+use dmakit_cma::{GiganticTurn, InactiveAreas};
 use dmakit_phys::{Account, AttachedRam};
 use dmakit_sim::{PageId, Rng};
 use serde::Serialize;
 
 use super::claims::Claims;
 use super::shared::Shared;
-use super::system::{SEGMENTS, System};
+use super::system::{SEGMENTS, System, default_area};
 use super::{judge, lend, params, windows};
 use crate::output::{Cell, Look, Table};
 use crate::progress::Progress;
@@ -109,9 +108,7 @@ fn one(
     let system = System::boot_with_tables(page, &asked, seed, TABLE_BYTES, Shared::new)?;
     let memory = &system.memory;
     let (areas, _) = InactiveAreas::new(system.reserved).activate(memory);
-    let area = areas
-        .find(Purpose::Default)
-        .context("params has to ask for an area with cma=")?;
+    let area = default_area(&areas)?;
     let ram = AttachedRam::new(
         system.machine.clone(),
         memory.allocator(),

@@ -1,15 +1,14 @@
 //! Claims of contiguous memory that programs borrow, while everybody wants memory.
 
-use anyhow::Context;
 use dmakit_addr::{PAGE_BYTES, PfnRange};
-use dmakit_cma::{GiganticTurn, InactiveAreas, Purpose};
+use dmakit_cma::{GiganticTurn, InactiveAreas};
 use dmakit_phys::{Account, AttachedRam, MigrationCause};
 use dmakit_platform::Platform;
 use dmakit_sim::{Cost, NoDevices, Pressure, PressureConfig, Programs, Rng};
 use serde::Serialize;
 
 use super::claims::Claims;
-use super::system::{SEGMENTS, System};
+use super::system::{SEGMENTS, System, default_area};
 use super::{board, judge, lend, params, per_node, windows};
 use crate::output::{Look, Table};
 use crate::progress::Progress;
@@ -118,9 +117,7 @@ fn one(
     let system = System::boot(page, &asked, seed)?;
     let memory = &system.memory;
     let (areas, _) = InactiveAreas::new(system.reserved).activate(memory);
-    let area = areas
-        .find(Purpose::Default)
-        .context("params has to ask for an area with cma=")?;
+    let area = default_area(&areas)?;
     let ram = AttachedRam::new(
         system.machine.clone(),
         memory.allocator(),
@@ -157,9 +154,7 @@ fn one(
     }
     claims.release_all(report)?;
     judge::data(memory, report);
-    let past = mover.past_the_gate();
-    let failure = (past > 0).then(|| format!("{past} migrations went past the gate"));
-    report.trial(CheckName::Gate, failure);
+    judge_gate(mover.past_the_gate(), report);
     let counts = claims.counts;
     judge_moves(counts.moved, counts.least, lent, report);
     let waits = mover.programs().uses().waited;
@@ -210,6 +205,11 @@ fn others(ranges: &[PfnRange]) -> PressureConfig {
         holds_max: 0,
         order_max: 0,
     }
+}
+
+fn judge_gate(past: u64, report: &mut RunReport) {
+    let failure = (past > 0).then(|| format!("{past} migrations went past the gate"));
+    report.trial(CheckName::Gate, failure);
 }
 
 /// Within a tenth of the least.
