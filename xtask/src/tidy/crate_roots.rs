@@ -23,6 +23,7 @@ pub(super) fn check(
     root: &std::path::Path,
     findings: &mut Vec<Finding>,
 ) {
+    // Adapters have versions of their own.
     let version = packages
         .iter()
         .find(|(folder, _)| !folder.starts_with(UNSAFE_BELOW))

@@ -5,17 +5,16 @@ mod device;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::Context;
 use dmakit_addr::{PAGE_BYTES, PfnRange};
-use dmakit_cma::{GiganticTurn, InactiveAreas, Purpose};
+use dmakit_cma::{GiganticTurn, InactiveAreas};
 use dmakit_phys::{Account, AttachedRam};
 use dmakit_sim::{PageId, Rng};
 use serde::Serialize;
 
 use super::claims::Claims;
 use super::shared::Shared;
-use super::system::{SEGMENTS, System};
-use super::{lend, params, windows};
+use super::system::{SEGMENTS, System, default_area};
+use super::{judge, lend, params, windows};
 use crate::output::{Cell, Look, Table};
 use crate::progress::Progress;
 use crate::quantity::grouped;
@@ -109,9 +108,7 @@ fn one(
     let system = System::boot_with_tables(page, &asked, seed, TABLE_BYTES, Shared::new)?;
     let memory = &system.memory;
     let (areas, _) = InactiveAreas::new(system.reserved).activate(memory);
-    let area = areas
-        .find(Purpose::Default)
-        .context("params has to ask for an area with cma=")?;
+    let area = default_area(&areas)?;
     let ram = AttachedRam::new(
         system.machine.clone(),
         memory.allocator(),
@@ -144,9 +141,7 @@ fn one(
         programs.run(16);
         judge_pins(&ranges, &sharer, report);
     }
-    programs.check();
-    let damage = programs.uses().damage.map(|damage| damage.to_string());
-    report.trial(CheckName::Data, damage);
+    judge::data(memory, report);
     claims.release_all(report)?;
     let counts = claims.counts;
     let row = Row {
@@ -168,18 +163,7 @@ fn one(
     report.dma_bytes += sharer.written_bytes;
     sharer.leave();
     give_everything_back(memory);
-    let (left, charged) = (
-        i128::from(free_before) - i128::from(memory.allocator().free_frames()),
-        account.charged(),
-    );
-    let failure = (left != 0 || charged != 0)
-        .then(|| format!("{left} frames in use and {charged} charged are left"));
-    report.trial(CheckName::AllReturned, failure);
-    let violations = system.machine.check().err();
-    report.trial(
-        CheckName::NoViolations,
-        violations.map(|violations| violations.to_string()),
-    );
+    judge::end(&system.machine, memory, free_before, &account, report);
     Ok(row)
 }
 
