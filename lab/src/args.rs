@@ -2,15 +2,17 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArgs;
 use crate::compare::CompareArgs;
 use crate::load_args::LoadArgs;
-use crate::quantity::parse_size;
+use crate::quantity::{parse_duration, parse_size};
 use crate::record::RecordArgs;
 use crate::scenario::MachineName;
+use crate::size::its::SizeItsArgs;
 use crate::size::mr::SizeMrArgs;
 
 /// What was typed, or an early answer that clap itself gives.
@@ -30,6 +32,7 @@ Examples:
   dmakit diagnose boot.log --json     the same for a program
   dmakit replay io.trace              what did bounce buffers do under this load?
   dmakit size swiotlb io.trace        how large must the pool be?
+  dmakit size cma io.trace            how large must contiguous areas be?
   dmakit compare io.trace             what do strict, lazy and bouncing cost?
   sudo dmakit record -- fio job.fio   capture such a trace
   dmakit run --machine qemu:virt      watch a disk being read through an SMMU
@@ -67,6 +70,12 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+    /// The same as `size its`
+    #[command(hide = true)]
+    Its(SizeItsArgs),
+    /// The same as `size pins`
+    #[command(hide = true)]
+    Pins(SizePinsArgs),
     /// The same as `size mr`
     #[command(hide = true)]
     Mr(SizeMrArgs),
@@ -90,7 +99,9 @@ pub enum Command {
 ///
 /// Runs what a trace asked of bounce buffers through the model of a Linux
 /// version and through this project's own pool: occupancy over time, failures,
-/// high water, cost counts, per device and phase. Exits 1 if a mapping failed.
+/// high water, cost counts, per device and phase. Claims of contiguous memory
+/// run through the areas of both and beside the kernel's own answers. Exits 1
+/// if a mapping or a claim failed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -148,6 +159,9 @@ pub struct RunArgs {
 #[derive(Debug, Subcommand)]
 pub enum SizeCommand {
     Swiotlb(SizeSwiotlbArgs),
+    Its(SizeItsArgs),
+    Cma(SizeCmaArgs),
+    Pins(SizePinsArgs),
     Mr(SizeMrArgs),
 }
 
@@ -170,6 +184,57 @@ pub struct SizeSwiotlbArgs {
     /// The largest pool to try, in bytes with K, M, G (binary) or KB, MB, GB
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub max: u64,
+
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// Find the smallest contiguous areas that serve
+///
+/// Sizes every area that the traces claim from, in whole pageblocks of 2 MiB,
+/// and proves each: no claim fails at it, and one fails one pageblock below.
+/// Of several traces, the sizes that serve them all. Exits 1 if none serves.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmakit size cma camera.trace
+  dmakit size cma io.trace --per-node --html cma.html
+  dmakit size cma boot.trace load.trace --max 256M")]
+pub struct SizeCmaArgs {
+    /// Traces with cma events; `-` is standard input
+    #[arg(value_name = "TRACE", required = true)]
+    pub traces: Vec<PathBuf>,
+
+    /// Move the claims of each device to an area on its own node
+    #[arg(long)]
+    pub per_node: bool,
+
+    /// The largest area to try, in bytes with K, M, G (binary) or KB, MB, GB
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub max: u64,
+
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// Say what limits pins need, and what it costs to migrate instead
+///
+/// Traces have no pin events. A mapping that outlives a limit stands for a
+/// long-term pin: how much memory such mappings hold at most, by device, with
+/// each frame charged once and with each mapping charged for itself.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dmakit size pins io.trace
+  dmakit pins io.trace --longer-than 100ms --json")]
+pub struct SizePinsArgs {
+    /// Traces with dma events; `-` is standard input
+    #[arg(value_name = "TRACE", required = true)]
+    pub traces: Vec<PathBuf>,
+
+    /// How long a mapping lives to count as a pin: 500ms, 30s, 5m
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub longer_than: Duration,
 
     #[command(flatten)]
     pub load: LoadArgs,

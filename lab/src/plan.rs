@@ -21,7 +21,10 @@ pub enum Action {
         format: Option<Format>,
     },
     Replay(Box<replay::Plan>),
-    SizeSwiotlb(Box<size::Plan>),
+    SizeSwiotlb(Box<size::swiotlb::Plan>),
+    SizeIts(size::its::Plan),
+    SizeCma(Box<size::cma::Plan>),
+    SizePins(Box<size::pins::Plan>),
     SizeMr(size::mr::Plan),
     Compare(Box<compare::Plan>),
     Bench(Box<bench::Plan>),
@@ -60,7 +63,16 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         }
         Command::Replay(typed) => Action::Replay(Box::new(replay::Plan::new(typed)?)),
         Command::Size(SizeCommand::Swiotlb(typed)) => {
-            Action::SizeSwiotlb(Box::new(size::Plan::new(typed)?))
+            Action::SizeSwiotlb(Box::new(size::swiotlb::Plan::new(typed)?))
+        }
+        Command::Its(typed) | Command::Size(SizeCommand::Its(typed)) => {
+            Action::SizeIts(size::its::Plan::new(&typed)?)
+        }
+        Command::Size(SizeCommand::Cma(typed)) => {
+            Action::SizeCma(Box::new(size::cma::Plan::new(typed)?))
+        }
+        Command::Size(SizeCommand::Pins(typed)) | Command::Pins(typed) => {
+            Action::SizePins(Box::new(size::pins::Plan::new(typed)?))
         }
         Command::Mr(typed) | Command::Size(SizeCommand::Mr(typed)) => {
             Action::SizeMr(size::mr::Plan::new(typed)?)

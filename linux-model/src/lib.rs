@@ -16,6 +16,7 @@
 mod agreement;
 mod boot;
 mod calls;
+pub mod cma;
 mod demand;
 mod engine;
 mod iommu;

@@ -116,12 +116,28 @@ const ROWS: &[Row] = &[
         reason: "the page allocator against a look at every frame",
     },
     Row {
+        name: "phys-claims",
+        run: Run::Test {
+            package: "dmakit-phys",
+            test: "claim_lockstep",
+        },
+        reason: "claims, pins and leases against a look at every frame",
+    },
+    Row {
         name: "cma-claims",
         run: Run::Test {
             package: "dmakit-cma",
             test: "claim_lockstep",
         },
         reason: "the search for windows against a look at every unit",
+    },
+    Row {
+        name: "cma-areas",
+        run: Run::Test {
+            package: "dmakit-cma",
+            test: "areas_lockstep",
+        },
+        reason: "claims among memory that moves, is pinned or stays, against a look at every frame",
     },
     Row {
         name: "swiotlb-area",
@@ -156,6 +172,14 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
+        name: "qemu-edu",
+        run: Run::Test {
+            package: "dmakit-qemu",
+            test: "smmu_edu",
+        },
+        reason: "100,000 rounds of map, transfer, unmap and reuse without a stale hit",
+    },
+    Row {
         name: "qemu-nvme",
         run: Run::Test {
             package: "dmakit-qemu",
@@ -188,12 +212,28 @@ const ROWS: &[Row] = &[
         reason: "logs are pasted, wrapped, cut and mangled",
     },
     Row {
+        name: "sim-contiguous",
+        run: Run::Test {
+            package: "dmakit-sim",
+            test: "contiguous",
+        },
+        reason: "claims, pins and leases among programs that never stop, every byte checked",
+    },
+    Row {
         name: "smmuv3-sim",
         run: Run::Test {
             package: "dmakit-smmuv3",
             test: "sim",
         },
         reason: "stale hits that need an unlucky order of commands and evictions",
+    },
+    Row {
+        name: "its-sim",
+        run: Run::Test {
+            package: "dmakit-its",
+            test: "sim",
+        },
+        reason: "who gets which interrupt, beside a naive model",
     },
     Row {
         name: "readers-fuzz",

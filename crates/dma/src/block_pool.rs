@@ -11,6 +11,7 @@ use crate::check::Checker;
 use crate::coherent::{Home, Origin};
 use crate::{
     BlockLayout, Coherent, CoherentError, CoherentSource, Device, DeviceId, DeviceShared, NotHere,
+    Translate,
 };
 
 const WORDS: usize = BLOCKS_MAX / 64;
@@ -29,7 +30,7 @@ pub struct PoolChunk {
 }
 
 struct ChunkMemory {
-    carved: Carved<WORDS>,
+    carved: Carved<[u64; WORDS]>,
     origin: Origin,
 }
 
@@ -219,8 +220,8 @@ impl<S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> Inner<S> {
 impl<P: Platform, S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> DmaPool<P, S> {
     /// A pool without memory for `device`, with room for as many chunks as `chunks` holds. What the
     /// chunks held before is forgotten.
-    pub fn new<'m, M, C: Checker<'m>>(
-        device: &Device<'m, P, M, C>,
+    pub fn new<'m, M, C: Checker<'m>, T: Translate>(
+        device: &Device<'m, P, M, C, T>,
         layout: BlockLayout,
         mut chunks: S,
     ) -> Self {
@@ -308,9 +309,9 @@ impl<P: Platform, S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> DmaPool<P, S> {
     ///
     /// # Errors
     /// What the device's source of coherent memory says; what was added before stays.
-    pub fn refill<'m, M, C: Checker<'m>>(
+    pub fn refill<'m, M, C: Checker<'m>, T: Translate>(
         &self,
-        device: &Device<'m, P, M, C>,
+        device: &Device<'m, P, M, C, T>,
         chunks: usize,
     ) -> Result<usize, CoherentError> {
         if device.info().id != self.device {
@@ -379,9 +380,9 @@ impl<P: Platform, S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> DmaPool<P, S> {
     /// # Errors
     /// [`PoolBusy`] with the pool and the number of blocks that are out, or where it is another
     /// device's.
-    pub fn destroy<'m, M, C: Checker<'m>>(
+    pub fn destroy<'m, M, C: Checker<'m>, T: Translate>(
         self,
-        device: &Device<'m, P, M, C>,
+        device: &Device<'m, P, M, C, T>,
     ) -> Result<S, PoolBusy<Self>> {
         let live = self.inner.lock().live;
         if live > 0 || device.info().id != self.device {
@@ -406,8 +407,8 @@ impl<P: Platform, S> fmt::Debug for DmaPool<P, S> {
     }
 }
 
-pub(crate) fn give_home<'m, P: Platform, M, C: Checker<'m>>(
-    device: &Device<'m, P, M, C>,
+pub(crate) fn give_home<'m, P: Platform, M, C: Checker<'m>, T: Translate>(
+    device: &Device<'m, P, M, C, T>,
     memory: Coherent<u8>,
 ) {
     // It was made by this device, with this home, so it is taken.

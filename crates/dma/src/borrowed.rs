@@ -2,18 +2,19 @@
 
 use core::panic::Location;
 
-use dmakit_addr::{Attributes, DirectionType, PhysAddr, ReadableByCpu, ToDevice};
+use dmakit_addr::{Attributes, DirectionType, PhysAddr, PhysRange, ReadableByCpu, ToDevice};
 use dmakit_platform::{CopySource, Platform};
 
 use crate::bounce::Ask;
 use crate::check::Checker;
 use crate::mapping::{Record, Route};
-use crate::{BounceCause, Device, DmaSegment, MapError};
+use crate::translated::{OneRun, Translated};
+use crate::{BounceCause, Device, DmaSegment, MapError, Translate};
 
 /// Low bits of a pointer that are also those of the physical address behind it.
 const SAME_LOW_BITS: usize = dmakit_addr::PAGE_BYTES as usize - 1;
 
-impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Lets the device read a copy of `bytes` while `body` runs. No device ever sees borrowed memory
     /// itself, so this always bounces; `body` returns when the device is done.
     ///
@@ -72,11 +73,50 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         };
         let record = self
             .check_request(len, attributes)
-            .and_then(|()| self.bounce(bytes, attributes, &ask, None))
+            .and_then(|()| match self.translation() {
+                Some(domain) => self.copy_behind(domain, bytes, attributes, &ask),
+                None => self.bounce(bytes, attributes, &ask, None),
+            })
             .inspect_err(|error| self.counters.failed(error, attributes))?;
         // The device sees slots only, and nothing else of a slot's owner is known.
         self.begin(&record, core::iter::empty(), caller);
         Ok(record)
+    }
+
+    /// As [`bounce`](Self::bounce), of slots that the device sees through a domain.
+    fn copy_behind<D: DirectionType>(
+        &self,
+        domain: &'m T,
+        bytes: &[u8],
+        attributes: Attributes,
+        ask: &Ask,
+    ) -> Result<Record<D>, MapError> {
+        if attributes.contains(Attributes::REQUIRE_COHERENT) {
+            return Err(MapError::WouldBounce(ask.cause));
+        }
+        let run = PhysRange::new(ask.original, ask.len).map_err(|_| MapError::Empty)?;
+        let (translated, dma) =
+            self.translate_copy::<D, [u8]>(domain, run, bytes, attributes, ask.cause)?;
+        let limits = self.info.limits;
+        if !limits.allows(dma) {
+            let len = translated.range.len();
+            self.undo::<D>(domain, translated, core::iter::once(run), len);
+            return Err(MapError::Limits {
+                segment: dma,
+                limits,
+            });
+        }
+        let Translated { range, slots } = translated;
+        Ok(Record {
+            device: self.info.id,
+            start: dma.start(),
+            len: ask.len,
+            segments: 1,
+            route: Route::Translated { range, slots },
+            is_quiet: false,
+            needs_caches: !self.info.is_coherent(),
+            skips_sync: attributes.contains(Attributes::SKIP_CPU_SYNC),
+        })
     }
 
     fn end_borrowed<D: DirectionType>(&self, record: Record<D>, target: &mut [u8], len: u64) {
@@ -84,6 +124,16 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
         let drops_lines = wants_data && record.needs_caches;
         let len = if wants_data { len.min(record.len) } else { 0 };
+        if let Some(translated) = record.translated() {
+            // The low bits are those of the bytes, so the slots are found where they were put.
+            let offset = record.start.raw() & SAME_LOW_BITS as u64;
+            if let Ok(run) = PhysRange::new(PhysAddr::new(offset), record.len) {
+                let mut original = OneRun { run, bytes: target };
+                // What is lost are slots, which the device alone has seen, and it is counted.
+                let _ = self.end_translated(translated, &mut original, len, &record);
+            }
+            return;
+        }
         if let Route::Bounced(buffer) = record.route {
             self.end_bounced(buffer, target, len, drops_lines);
         }

@@ -1,9 +1,14 @@
 //! What this crate asks of bounce pools, in its own words.
 
-use dmakit_addr::{AlignMask, BoundaryMask, DirectionType, DmaRange, PhysAddr, PhysRange};
-use dmakit_platform::{CopySource, Platform};
+use dmakit_addr::{
+    AlignMask, BoundaryMask, DirectionType, DmaRange, PhysAddr, PhysRange, ReadableByCpu,
+    WritableByCpu,
+};
+use dmakit_platform::{CopySource, CopyTarget, Platform};
 use dmakit_swiotlb::{BounceBuffer, BouncePool, DeviceLimits, Lifetime, MapRequest};
 
+use crate::fragments::Piece;
+use crate::translated::{Part, Touched};
 use crate::{BounceCause, DeviceInfo, MapError, MaskKind, PoolId, SegmentLimits, Trust};
 
 /// What a mapping needs of its slots.
@@ -35,10 +40,7 @@ fn limits(
         boundary,
         min_align,
         dma_offset: place.offset,
-        trust: match info.trust {
-            Trust::Trusted => dmakit_swiotlb::Trust::Trusted,
-            Trust::Untrusted => dmakit_swiotlb::Trust::Untrusted,
-        },
+        trust: trust(info),
     }
 }
 
@@ -98,6 +100,101 @@ pub(crate) fn map<P: Platform, M, D: DirectionType, S: CopySource + ?Sized>(
         refused = MapError::PoolOutOfReach { slots, reach };
     }
     Err(refused)
+}
+
+/// Copies a part of `source` into slots that have their granules, as `align` says, to themselves, and
+/// the part's place in the first of them: for a domain to map.
+pub(crate) fn map_guarded<P: Platform, M, D: DirectionType, S: CopySource + ?Sized>(
+    pool: &BouncePool<P, M>,
+    id: PoolId,
+    info: &DeviceInfo<'_>,
+    align: AlignMask,
+    source: &S,
+    part: &Piece,
+) -> Result<BounceBuffer<D>, dmakit_swiotlb::MapError> {
+    let limits = DeviceLimits {
+        min_align: align,
+        trust: trust(info),
+        ..DeviceLimits::default()
+    };
+    let request = MapRequest {
+        original: part.run.start(),
+        offset: part.at,
+        len: part.run.len(),
+        align,
+        lifetime: Lifetime::Brief,
+    };
+    pool.map::<D, S>(id, &limits, source, &request)
+}
+
+/// Lets `act` work on the mapping whose slots begin at `start`; false where none of this direction
+/// does, or `act` says so.
+fn with_slots<P: Platform, M, D: DirectionType>(
+    pool: &BouncePool<P, M>,
+    start: PhysAddr,
+    act: impl FnOnce(&BounceBuffer<D>) -> bool,
+) -> bool {
+    let Ok(buffer) = pool.claim::<D>(start) else {
+        return false;
+    };
+    let acted = act(&buffer);
+    // It was claimed a moment ago, so it is this pool's.
+    let given_up = pool.into_address(buffer);
+    debug_assert!(given_up.is_ok());
+    acted
+}
+
+/// Copies the first `len` bytes of the slots at `start` to `target`.
+pub(crate) fn copy_out<P: Platform, M, D: ReadableByCpu, T: CopyTarget>(
+    pool: &BouncePool<P, M>,
+    start: PhysAddr,
+    target: &mut T,
+    len: u64,
+) -> bool {
+    with_slots::<P, M, D>(pool, start, |buffer| {
+        pool.sync_for_cpu(buffer, target, 0, len).is_ok()
+    })
+}
+
+/// Copies what is touched of the slots at `start` to where it is in `memory`.
+pub(crate) fn fetch<P: Platform, M, D: ReadableByCpu, T: CopyTarget + ?Sized>(
+    pool: &BouncePool<P, M>,
+    start: PhysAddr,
+    memory: &mut T,
+    part: &Touched,
+) -> bool {
+    let mut target = Part {
+        of: memory,
+        at: part.at,
+    };
+    with_slots::<P, M, D>(pool, start, |buffer| {
+        let (offset, len) = (part.offset, part.len);
+        pool.sync_for_cpu(buffer, &mut target, offset, len).is_ok()
+    })
+}
+
+/// Copies what is touched of `memory` to the slots at `start`.
+pub(crate) fn push<P: Platform, M, D: WritableByCpu, S: CopySource + ?Sized>(
+    pool: &BouncePool<P, M>,
+    start: PhysAddr,
+    memory: &S,
+    part: &Touched,
+) -> bool {
+    let source = Part {
+        of: memory,
+        at: part.at,
+    };
+    with_slots::<P, M, D>(pool, start, |buffer| {
+        let (offset, len) = (part.offset, part.len);
+        pool.sync_for_device(buffer, &source, offset, len).is_ok()
+    })
+}
+
+fn trust(info: &DeviceInfo<'_>) -> dmakit_swiotlb::Trust {
+    match info.trust {
+        Trust::Trusted => dmakit_swiotlb::Trust::Trusted,
+        Trust::Untrusted => dmakit_swiotlb::Trust::Untrusted,
+    }
 }
 
 /// How many bytes of the original a pool copies into the slots of a new mapping.

@@ -4,7 +4,10 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::panic::Location;
 
-use dmakit_addr::{Address, Attributes, Direction, DmaMask, DmaRange, PAGE_BYTES, PhysRange};
+use dmakit_addr::{
+    Address, Attributes, Direction, DmaAddr, DmaMask, DmaRange, Iova, IovaRange, PAGE_BYTES,
+    PhysRange,
+};
 use dmakit_platform::{NoMemory, Platform, Segment, SegmentRequest, TableMemory};
 use dmakit_swiotlb::BouncePool;
 
@@ -13,7 +16,7 @@ use crate::check::{Checker, Event, Kind};
 use crate::coherent::{Home, Memory};
 use crate::{
     BounceError, Coherent, CoherentSource, CoherentView, Device, DeviceId, DeviceInfo,
-    DeviceShared, MaskKind, Path, PoolId, SharedConstraints,
+    DeviceShared, DomainError, MaskKind, Path, PoolId, SharedConstraints, Translate,
 };
 
 /// What an allocation can be asked for. Coherent memory is contiguous and needs no syncs whatever
@@ -73,6 +76,8 @@ pub enum CoherentError {
     NoMemory(NoMemory),
     /// The bounce pool has none.
     Pool(BounceError),
+    /// The domain has no addresses or table pages, or its hardware takes no commands.
+    Domain(DomainError),
     /// The source is a bounce pool, whose memory cannot be divided among blocks.
     Indivisible,
     /// The source gave memory that the device cannot reach; it was given back.
@@ -110,6 +115,7 @@ impl fmt::Display for CoherentError {
             }
             Self::NoMemory(none) => none.fmt(f),
             Self::Pool(error) => error.fmt(f),
+            Self::Domain(error) => error.fmt(f),
             Self::Indivisible => f.write_str("memory of a bounce pool cannot be divided"),
             Self::OutOfReach { given, reach } => {
                 write!(
@@ -145,35 +151,42 @@ impl<T> fmt::Display for NotHere<T> {
 
 impl<T> core::error::Error for NotHere<T> {}
 
-impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Coherent memory for `count` values, zeroed, aligned to the power of two at or above its
     /// size (at least a page), within the device's coherent mask. May sleep.
     ///
     /// # Errors
     /// [`CoherentError`]; nothing has changed then.
     #[track_caller]
-    pub fn alloc_coherent<T: DeviceShared>(
+    pub fn alloc_coherent<V: DeviceShared>(
         &self,
         count: usize,
         attributes: Attributes,
-    ) -> Result<Coherent<T>, CoherentError> {
+    ) -> Result<Coherent<V>, CoherentError> {
         let caller = Location::caller();
         let refused = Attributes::from_bits(attributes.bits() & !COHERENT.bits());
         if refused != Attributes::NONE {
             return Err(CoherentError::Attributes(refused));
         }
-        let size = size_of::<T>();
+        let size = size_of::<V>();
         if count == 0 || size == 0 {
             return Err(CoherentError::Empty);
         }
         let too_large = CoherentError::TooLarge { count, size };
         let bytes = (count as u64).checked_mul(size as u64);
-        let len = bytes.and_then(|bytes| bytes.checked_next_multiple_of(PAGE_BYTES));
+        // Whole granules too: nothing else may share one with what the device sees.
+        let unit = self.translation().map_or(PAGE_BYTES, |domain| {
+            domain.granule().bytes().max(PAGE_BYTES)
+        });
+        let len = bytes.and_then(|bytes| bytes.checked_next_multiple_of(unit));
         let len = len.ok_or(too_large)?;
         let align = len.checked_next_power_of_two().ok_or(too_large)?;
         let (memory, dma) = match self.coherent_source()? {
             Source::Provider(source) => {
-                let (segment, dma) = allocate(source, &self.info, len, align)?;
+                let (segment, dma) = match self.translation() {
+                    Some(domain) => self.allocate_translated(domain, source, len, align)?,
+                    None => allocate(source, &self.info, len, align)?,
+                };
                 (Memory::Owned(segment), dma)
             }
             Source::Pool(pool, id) => {
@@ -197,7 +210,10 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             direction: Direction::Bidirectional,
             caller,
         };
-        let run = self.info.memory_behind(block.dma);
+        let run = match &block.memory {
+            Memory::Owned(segment) => Some(segment.range()),
+            Memory::Slots(_) => self.info.memory_behind(block.dma),
+        };
         self.checker.began(&self.info, &event, run.into_iter());
         Ok(block)
     }
@@ -205,10 +221,10 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     /// The values of a block of this device, from wherever it came; `None` where it is another
     /// device's.
     #[inline]
-    pub fn view<'a, T: DeviceShared>(
+    pub fn view<'a, V: DeviceShared>(
         &'a self,
-        block: &'a Coherent<T>,
-    ) -> Option<CoherentView<'a, T>> {
+        block: &'a Coherent<V>,
+    ) -> Option<CoherentView<'a, V>> {
         let window = match (&block.memory, self.path) {
             (Memory::Owned(segment), _) => segment.window(),
             (Memory::Slots(slots), Path::Bounced { pool, .. }) => pool.coherent_window(slots)?,
@@ -226,7 +242,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     ///
     /// # Errors
     /// [`NotHere`] with the block where it came from elsewhere.
-    pub fn free_coherent<T>(&self, block: Coherent<T>) -> Result<(), NotHere<T>> {
+    pub fn free_coherent<V>(&self, block: Coherent<V>) -> Result<(), NotHere<V>> {
         let owner = block.device;
         if owner != self.info.id || block.home != Home::Source {
             return Err(NotHere { owner, block });
@@ -238,7 +254,13 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
                 Memory::Owned(segment),
                 CoherentSource::Cached(source) | CoherentSource::Uncached(source),
                 _,
-            ) => source.free_table(segment),
+            ) => {
+                if self.is_out_of_reach(dma) {
+                    source.free_table(segment);
+                } else {
+                    self.counters.lost();
+                }
+            }
             (Memory::Slots(slots), CoherentSource::Pool, Path::Bounced { pool, .. }) => {
                 let freed = pool.free_coherent(slots);
                 debug_assert!(freed.is_ok());
@@ -256,6 +278,60 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         Ok(())
     }
 
+    /// Memory from `source`, wherever it lies, mapped below the device's coherent mask.
+    fn allocate_translated(
+        &self,
+        domain: &'m T,
+        source: &(dyn TableMemory + Sync),
+        len: u64,
+        align: u64,
+    ) -> Result<(Segment, DmaRange), CoherentError> {
+        let request = SegmentRequest {
+            len,
+            align,
+            node: self.info.node,
+            limit: DmaMask::ALL,
+        };
+        let segment = source
+            .allocate_table(&request)
+            .map_err(CoherentError::NoMemory)?;
+        let limit = self.info.reach(MaskKind::Coherent);
+        let permissions = self.permissions(Direction::Bidirectional, Attributes::NONE);
+        let mapped = {
+            let cpu = self.platform.enter_cpu();
+            let runs = core::iter::once(segment.range());
+            domain.map(&cpu, runs, permissions, align, limit)
+        };
+        let dma = mapped
+            .map_err(|error| CoherentError::Domain(error.into()))
+            .and_then(|range| dma_of(range).ok_or(CoherentError::NoReach { reach: limit }));
+        match dma {
+            Ok(dma) => Ok((segment, dma)),
+            Err(error) => {
+                source.free_table(segment);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes coherent memory out of the device's reach, and waits for that, also where the domain is
+    /// lazy; false where it may reach it for ever. Without translation the driver's word counts.
+    fn is_out_of_reach(&self, dma: DmaRange) -> bool {
+        let Some(domain) = self.translation() else {
+            return true;
+        };
+        let Ok(range) = IovaRange::new(Iova::new(dma.start().raw()), dma.len()) else {
+            return false;
+        };
+        let Ok(ticket) = domain.unmap_strict(range) else {
+            return false;
+        };
+        domain.sync().is_ok_and(|proof| {
+            let cpu = self.platform.enter_cpu();
+            domain.redeem(&cpu, ticket, &proof).is_ok()
+        })
+    }
+
     fn coherent_source(&self) -> Result<Source<'m, P, M>, CoherentError> {
         let is_coherent = self.info.is_coherent();
         match (self.coherent, self.path) {
@@ -268,6 +344,11 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             (CoherentSource::Pool | CoherentSource::None, _) => Err(CoherentError::NoSource),
         }
     }
+}
+
+/// What a device is told of addresses of its domain.
+fn dma_of(range: IovaRange) -> Option<DmaRange> {
+    DmaRange::new(DmaAddr::new(range.start().raw()), range.len()).ok()
 }
 
 /// Where coherent memory is taken from.

@@ -2,63 +2,36 @@
 
 use core::fmt;
 
-use crate::{DeviceId, Mapping, Refused};
 use dmakit_addr::DirectionType;
+use dmakit_iommu::Ticket;
 
-/// Whose accesses a sync waits for: one device that reaches memory by itself, later one IOMMU
-/// domain for all devices attached to it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum DomainId {
-    /// A device without translation.
-    Device(DeviceId),
-}
+use crate::{DeviceId, DomainId, Epoch, Mapping, Refused, SyncError};
 
-impl fmt::Display for DomainId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Device(device) => device.fmt(f),
-        }
-    }
-}
-
-/// A moment in the life of a domain: the number of syncs before it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Epoch(pub(crate) u64);
-
-/// Proof that a sync of a domain is complete: nothing unmapped there before it began can be reached
-/// any more.
-///
-/// Made by [`Device::sync`](crate::Device::sync) only; good for any number of debts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Proof {
-    pub(crate) domain: DomainId,
-    pub(crate) completed: Epoch,
-}
-
-impl Proof {
-    /// The domain that was synced.
-    pub fn domain(&self) -> DomainId {
-        self.domain
-    }
-
-    /// The last epoch whose debts it covers.
-    pub fn completed(&self) -> Epoch {
-        self.completed
-    }
+/// What a debt waits for.
+#[derive(Debug)]
+pub(crate) enum Owed {
+    /// A sync that begins later.
+    Since(Epoch),
+    /// The same, and then addresses and table pages go back to their domain.
+    Ticket(Ticket),
+    /// Nothing: hardware has forgotten the mapping already.
+    Paid,
+    /// Nothing can pay it: hardware would not forget, or its table was not as it was left.
+    Lost,
 }
 
 /// An unmapped buffer that its device may still reach.
 ///
 /// It owns the memory and gives no access to it: only [`Device::redeem`](crate::Device::redeem)
-/// with a [`Proof`] of a later sync does. So a page that the CPU can read, reuse or free is one that
-/// no device can reach. Forgetting a debt leaks its memory and nothing else.
+/// with a [`Proof`](crate::Proof) of a later sync does. So a page that the CPU can read, reuse or free
+/// is one that no device can reach; the same goes for device addresses and table pages, which the
+/// debt owns too where the path is translated. Forgetting a debt leaks all of it, and nothing else.
 #[must_use = "a forgotten debt leaks its memory"]
 pub struct Debt<B> {
     pub(crate) memory: B,
     pub(crate) device: DeviceId,
     pub(crate) domain: DomainId,
-    pub(crate) since: Epoch,
+    pub(crate) owed: Owed,
 }
 
 impl<B> Debt<B> {
@@ -67,36 +40,29 @@ impl<B> Debt<B> {
         self.domain
     }
 
-    /// The epoch that a sync must complete.
-    pub fn since(&self) -> Epoch {
-        self.since
+    /// The epoch that a sync must complete; `None` where any proof will do, because a sync was needed
+    /// at once, or none, because the memory is [lost](RedeemError::Lost).
+    pub fn since(&self) -> Option<Epoch> {
+        match &self.owed {
+            Owed::Since(epoch) => Some(*epoch),
+            Owed::Ticket(ticket) => Some(ticket.since()),
+            Owed::Paid | Owed::Lost => None,
+        }
     }
 }
 
 impl<B> fmt::Debug for Debt<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Debt({} since epoch {})", self.domain, self.since.0)
+        write!(f, "Debt({}, {:?})", self.domain, self.owed)
     }
 }
 
-/// Why a proof does not pay a debt.
+/// Why a debt was not paid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum RedeemError {
-    /// The proof is of another domain.
-    ForeignProof {
-        /// The debt's domain.
-        owed: DomainId,
-        /// The proof's.
-        proof: DomainId,
-    },
-    /// The sync began before the buffer was unmapped.
-    OlderProof {
-        /// The epoch that must be complete.
-        owed: Epoch,
-        /// The last that is proved complete.
-        completed: Epoch,
-    },
+    /// The proof is not good for it.
+    Unpaid(dmakit_iommu::RedeemError),
     /// The debt is another device's.
     ForeignDebt {
         /// Whose it is.
@@ -104,22 +70,19 @@ pub enum RedeemError {
         /// Who was to redeem it.
         device: DeviceId,
     },
+    /// No proof is good for it: when it was unmapped, hardware took no commands or its table was not
+    /// as it was left. The device may reach the memory until it is reset.
+    Lost,
 }
 
 impl fmt::Display for RedeemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ForeignProof { owed, proof } => {
-                write!(f, "a sync of {proof} says nothing about {owed}")
-            }
-            Self::OlderProof { owed, completed } => write!(
-                f,
-                "epoch {} must be complete and only {} is",
-                owed.0, completed.0
-            ),
+            Self::Unpaid(error) => error.fmt(f),
             Self::ForeignDebt { owner, device } => {
                 write!(f, "it belongs to {owner} and was given to {device}")
             }
+            Self::Lost => f.write_str("the device may reach it until it is reset"),
         }
     }
 }
@@ -148,21 +111,6 @@ impl<B> fmt::Display for RedeemFailure<B> {
 
 impl<B> core::error::Error for RedeemFailure<B> {}
 
-/// Why a sync could not be completed. Nothing that it was to cover may be redeemed then.
-///
-/// There is nothing to wait for without translation, so no such failure exists yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum SyncError {}
-
-impl fmt::Display for SyncError {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {}
-    }
-}
-
-impl core::error::Error for SyncError {}
-
 /// What is left where [`Device::unmap_and_sync`](crate::Device::unmap_and_sync) stopped half-way.
 pub enum UnmapFailure<D: DirectionType, B> {
     /// Nothing was done.
@@ -174,6 +122,8 @@ pub enum UnmapFailure<D: DirectionType, B> {
         /// The debt.
         debt: Debt<B>,
     },
+    /// The mapping is gone, and no sync can make its memory safe to use.
+    Lost(Debt<B>),
 }
 
 impl<D: DirectionType, B> fmt::Debug for UnmapFailure<D, B> {
@@ -181,6 +131,7 @@ impl<D: DirectionType, B> fmt::Debug for UnmapFailure<D, B> {
         match self {
             Self::Refused(refused) => fmt::Debug::fmt(refused, f),
             Self::Owed { error, debt } => write!(f, "Owed({error:?}, {debt:?})"),
+            Self::Lost(debt) => write!(f, "Lost({debt:?})"),
         }
     }
 }
@@ -190,6 +141,7 @@ impl<D: DirectionType, B> fmt::Display for UnmapFailure<D, B> {
         match self {
             Self::Refused(refused) => fmt::Display::fmt(refused, f),
             Self::Owed { error, .. } => fmt::Display::fmt(error, f),
+            Self::Lost(_) => RedeemError::Lost.fmt(f),
         }
     }
 }

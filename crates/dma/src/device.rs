@@ -1,25 +1,25 @@
 //! A device, as its driver sees the memory side of it.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use dmakit_addr::AlignMask;
+use dmakit_iommu::Untranslated;
 use dmakit_platform::{Barrier, Platform};
 use dmakit_swiotlb::{BouncePool, NoGrowth};
 
 use crate::check::{Checker, Unchecked};
+use crate::debt::Owed;
 use crate::stats::Counters;
 use crate::{
-    CoherentSource, Debt, DeviceInfo, DeviceStats, DomainId, Epoch, PoolId, Proof, RedeemError,
-    RedeemFailure, SegmentLimits, SyncError,
+    CoherentSource, Debt, DeviceInfo, DeviceStats, DomainId, Epoch, NoTranslation, PoolId, Proof,
+    RedeemError, RedeemFailure, SegmentLimits, SyncError, Translate, Trust,
 };
 
 /// How a device's accesses reach memory.
 ///
 /// A driver's code is the same on every path.
-#[derive(Debug)]
 #[non_exhaustive]
-pub enum Path<'m, P: Platform, M = NoGrowth> {
+pub enum Path<'m, P: Platform, M = NoGrowth, T = NoTranslation> {
     /// Straight to memory. What the device cannot use as it lies is refused.
     Direct,
     /// Straight to memory where the device can use it, else by way of a pool.
@@ -31,15 +31,35 @@ pub enum Path<'m, P: Platform, M = NoGrowth> {
         /// Which mappings bounce.
         when: BounceWhen,
     },
+    /// Through an IOMMU: whatever the memory, the device sees contiguous addresses within its reach.
+    Translated {
+        /// The domain that the device is attached to.
+        domain: &'m T,
+        /// A pool, with the device's number there, for what no granule may show the device: the
+        /// edges of buffers of untrusted devices, lines that other data shares, and borrowed
+        /// memory. Such mappings are refused without one.
+        bounce: Option<(&'m BouncePool<P, M>, PoolId)>,
+    },
 }
 
-impl<P: Platform, M> Clone for Path<'_, P, M> {
+impl<P: Platform, M, T> Clone for Path<'_, P, M, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<P: Platform, M> Copy for Path<'_, P, M> {}
+impl<P: Platform, M, T> Copy for Path<'_, P, M, T> {}
+
+impl<P: Platform, M, T> fmt::Debug for Path<'_, P, M, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("Direct"),
+            Self::Bounced { id, when, .. } => write!(f, "Bounced({id:?}, {when:?})"),
+            Self::Translated { bounce: None, .. } => f.write_str("Translated"),
+            Self::Translated { .. } => f.write_str("Translated, with a pool"),
+        }
+    }
+}
 
 /// Which mappings bounce.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,14 +75,17 @@ pub enum BounceWhen {
 /// Everything but coherent allocation and [`remove`](Self::remove) may be called in hard interrupts
 /// and on any CPU: it takes `&self`, never sleeps, and does not allocate. `C` is a [`Checker`] that
 /// watches what types cannot; by default nobody watches and nothing is paid.
-pub struct Device<'m, P: Platform, M = NoGrowth, C = Unchecked> {
+///
+/// `T` is the kind of domain that a [translated](Path::Translated) path leads through, which decides
+/// whether unmapped memory is withheld (strict) or only addresses are (lazy).
+pub struct Device<'m, P: Platform, M = NoGrowth, C = Unchecked, T = NoTranslation> {
     pub(crate) platform: P,
     pub(crate) info: DeviceInfo<'m>,
-    pub(crate) path: Path<'m, P, M>,
+    pub(crate) path: Path<'m, P, M, T>,
     pub(crate) coherent: CoherentSource<'m>,
     pub(crate) counters: Counters,
     pub(crate) checker: C,
-    epoch: AtomicU64,
+    untranslated: Untranslated,
 }
 
 /// Mappings and coherent blocks that a removed device leaves behind. Their memory stays with the
@@ -87,12 +110,12 @@ impl fmt::Display for LeftBehind {
 
 impl core::error::Error for LeftBehind {}
 
-impl<'m, P: Platform, M> Device<'m, P, M> {
+impl<'m, P: Platform, M, T: Translate> Device<'m, P, M, Unchecked, T> {
     /// A device on `platform`, with coherent memory from `coherent`; unwatched.
     pub fn new(
         platform: P,
         info: DeviceInfo<'m>,
-        path: Path<'m, P, M>,
+        path: Path<'m, P, M, T>,
         coherent: CoherentSource<'m>,
     ) -> Self {
         Self {
@@ -102,13 +125,13 @@ impl<'m, P: Platform, M> Device<'m, P, M> {
             coherent,
             counters: Counters::default(),
             checker: Unchecked,
-            epoch: AtomicU64::new(0),
+            untranslated: Untranslated::new(info.id.raw()),
         }
     }
 
     /// The same device, watched by `checker`. For a device without mappings: earlier ones would be
     /// unknown to the checker.
-    pub fn watched<C: Checker<'m>>(self, checker: C) -> Device<'m, P, M, C> {
+    pub fn watched<C: Checker<'m>>(self, checker: C) -> Device<'m, P, M, C, T> {
         Device {
             platform: self.platform,
             info: self.info,
@@ -116,19 +139,19 @@ impl<'m, P: Platform, M> Device<'m, P, M> {
             coherent: self.coherent,
             counters: self.counters,
             checker,
-            epoch: self.epoch,
+            untranslated: self.untranslated,
         }
     }
 }
 
-impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// What is known of the device.
     pub fn info(&self) -> &DeviceInfo<'m> {
         &self.info
     }
 
     /// How it reaches memory.
-    pub fn path(&self) -> Path<'m, P, M> {
+    pub fn path(&self) -> Path<'m, P, M, T> {
         self.path
     }
 
@@ -164,59 +187,114 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     /// The domain whose syncs pay this device's debts.
     #[inline]
     pub fn domain(&self) -> DomainId {
-        match self.path {
-            Path::Direct | Path::Bounced { .. } => DomainId::Device(self.info.id),
+        match self.strict_domain() {
+            Some(domain) => domain.id(),
+            None => self.untranslated.id(),
         }
     }
 
-    /// The epoch in which a buffer unmapped now owes.
+    /// The domain to which the device is attached.
     #[inline]
-    pub(crate) fn epoch(&self) -> Epoch {
-        // Relaxed: without translation a sync waits for nothing, so it orders nothing either.
-        Epoch(self.epoch.load(Ordering::Relaxed))
+    pub(crate) fn translation(&self) -> Option<&'m T> {
+        match self.path {
+            Path::Translated { domain, .. } => Some(domain),
+            Path::Direct | Path::Bounced { .. } => None,
+        }
     }
 
-    /// Makes everything that was unmapped before this call unreachable for the device. O(1); one
-    /// atomic increment where nothing translates.
+    /// The domain, where its hardware must have forgotten a mapping before the memory is the CPU's
+    /// again. Whoever is not trusted gets no time to use what was unmapped, whatever the domain.
+    #[inline]
+    pub(crate) fn strict_domain(&self) -> Option<&'m T> {
+        self.translation()
+            .filter(|_| !T::IS_LAZY || self.info.trust == Trust::Untrusted)
+    }
+
+    /// The pool of the path, and the device's number there.
+    #[inline]
+    pub(crate) fn pool(&self) -> Option<(&'m BouncePool<P, M>, PoolId)> {
+        match self.path {
+            Path::Direct => None,
+            Path::Bounced { pool, id, .. } => Some((pool, id)),
+            Path::Translated { bounce, .. } => bounce,
+        }
+    }
+
+    /// The epoch in which a buffer unmapped now owes, where no domain keeps a ticket for it.
+    #[inline]
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.untranslated.now()
+    }
+
+    /// Makes everything that was unmapped before this call unreachable for the device. Never sleeps.
     ///
-    /// Without translation nothing can take a device's reach away: the proof says that the driver,
+    /// Through a strict domain this waits, for a bounded time, until hardware has forgotten all that
+    /// was unmapped there. Otherwise it is one atomic increment: nothing can take the device's reach
+    /// away, or the domain is lazy and does so when it flushes. The proof then says that the driver,
     /// who unmapped, knew the device to be done.
     ///
     /// # Errors
-    /// [`SyncError`], where the hardware did not answer in time; never without translation.
+    /// [`SyncError`], where hardware did not answer in time; never without translation.
+    #[inline]
     pub fn sync(&self) -> Result<Proof, SyncError> {
-        let completed = Epoch(self.epoch.fetch_add(1, Ordering::Relaxed));
-        Ok(Proof {
-            domain: self.domain(),
-            completed,
-        })
+        match self.strict_domain() {
+            Some(domain) => domain.sync(),
+            None => Ok(self.untranslated.sync()),
+        }
     }
 
-    /// The memory of a debt that `proof` pays. Never sleeps; O(1).
+    /// The memory of a debt that `proof` pays; addresses and table pages that waited with it are
+    /// free again. Never sleeps; O(1), and O(tables) where some fell out of the tree.
     ///
     /// # Errors
     /// [`RedeemFailure`] with the debt where the proof is of another domain or of a sync that began
-    /// before the buffer was unmapped, or the debt is another device's.
+    /// before the buffer was unmapped, the debt is another device's, or its memory is
+    /// [lost](RedeemError::Lost).
+    #[inline]
     pub fn redeem<B>(&self, debt: Debt<B>, proof: &Proof) -> Result<B, RedeemFailure<B>> {
-        let error = if debt.device != self.info.id {
-            RedeemError::ForeignDebt {
-                owner: debt.device,
-                device: self.info.id,
-            }
-        } else if debt.domain != proof.domain {
-            RedeemError::ForeignProof {
-                owed: debt.domain,
-                proof: proof.domain,
-            }
-        } else if debt.since > proof.completed {
-            RedeemError::OlderProof {
-                owed: debt.since,
-                completed: proof.completed,
-            }
+        let Debt {
+            memory,
+            device,
+            domain,
+            owed,
+        } = debt;
+        let (error, owed) = if device != self.info.id {
+            let (owner, device) = (device, self.info.id);
+            (RedeemError::ForeignDebt { owner, device }, owed)
         } else {
-            return Ok(debt.memory);
+            match self.pay(domain, owed, proof) {
+                Ok(()) => return Ok(memory),
+                Err(failure) => failure,
+            }
+        };
+        let debt = Debt {
+            memory,
+            device,
+            domain,
+            owed,
         };
         Err(RedeemFailure { error, debt })
+    }
+
+    /// Pays what a debt of this device owes.
+    #[inline]
+    fn pay(&self, domain: DomainId, owed: Owed, proof: &Proof) -> Result<(), (RedeemError, Owed)> {
+        match (owed, self.translation()) {
+            (Owed::Paid, _) => Ok(()),
+            (Owed::Since(epoch), _) => proof
+                .pays(domain, epoch)
+                .map_err(|unpaid| (RedeemError::Unpaid(unpaid), Owed::Since(epoch))),
+            (Owed::Ticket(ticket), Some(domain)) => {
+                let cpu = self.platform.enter_cpu();
+                domain.redeem(&cpu, ticket, proof).map_err(|failure| {
+                    let owed = Owed::Ticket(failure.ticket);
+                    (RedeemError::Unpaid(failure.error), owed)
+                })
+            }
+            // A ticket comes from the domain of the path, which never changes: with none, this is
+            // as lost as what its domain has lost.
+            (owed, _) => Err((RedeemError::Lost, owed)),
+        }
     }
 
     /// Takes the device away: the driver has stopped it and unmapped everything.
@@ -238,7 +316,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     }
 }
 
-impl<P: Platform, M, C> fmt::Debug for Device<'_, P, M, C> {
+impl<P: Platform, M, C, T> fmt::Debug for Device<'_, P, M, C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({:?}, {})", self.info.name, self.info.id)
     }

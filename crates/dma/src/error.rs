@@ -4,7 +4,10 @@ use core::fmt;
 
 use dmakit_addr::{Attributes, DmaMask, DmaRange, PhysRange};
 
-use crate::{BounceError, DeviceId, SegmentLimits};
+use dmakit_io_pgtable::MapFailure as TableFailure;
+use dmakit_iova::AllocError;
+
+use crate::{BounceError, DeviceId, DomainId, SegmentLimits, SyncError};
 
 /// Why a buffer had to go through the bounce pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +56,50 @@ impl fmt::Display for BounceCause {
         }
     }
 }
+
+/// What a domain refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DomainError {
+    /// There are no addresses that would do.
+    Space(AllocError),
+    /// The page table did not take a part: no table pages, or addresses that no entry can hold.
+    Table(TableFailure),
+    /// Hardware takes no commands.
+    Hardware(SyncError),
+    /// No whole granules, or none at all, were to be mapped.
+    Shape {
+        /// Bytes.
+        len: u64,
+        /// The granule in bytes.
+        granule: u64,
+    },
+}
+
+impl From<dmakit_iommu::MapError> for DomainError {
+    fn from(error: dmakit_iommu::MapError) -> Self {
+        match error {
+            dmakit_iommu::MapError::Shape { len, granule } => Self::Shape { len, granule },
+            dmakit_iommu::MapError::Space(error) => Self::Space(error),
+            dmakit_iommu::MapError::Table(error) => Self::Table(error.failure),
+            dmakit_iommu::MapError::Hardware(error) => Self::Hardware(error),
+        }
+    }
+}
+
+impl fmt::Display for DomainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Space(error) => error.fmt(f),
+            Self::Table(failure) => failure.fmt(f),
+            Self::Hardware(error) => error.fmt(f),
+            Self::Shape { len, granule } => {
+                write!(f, "{len} bytes are no whole granules of {granule}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for DomainError {}
 
 /// Why a mapping was refused. Nothing has changed then but a counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,6 +170,8 @@ pub enum MapError {
     NotCoherent,
     /// Coherence was required of a buffer that has to bounce.
     WouldBounce(BounceCause),
+    /// The domain has no addresses, no table pages, or hardware that takes no commands.
+    Domain(DomainError),
 }
 
 impl fmt::Display for MapError {
@@ -163,6 +212,7 @@ impl fmt::Display for MapError {
             Self::Attributes(which) => write!(f, "{} cannot be honoured here", which.names()),
             Self::NotCoherent => f.write_str("the device is not coherent"),
             Self::WouldBounce(cause) => write!(f, "{cause}, and bouncing was ruled out"),
+            Self::Domain(error) => error.fmt(f),
         }
     }
 }
@@ -197,6 +247,13 @@ pub enum TokenError {
         /// To whom it was given.
         device: DeviceId,
     },
+    /// The batch holds what another domain's sync has to cover.
+    ForeignBatch {
+        /// The batch's domain.
+        batch: DomainId,
+        /// The device's.
+        device: DomainId,
+    },
     /// The bytes do not lie in the mapping.
     OutOfRange {
         /// The first byte asked for.
@@ -213,6 +270,9 @@ impl fmt::Display for TokenError {
         match self {
             Self::Foreign { owner, device } => {
                 write!(f, "it belongs to {owner} and was given to {device}")
+            }
+            Self::ForeignBatch { batch, device } => {
+                write!(f, "a batch of {batch}, not of {device}")
             }
             Self::OutOfRange {
                 offset,

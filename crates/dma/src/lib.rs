@@ -15,6 +15,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod batch;
 mod block_layout;
 mod block_pool;
 mod borrowed;
@@ -27,6 +28,7 @@ mod coherent_alloc;
 mod debt;
 mod device;
 mod error;
+mod fragments;
 mod info;
 mod ledger;
 mod map;
@@ -35,22 +37,28 @@ mod memory;
 mod page_pool;
 mod raw;
 mod raw_error;
+mod raw_translated;
 mod segments;
 mod shared;
 mod stats;
 mod sync;
+mod translated;
 mod unmap;
 
+pub use batch::BatchFailure;
 pub use block_layout::{BlockLayout, LayoutError};
 pub use block_pool::{DmaPool, PoolBusy, PoolChunk, PoolError, PoolStats};
 pub use bus::{BusMap, BusMapError, BusRange};
 pub use check::{Checker, Event, Kind, Unchecked};
 pub use coherent::{Coherent, CoherentSource, CoherentView, DeviceShared, Field, Shared};
 pub use coherent_alloc::{CoherentError, NotHere};
-pub use debt::{Debt, DomainId, Epoch, Proof, RedeemError, RedeemFailure, SyncError, UnmapFailure};
+pub use debt::{Debt, RedeemError, RedeemFailure, UnmapFailure};
 pub use device::{BounceWhen, Device, LeftBehind, Path};
+pub use dmakit_iommu::{
+    Batch, BatchConfig, DomainId, Epoch, NoTranslation, Proof, SyncError, Translate,
+};
 pub use dmakit_swiotlb::{DeviceId as PoolId, MapError as BounceError};
-pub use error::{BounceCause, MapError, MapFailure, Refused, TokenError};
+pub use error::{BounceCause, DomainError, MapError, MapFailure, Refused, TokenError};
 pub use info::{Coherence, DeviceId, DeviceInfo, MaskKind, SegmentLimits, Trust};
 pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
 pub use mapping::{CpuMapping, CpuPart, Mapping};

@@ -10,11 +10,12 @@ use dmakit_platform::{CopySource, CpuBuffer, Platform};
 use crate::bounce::{self, Ask};
 use crate::cache;
 use crate::check::{Checker, Event, Kind};
-use crate::mapping::{Record, Route};
-use crate::segments::SegmentWriter;
+use crate::mapping::{Record, Route, Slots};
+use crate::segments::{OneSegment, SegmentWriter};
+use crate::translated::Translated;
 use crate::{
     BounceCause, BounceWhen, Device, DmaMemory, DmaSegment, MapError, MapFailure, Mapping,
-    MaskKind, Path, TokenError, Trust,
+    MaskKind, Path, TokenError, Translate, Trust,
 };
 
 /// What a streaming mapping can be asked for. The rest would be silently ignored, so it is refused:
@@ -30,7 +31,7 @@ const STREAMING: Attributes = Attributes::SKIP_CPU_SYNC
     .union(Attributes::WEAK_ORDERING)
     .union(Attributes::PRIVILEGED);
 
-impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Lends `buffer` to the device as one segment.
     ///
     /// Cleans and invalidates caches, or copies into bounce slots, as the device needs. Never
@@ -142,34 +143,26 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         attributes: Attributes,
     ) -> Result<Record<D>, MapError> {
         self.check_request(memory.len_bytes(), attributes)?;
-        let mut joined: Option<DmaRange> = None;
-        let mut is_scattered = false;
-        let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| {
-            let both = match joined {
-                None => Some(run),
-                Some(first) if first.end() == run.start() => {
-                    DmaRange::between(first.start(), run.end())
+        let mut joined = OneSegment::default();
+        if let Some(domain) = self.translation() {
+            let place = |dma| joined.push(dma);
+            let runs = memory.runs();
+            let translated = self.translate::<D, B>(domain, runs, memory, attributes, place)?;
+            return match joined.finish(self.info.limits) {
+                Ok(first) => Ok(self.lend_translated(memory, translated, first, 1, attributes)),
+                Err(error) => {
+                    let len = translated.range.len();
+                    self.undo::<D>(domain, translated, memory.runs(), len);
+                    Err(error)
                 }
-                Some(_) => None,
             };
-            is_scattered |= both.is_none();
-            joined = both.or(joined);
-        });
+        }
+        let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| joined.push(run));
         if let Some(cause) = cause {
             return self.bounce_memory(memory, attributes, cause, None);
         }
-        let first = joined.ok_or(MapError::Empty)?;
-        if is_scattered {
-            return Err(MapError::Scattered { first });
-        }
-        let limits = self.info.limits;
-        if !limits.allows(first) {
-            return Err(MapError::Limits {
-                segment: first,
-                limits,
-            });
-        }
-        Ok(self.lend(memory, first.start(), 1, attributes))
+        let first = joined.finish(self.info.limits)?;
+        Ok(self.lend(memory, first, 1, attributes))
     }
 
     fn try_map_scatter<D: DirectionType, B: DmaMemory>(
@@ -181,6 +174,24 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         self.check_request(memory.len_bytes(), attributes)?;
         let mut first: Option<DmaAddr> = None;
         let mut writer = SegmentWriter::new(segments, self.info.limits, self.info.min_align);
+        if let Some(domain) = self.translation() {
+            let place = |dma: DmaRange| {
+                first = first.or(Some(dma.start()));
+                writer.push(dma);
+            };
+            let runs = memory.runs();
+            let translated = self.translate::<D, B>(domain, runs, memory, attributes, place)?;
+            return match (writer.finish(), first) {
+                (Ok(count), Some(first)) => {
+                    Ok(self.lend_translated(memory, translated, first, count, attributes))
+                }
+                (counted, _) => {
+                    let len = translated.range.len();
+                    self.undo::<D>(domain, translated, memory.runs(), len);
+                    Err(counted.err().unwrap_or(MapError::Empty))
+                }
+            };
+        }
         let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| {
             first = first.or(Some(run.start()));
             writer.push(run);
@@ -274,6 +285,30 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         }
     }
 
+    /// Hands the memory to the device by way of a domain, which maps it already.
+    #[inline]
+    fn lend_translated<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: &B,
+        translated: Translated,
+        start: DmaAddr,
+        segments: u32,
+        attributes: Attributes,
+    ) -> Record<D> {
+        let Translated { range, slots } = translated;
+        let needs_caches = !self.info.is_coherent();
+        Record {
+            device: self.info.id,
+            start,
+            len: memory.len_bytes(),
+            segments,
+            route: Route::Translated { range, slots },
+            is_quiet: !needs_caches && slots == Slots::None,
+            needs_caches,
+            skips_sync: attributes.contains(Attributes::SKIP_CPU_SYNC),
+        }
+    }
+
     #[cold]
     fn bounce_memory<D: DirectionType, B: DmaMemory>(
         &self,
@@ -303,9 +338,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         if attributes.contains(Attributes::REQUIRE_COHERENT) {
             return Err(MapError::WouldBounce(ask.cause));
         }
-        let Path::Bounced { pool, id, .. } = self.path else {
-            return Err(MapError::NoBouncePool(ask.cause));
-        };
+        let (pool, id) = self.pool().ok_or(MapError::NoBouncePool(ask.cause))?;
         let (buffer, first) = bounce::map::<P, M, D, S>(pool, id, &self.info, source, ask)?;
         let count = match self.cut_slots(first, segments) {
             Ok(count) => count,

@@ -2,7 +2,9 @@
 
 use core::fmt;
 
-use dmakit_addr::{Direction, DirectionType, DmaAddr, ReadableByCpu, ToDevice, WritableByCpu};
+use dmakit_addr::{
+    Direction, DirectionType, DmaAddr, IovaRange, ReadableByCpu, ToDevice, WritableByCpu,
+};
 use dmakit_platform::CpuBuffer;
 use dmakit_swiotlb::BounceBuffer;
 
@@ -15,6 +17,24 @@ pub(crate) enum Route<D> {
     Direct,
     /// The device uses these slots.
     Bounced(BounceBuffer<D>),
+    /// The device uses addresses of a domain.
+    Translated {
+        /// Which, whole granules.
+        range: IovaRange,
+        /// What of the memory lies in slots.
+        slots: Slots,
+    },
+}
+
+/// What of a translated mapping lies in bounce slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Slots {
+    /// Nothing.
+    None,
+    /// Edges that share their granules: the page table says which.
+    Edges,
+    /// All of it, in one piece.
+    All,
 }
 
 /// Small on purpose: tokens are moved at every step, and what fits 128 bytes moves in registers.
@@ -26,7 +46,7 @@ pub(crate) struct Record<D> {
     pub(crate) len: u64,
     pub(crate) segments: u32,
     pub(crate) route: Route<D>,
-    /// Direct and coherent: syncs have nothing to do.
+    /// Nothing bounced, and coherent: syncs have nothing to do.
     pub(crate) is_quiet: bool,
     /// The device goes past the CPU's caches.
     pub(crate) needs_caches: bool,
@@ -45,7 +65,11 @@ impl<D> Record<D> {
 
     #[inline]
     pub(crate) fn is_bounced(&self) -> bool {
-        matches!(self.route, Route::Bounced(_))
+        match self.route {
+            Route::Direct => false,
+            Route::Bounced(_) => true,
+            Route::Translated { slots, .. } => slots != Slots::None,
+        }
     }
 }
 
@@ -84,7 +108,7 @@ impl<D: DirectionType, B> Mapping<D, B> {
         self.record.segments as usize
     }
 
-    /// Whether the device works on a copy.
+    /// Whether the device works on a copy, or on copies of edges.
     pub fn is_bounced(&self) -> bool {
         self.record.is_bounced()
     }

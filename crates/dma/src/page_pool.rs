@@ -12,7 +12,7 @@ use crate::check::Checker;
 use crate::coherent::{Home, Origin};
 use crate::{
     Coherent, CoherentError, CoherentSource, Device, DeviceId, DeviceShared, NotHere, PoolBusy,
-    PoolError, PoolStats,
+    PoolError, PoolStats, Translate,
 };
 
 const WORDS: usize = 16;
@@ -43,7 +43,7 @@ pub struct Maintained {
 /// Room for one chunk in a [`CoherentPool`]: its bookkeeping.
 #[derive(Default)]
 pub struct PageChunk {
-    memory: Option<(Carved<WORDS>, Origin)>,
+    memory: Option<(Carved<[u64; WORDS]>, Origin)>,
     taken: [u64; WORDS],
     pages: u32,
     free: u32,
@@ -198,8 +198,8 @@ impl<S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> Inner<S> {
 impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S> {
     /// A pool without memory for `device`, with room for as many chunks as `chunks` holds. What the
     /// chunks held before is forgotten.
-    pub fn new<'m, M, C: Checker<'m>>(
-        device: &Device<'m, P, M, C>,
+    pub fn new<'m, M, C: Checker<'m>, T: Translate>(
+        device: &Device<'m, P, M, C, T>,
         config: CoherentPoolConfig,
         mut chunks: S,
     ) -> Self {
@@ -284,9 +284,9 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
     ///
     /// # Errors
     /// What the device's source of coherent memory says; what was added before stays.
-    pub fn maintain<'m, M, C: Checker<'m>>(
+    pub fn maintain<'m, M, C: Checker<'m>, T: Translate>(
         &self,
-        device: &Device<'m, P, M, C>,
+        device: &Device<'m, P, M, C, T>,
         now: Instant,
         budget_bytes: u64,
     ) -> Result<Maintained, CoherentError> {
@@ -308,9 +308,9 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
         Ok(done)
     }
 
-    fn grow<'m, M, C: Checker<'m>>(
+    fn grow<'m, M, C: Checker<'m>, T: Translate>(
         &self,
-        device: &Device<'m, P, M, C>,
+        device: &Device<'m, P, M, C, T>,
         budget_bytes: u64,
         done: &mut Maintained,
     ) -> Result<(), CoherentError> {
@@ -348,9 +348,9 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
     }
 
     /// Adds a chunk of `bytes`, a power of two of at least a page, or less; says how much.
-    fn add<'m, M, C: Checker<'m>>(
+    fn add<'m, M, C: Checker<'m>, T: Translate>(
         &self,
-        device: &Device<'m, P, M, C>,
+        device: &Device<'m, P, M, C, T>,
         mut bytes: u64,
     ) -> Result<u64, CoherentError> {
         let memory = loop {
@@ -402,9 +402,9 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
         }
     }
 
-    fn shrink<'m, M, C: Checker<'m>>(
+    fn shrink<'m, M, C: Checker<'m>, T: Translate>(
         &self,
-        device: &Device<'m, P, M, C>,
+        device: &Device<'m, P, M, C, T>,
         now: Instant,
         budget_bytes: u64,
     ) -> u64 {
@@ -437,9 +437,9 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
     /// # Errors
     /// [`PoolBusy`] with the pool and the number of pages that are out, or where it is another
     /// device's.
-    pub fn destroy<'m, M, C: Checker<'m>>(
+    pub fn destroy<'m, M, C: Checker<'m>, T: Translate>(
         self,
-        device: &Device<'m, P, M, C>,
+        device: &Device<'m, P, M, C, T>,
     ) -> Result<S, PoolBusy<Self>> {
         let live = self.inner.lock().live;
         if live > 0 || device.info().id != self.device {

@@ -14,9 +14,9 @@ use crate::bounce::{self, Ask};
 use crate::cache;
 use crate::check::{Checker, Event, Kind};
 use crate::mapping::Route;
-use crate::{Device, DmaSegment, MapError, MaskKind, Path, RawError};
+use crate::{Device, DmaSegment, MapError, MaskKind, Path, RawError, Translate};
 
-impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Lends the memory of `run`, whose bytes are `source`, to the device; what comes back is all
     /// that is known of the mapping, and a driver may keep it anywhere.
     ///
@@ -67,20 +67,20 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     /// # Errors
     /// [`RawError`]; the mapping, if there is one, stands.
     #[track_caller]
-    pub fn unmap_raw<T: CopyTarget + ?Sized>(
+    pub fn unmap_raw<B: CopyTarget + ?Sized>(
         &self,
         handle: DmaSegment,
         direction: Direction,
         run: PhysRange,
-        target: &mut T,
+        target: &mut B,
         attributes: Attributes,
     ) -> Result<(), RawError> {
         let wants_data = !attributes.contains(Attributes::SKIP_CPU_SYNC);
         let target = Some(target).filter(|_| wants_data && direction.device_writes());
         let ended = match direction {
-            Direction::ToDevice => self.try_unmap_raw::<ToDevice, T>(handle, run, target),
-            Direction::FromDevice => self.try_unmap_raw::<FromDevice, T>(handle, run, target),
-            Direction::Bidirectional => self.try_unmap_raw::<Bidirectional, T>(handle, run, target),
+            Direction::ToDevice => self.try_unmap_raw::<ToDevice, B>(handle, run, target),
+            Direction::FromDevice => self.try_unmap_raw::<FromDevice, B>(handle, run, target),
+            Direction::Bidirectional => self.try_unmap_raw::<Bidirectional, B>(handle, run, target),
         };
         if let Err(error) = ended {
             self.checker.misused(&self.info, &error, Location::caller());
@@ -92,13 +92,14 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         Ok(())
     }
 
-    /// Where the device finds `window`, which is not RAM: another device's registers or memory. Never
-    /// bounced, no cache maintenance, nothing to unmap without translation;
-    /// [`unmap_resource`](Self::unmap_resource) all the same, for the day when there is some.
+    /// Where the device finds `window`, which is not RAM: another device's registers or memory, or the
+    /// doorbell that its interrupts are written to. Never bounced, no cache maintenance; through a
+    /// domain all granules that it touches are mapped, as device memory. Never sleeps.
     ///
     /// # Errors
-    /// [`MapError`] where the device cannot reach it, or an attribute other than `MMIO`, `NO_WARN`
-    /// and `SKIP_CPU_SYNC` is asked for.
+    /// [`MapError`] where the device cannot reach it, an attribute other than `MMIO`, `NO_WARN` and
+    /// `SKIP_CPU_SYNC` is asked for, or the domain is full; where the device is not trusted, for a
+    /// window that shares a granule with others.
     #[track_caller]
     pub fn map_resource(
         &self,
@@ -108,7 +109,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     ) -> Result<DmaSegment, MapError> {
         let caller = Location::caller();
         let first = self
-            .try_map_resource(window, attributes)
+            .try_map_resource(window, direction, attributes)
             .inspect_err(|error| self.counters.failed(error, attributes))?;
         self.counters.mapped();
         let event = Event {
@@ -122,16 +123,28 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         Ok(first.into())
     }
 
-    /// Ends a mapping of [`map_resource`](Self::map_resource).
-    pub fn unmap_resource(&self, handle: DmaSegment) {
+    /// Ends a mapping of [`map_resource`](Self::map_resource); through a domain, whether strict or
+    /// lazy, the device cannot reach the window afterwards. Never sleeps; spins, for a bounded time.
+    ///
+    /// # Errors
+    /// [`RawError`] where nothing is mapped there, or hardware did not say that it has forgotten it.
+    #[track_caller]
+    pub fn unmap_resource(&self, handle: DmaSegment) -> Result<(), RawError> {
+        if let Some(domain) = self.translation() {
+            let caller = Location::caller();
+            self.unmap_window(domain, handle)
+                .inspect_err(|error| self.checker.misused(&self.info, error, caller))?;
+        }
         self.counters.unmapped();
         self.checker
             .ended(&self.info, Kind::Resource, handle.addr, handle.len);
+        Ok(())
     }
 
     fn try_map_resource(
         &self,
         window: PhysRange,
+        direction: Direction,
         attributes: Attributes,
     ) -> Result<DmaRange, MapError> {
         let known = Attributes::MMIO | Attributes::NO_WARN | Attributes::SKIP_CPU_SYNC;
@@ -141,6 +154,9 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         }
         if window.is_empty() {
             return Err(MapError::Empty);
+        }
+        if let Some(domain) = self.translation() {
+            return self.map_window(domain, window, direction);
         }
         self.info
             .direct(window, MaskKind::Streaming)
@@ -163,6 +179,9 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             });
         }
         self.check_request(run.len(), attributes)?;
+        if let Some(domain) = self.translation() {
+            return self.map_raw_translated::<D, S>(domain, run, source, attributes);
+        }
         let mut first = None;
         let cause = self.find_cause(core::iter::once(run), D::DIRECTION, |dma| first = Some(dma));
         let Some(cause) = cause else {
@@ -226,13 +245,16 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         })
     }
 
-    fn try_unmap_raw<D: DirectionType, T: CopyTarget + ?Sized>(
+    fn try_unmap_raw<D: DirectionType, B: CopyTarget + ?Sized>(
         &self,
         handle: DmaSegment,
         run: PhysRange,
-        target: Option<&mut T>,
+        target: Option<&mut B>,
     ) -> Result<(), RawError> {
         let needs_caches = !self.info.is_coherent();
+        if let Some(domain) = self.translation() {
+            return self.unmap_raw_translated::<D, B>(domain, handle, run, target);
+        }
         match (self.claim_raw::<D>(handle, run)?, target) {
             (Some(buffer), Some(target)) => {
                 self.end_bounced(buffer, target, handle.len, needs_caches);
@@ -250,19 +272,19 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     /// # Errors
     /// As [`unmap_raw`](Self::unmap_raw), and where the part does not lie inside.
     #[track_caller]
-    pub fn sync_raw_for_cpu<T: CopyTarget + ?Sized>(
+    pub fn sync_raw_for_cpu<B: CopyTarget + ?Sized>(
         &self,
         handle: DmaSegment,
         direction: Direction,
         run: PhysRange,
-        target: &mut T,
+        target: &mut B,
         part: Range<u64>,
     ) -> Result<(), RawError> {
         let synced = match direction {
             Direction::ToDevice => Ok(()),
-            Direction::FromDevice => self.fetch_raw::<FromDevice, T>(handle, run, target, part),
+            Direction::FromDevice => self.fetch_raw::<FromDevice, B>(handle, run, target, part),
             Direction::Bidirectional => {
-                self.fetch_raw::<Bidirectional, T>(handle, run, target, part)
+                self.fetch_raw::<Bidirectional, B>(handle, run, target, part)
             }
         };
         let caller = Location::caller();
@@ -294,13 +316,16 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         synced.inspect_err(|error| self.checker.misused(&self.info, error, caller))
     }
 
-    fn fetch_raw<D: ReadableByCpu, T: CopyTarget + ?Sized>(
+    fn fetch_raw<D: ReadableByCpu, B: CopyTarget + ?Sized>(
         &self,
         handle: DmaSegment,
         run: PhysRange,
-        target: &mut T,
+        target: &mut B,
         part: Range<u64>,
     ) -> Result<(), RawError> {
+        if let Some(domain) = self.translation() {
+            return self.fetch_raw_translated::<D, B>(domain, handle, run, target, part);
+        }
         self.visit_raw::<D>(handle, run, part, |memory, buffer, offset, len| {
             if !self.info.is_coherent() {
                 cache::before_cpu_reads(&self.platform, memory);
@@ -321,6 +346,9 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         source: &S,
         part: Range<u64>,
     ) -> Result<(), RawError> {
+        if let Some(domain) = self.translation() {
+            return self.push_raw_translated::<D, S>(domain, handle, run, source, part);
+        }
         self.visit_raw::<D>(handle, run, part, |memory, buffer, offset, len| {
             if let (Some(buffer), Path::Bounced { pool, .. }) = (buffer, self.path) {
                 // As in `fetch_raw`.

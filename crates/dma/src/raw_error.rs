@@ -6,7 +6,8 @@ use dmakit_addr::{Direction, PhysRange};
 
 use crate::DmaSegment;
 
-/// Why a raw handle was refused. Nothing has changed then.
+/// Why a raw handle was refused. Nothing has changed then, but for what is
+/// [lost](Self::Lost).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum RawError {
@@ -43,6 +44,12 @@ pub enum RawError {
         /// The memory behind it.
         behind: PhysRange,
     },
+    /// It is unmapped, and hardware did not say that it has forgotten it: its memory must not be used
+    /// until the device is reset.
+    Lost {
+        /// The handle.
+        handle: DmaSegment,
+    },
 }
 
 impl RawError {
@@ -53,7 +60,8 @@ impl RawError {
             | Self::NotMapped { handle, .. }
             | Self::WrongLength { handle, .. }
             | Self::OutOfRange { handle, .. }
-            | Self::OtherMemory { handle, .. } => *handle,
+            | Self::OtherMemory { handle, .. }
+            | Self::Lost { handle } => *handle,
         }
     }
 }
@@ -73,6 +81,12 @@ impl fmt::Display for RawError {
             }
             Self::OutOfRange { end, .. } => {
                 write!(f, "a part that ends at {end} of {len} bytes at {addr}")
+            }
+            Self::Lost { .. } => {
+                write!(
+                    f,
+                    "the device may reach {len} bytes at {addr} until it is reset"
+                )
             }
             Self::OtherMemory { behind, .. } => {
                 write!(

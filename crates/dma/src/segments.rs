@@ -22,6 +22,48 @@ impl From<DmaRange> for DmaSegment {
     }
 }
 
+/// Runs that must follow one another for the device, to be one segment.
+#[derive(Default)]
+pub(crate) struct OneSegment {
+    joined: Option<DmaRange>,
+    is_scattered: bool,
+}
+
+impl OneSegment {
+    /// Appends a run.
+    #[inline]
+    pub(crate) fn push(&mut self, run: DmaRange) {
+        let both = match self.joined {
+            None => Some(run),
+            Some(first) if first.end() == run.start() => {
+                DmaRange::between(first.start(), run.end())
+            }
+            Some(_) => None,
+        };
+        self.is_scattered |= both.is_none();
+        self.joined = both.or(self.joined);
+    }
+
+    /// Where the segment starts.
+    ///
+    /// # Errors
+    /// [`MapError`] where it is none, or none that the device takes.
+    #[inline]
+    pub(crate) fn finish(self, limits: SegmentLimits) -> Result<DmaAddr, MapError> {
+        let first = self.joined.ok_or(MapError::Empty)?;
+        if self.is_scattered {
+            return Err(MapError::Scattered { first });
+        }
+        if !limits.allows(first) {
+            return Err(MapError::Limits {
+                segment: first,
+                limits,
+            });
+        }
+        Ok(first.start())
+    }
+}
+
 /// Joins runs that follow one another for the device, cuts them by its limits, and writes what
 /// comes out as long as there is room. It goes on counting where there is none, so that a refusal
 /// can say how much room would do.

@@ -23,6 +23,8 @@ pub struct DeviceStats {
     pub coherent_allocated: u64,
     /// Blocks of coherent memory taken back.
     pub coherent_freed: u64,
+    /// Mappings whose memory is lost, because hardware did not say that it has forgotten them.
+    pub lost: u64,
     /// Mappings refused, by cause.
     pub failed: Failures,
     /// Of those refused, how many had said that failure would be nothing special
@@ -41,6 +43,8 @@ pub struct Failures {
     pub limits: u64,
     /// Coherence was required.
     pub coherence: u64,
+    /// The domain had no addresses or table pages, or its hardware took no commands.
+    pub domain: u64,
     /// The request made no sense: attributes, length.
     pub request: u64,
 }
@@ -48,7 +52,7 @@ pub struct Failures {
 impl Failures {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.unreachable + self.pool + self.limits + self.coherence + self.request
+        self.unreachable + self.pool + self.limits + self.coherence + self.domain + self.request
     }
 }
 
@@ -81,6 +85,8 @@ pub(crate) struct Counters {
     pool: AtomicU64,
     limits: AtomicU64,
     coherence: AtomicU64,
+    domain: AtomicU64,
+    lost: AtomicU64,
     request: AtomicU64,
     failed_expected: AtomicU64,
 }
@@ -117,6 +123,11 @@ impl Counters {
     }
 
     #[cold]
+    pub(crate) fn lost(&self) {
+        add(&self.lost, 1);
+    }
+
+    #[cold]
     pub(crate) fn failed(&self, error: &MapError, attributes: Attributes) {
         let cause = match error {
             MapError::NoBouncePool(_)
@@ -128,6 +139,7 @@ impl Counters {
             | MapError::TooManySegments { .. }
             | MapError::Scattered { .. } => &self.limits,
             MapError::NotCoherent | MapError::WouldBounce(_) => &self.coherence,
+            MapError::Domain(_) => &self.domain,
             MapError::Empty | MapError::Attributes(_) | MapError::LengthMismatch { .. } => {
                 &self.request
             }
@@ -147,11 +159,13 @@ impl Counters {
             bytes_copied_out: get(&self.bytes_copied_out),
             coherent_allocated: get(&self.coherent_allocated),
             coherent_freed: get(&self.coherent_freed),
+            lost: get(&self.lost),
             failed: Failures {
                 unreachable: get(&self.unreachable),
                 pool: get(&self.pool),
                 limits: get(&self.limits),
                 coherence: get(&self.coherence),
+                domain: get(&self.domain),
                 request: get(&self.request),
             },
             failed_expected: get(&self.failed_expected),

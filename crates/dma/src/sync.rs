@@ -5,10 +5,11 @@ use dmakit_platform::Platform;
 
 use crate::check::Checker;
 use crate::mapping::Route;
-use crate::{CpuMapping, CpuPart, Device, DmaMemory, Mapping, Path, Refused, TokenError};
+use crate::translated::Translated;
+use crate::{CpuMapping, CpuPart, Device, DmaMemory, Mapping, Refused, TokenError, Translate};
 use crate::{bounce, cache};
 
-impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Puts a mapping into the CPU's hands, with everything that the device wrote. The driver knows
     /// that the device is done with it for now.
     ///
@@ -118,8 +119,8 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             return Ok(());
         }
         let needs_caches = mapping.record.needs_caches;
-        match (&mapping.record.route, self.path) {
-            (Route::Bounced(buffer), Path::Bounced { pool, .. }) => {
+        match (&mapping.record.route, self.pool()) {
+            (Route::Bounced(buffer), Some((pool, _))) => {
                 let slots = bounce::slots(buffer);
                 if let Some(part) = slots.slice(offset, len).filter(|_| needs_caches) {
                     cache::before_cpu_reads(&self.platform, part);
@@ -129,6 +130,10 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
                 debug_assert!(copied.is_ok());
                 self.counters.copied_out(len);
             }
+            (Route::Translated { range, slots }, _) => {
+                let (range, slots) = (*range, *slots);
+                self.fetch_translated::<D, B>(Translated { range, slots }, mapping, offset, len);
+            }
             _ => {
                 for run in cache::slices(mapping.memory.runs(), offset, len) {
                     cache::before_cpu_reads(&self.platform, run);
@@ -136,6 +141,37 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             }
         }
         Ok(())
+    }
+
+    /// What the device wrote by way of a domain.
+    fn fetch_translated<D: ReadableByCpu, B: DmaMemory>(
+        &self,
+        translated: Translated,
+        mapping: &mut Mapping<D, B>,
+        offset: u64,
+        len: u64,
+    ) {
+        let Some(domain) = self.translation() else {
+            return;
+        };
+        let (mut from, end) = (offset, offset + len);
+        while from < end {
+            let runs = mapping.memory.runs();
+            let next = self
+                .touched(domain, translated, runs, from, end - from)
+                .next();
+            let Some(part) = next else { return };
+            if mapping.record.needs_caches {
+                cache::before_cpu_reads(&self.platform, part.memory());
+            }
+            if let Some((start, (pool, _))) = part.slots.zip(self.pool()) {
+                let of = &mut mapping.memory;
+                if bounce::fetch::<P, M, D, B>(pool, start, of, &part) {
+                    self.counters.copied_out(part.len);
+                }
+            }
+            from = part.at + part.offset + part.len;
+        }
     }
 
     /// What the CPU wrote, for the device.
@@ -149,8 +185,12 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         if mapping.record.is_quiet || len == 0 {
             return Ok(());
         }
-        match (&mapping.record.route, self.path) {
-            (Route::Bounced(buffer), Path::Bounced { pool, .. }) => {
+        match (&mapping.record.route, self.pool()) {
+            (Route::Translated { range, slots }, _) => {
+                let (range, slots) = (*range, *slots);
+                self.push_translated::<D, B>(Translated { range, slots }, mapping, offset, len);
+            }
+            (Route::Bounced(buffer), Some((pool, _))) => {
                 // As in `fetch`.
                 let copied = pool.sync_for_device(buffer, &mapping.memory, offset, len);
                 debug_assert!(copied.is_ok());
@@ -168,5 +208,29 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
             }
         }
         Ok(())
+    }
+
+    /// What the CPU wrote, for a device behind a domain.
+    fn push_translated<D: WritableByCpu, B: DmaMemory>(
+        &self,
+        translated: Translated,
+        mapping: &Mapping<D, B>,
+        offset: u64,
+        len: u64,
+    ) {
+        let Some(domain) = self.translation() else {
+            return;
+        };
+        let runs = mapping.memory.runs();
+        for part in self.touched(domain, translated, runs, offset, len) {
+            if let Some((start, (pool, _))) = part.slots.zip(self.pool()) {
+                if bounce::push::<P, M, D, B>(pool, start, &mapping.memory, &part) {
+                    self.counters.copied_in(part.len);
+                }
+            }
+            if mapping.record.needs_caches {
+                cache::after_cpu_wrote(&self.platform, part.memory());
+            }
+        }
     }
 }

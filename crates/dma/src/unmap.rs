@@ -5,11 +5,12 @@ use dmakit_platform::{CopyTarget, Platform};
 use dmakit_swiotlb::BounceBuffer;
 
 use crate::check::{Checker, Kind};
+use crate::debt::Owed;
 use crate::mapping::{Record, Route};
-use crate::{Debt, Device, DmaMemory, Mapping, Path, Refused, UnmapFailure};
+use crate::{Debt, Device, DmaMemory, Mapping, Refused, Translate, UnmapFailure};
 use crate::{bounce, cache};
 
-impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Ends a mapping; the memory is owed until a sync. The driver knows that the device is done.
     ///
     /// Of a mapping that the device wrote through, everything comes back: by calling this the
@@ -44,12 +45,12 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
                 token: mapping,
             });
         }
-        let memory = self.end(mapping, len);
+        let (memory, owed) = self.end(mapping, len);
         Ok(Debt {
             memory,
             device: self.info.id,
             domain: self.domain(),
-            since: self.epoch(),
+            owed,
         })
     }
 
@@ -77,27 +78,49 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
         mapping: Mapping<D, B>,
         len: u64,
     ) -> Result<B, UnmapFailure<D, B>> {
-        match self.check_token(&mapping.record, 0, len) {
-            Ok(()) => match self.path {
-                // Nothing stands between unmap and sync here, so neither needs an epoch.
-                Path::Direct | Path::Bounced { .. } => Ok(self.end(mapping, len)),
-            },
-            Err(error) => Err(UnmapFailure::Refused(Refused {
-                error,
-                token: mapping,
-            })),
+        if let Err(error) = self.check_token(&mapping.record, 0, len) {
+            let token = mapping;
+            return Err(UnmapFailure::Refused(Refused { error, token }));
+        }
+        let (memory, owed) = self.end(mapping, len);
+        match owed {
+            // Nothing stands between unmap and sync without a ticket.
+            Owed::Since(_) | Owed::Paid => Ok(memory),
+            owed => self.pay_now(Debt {
+                memory,
+                device: self.info.id,
+                domain: self.domain(),
+                owed,
+            }),
         }
     }
 
-    /// Ends a mapping that was checked to be this device's.
+    /// Syncs for one debt.
     #[inline]
-    fn end<D: DirectionType, B: DmaMemory>(&self, mapping: Mapping<D, B>, len: u64) -> B {
+    fn pay_now<D: DirectionType, B>(&self, debt: Debt<B>) -> Result<B, UnmapFailure<D, B>> {
+        match self.sync() {
+            Ok(proof) => {
+                let redeemed = self.redeem(debt, &proof);
+                // The proof is of a later sync of the same domain: what it does not pay is lost.
+                redeemed.map_err(|failure| UnmapFailure::Lost(failure.debt))
+            }
+            Err(error) => Err(UnmapFailure::Owed { error, debt }),
+        }
+    }
+
+    /// Ends a mapping that was checked to be this device's: the memory, and what it owes.
+    #[inline]
+    fn end<D: DirectionType, B: DmaMemory>(&self, mapping: Mapping<D, B>, len: u64) -> (B, Owed) {
         let Mapping { mut memory, record } = mapping;
         self.finish(&record);
+        if let Some(translated) = record.translated() {
+            let owed = self.end_translated(translated, &mut memory, len, &record);
+            return (memory, owed);
+        }
         if !record.is_quiet {
             self.end_with_work(&mut memory, record, len);
         }
-        memory
+        (memory, Owed::Since(self.epoch()))
     }
 
     #[inline]
@@ -117,7 +140,7 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
     ) {
         let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
         match record.route {
-            Route::Direct => {
+            Route::Direct | Route::Translated { .. } => {
                 // Whole lines and all of them: the CPU may have fetched any, and none may show it
                 // later what stood there before.
                 if wants_data && record.needs_caches {
@@ -135,14 +158,14 @@ impl<'m, P: Platform, M, C: Checker<'m>> Device<'m, P, M, C> {
 
     /// Gives slots back, after copying out the first `len` bytes. Where the device wrote past the
     /// CPU's caches, `drops_lines` asks that no line of the slots stays stale, whatever is copied.
-    pub(crate) fn end_bounced<D: DirectionType, T: CopyTarget + ?Sized>(
+    pub(crate) fn end_bounced<D: DirectionType, B: CopyTarget + ?Sized>(
         &self,
         buffer: BounceBuffer<D>,
-        target: &mut T,
+        target: &mut B,
         len: u64,
         drops_lines: bool,
     ) {
-        let Path::Bounced { pool, .. } = self.path else {
+        let Some((pool, _)) = self.pool() else {
             // A record of this device that names slots was made with a pool, and the path of a
             // device never changes. Leaking the slots is the safe way to be wrong.
             return;

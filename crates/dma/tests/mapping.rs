@@ -13,6 +13,7 @@ use dmakit_dma::{
     BounceCause, Coherence, Device, DeviceInfo, DmaSegment, MapError, Mapping, RedeemError,
     ScatterList, SegmentLimits, TokenError, Trust,
 };
+use dmakit_iommu::RedeemError as Unpaid;
 use dmakit_platform::CpuBuffer;
 use dmakit_sim::SimDevice;
 use rig::{Forgetful, HIGH, LOW, PathKind, Rig, align, bytes_of, pattern, phys};
@@ -73,13 +74,19 @@ fn memory_comes_back_for_a_later_proof_of_its_own_device_only() {
 
     let failure = one.redeem(debt, &early).unwrap_err();
     assert!(
-        matches!(failure.error, RedeemError::OlderProof { .. }),
+        matches!(
+            failure.error,
+            RedeemError::Unpaid(Unpaid::OlderProof { .. })
+        ),
         "{failure}"
     );
     let foreign = other.sync().unwrap();
     let failure = one.redeem(failure.debt, &foreign).unwrap_err();
     assert!(
-        matches!(failure.error, RedeemError::ForeignProof { .. }),
+        matches!(
+            failure.error,
+            RedeemError::Unpaid(Unpaid::ForeignProof { .. })
+        ),
         "{failure}"
     );
     let proof = one.sync().unwrap();

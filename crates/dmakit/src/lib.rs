@@ -11,15 +11,21 @@
 //! | [`addr`] | addresses, ranges, masks, directions, attributes: one type for each address space |
 //! | [`platform`] | what an embedder supplies: the machine, RAM, buffers, memory providers |
 //! | [`swiotlb`] | bounce pools that grow and shrink |
+//! | [`iova`], [`io_pgtable`], [`iommu`] | device addresses, page tables, and the domains made of both |
+//! | `smmuv3` | Arm's IOMMU, with the feature of that name |
 //! | [`dma`] | the API that drivers call |
+//! | `phys` | physical memory: map, page allocator by node, migration, pins |
+//! | `cma` | contiguous areas: reserved at boot, lent to movable memory, claimed back |
+//! | `its` | interrupt translation: tables from early memory, LPIs, doorbells |
 //!
-//! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process.
+//! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process, `phys`,
+//! `cma` and `its` for the modules of these names.
 //!
 //! # A driver and its device
 //!
 //! Everything below runs in a process: `HostRam` is the machine's memory, and what a device would
 //! do is done through its hardware side. On a kernel only the first part differs (see
-//! `docs/embedding.md`).
+//! `docs/porting.md`).
 //!
 //! ```
 //! use std::error::Error;
@@ -128,14 +134,32 @@
 
 #[doc(inline)]
 pub use dmakit_addr as addr;
+#[cfg(feature = "cma")]
+#[doc(inline)]
+pub use dmakit_cma as cma;
 #[doc(inline)]
 pub use dmakit_dma as dma;
 #[doc(inline)]
+pub use dmakit_io_pgtable as io_pgtable;
+#[doc(inline)]
+pub use dmakit_iommu as iommu;
+#[doc(inline)]
+pub use dmakit_iova as iova;
+#[cfg(feature = "its")]
+#[doc(inline)]
+pub use dmakit_its as its;
+#[cfg(feature = "phys")]
+#[doc(inline)]
+pub use dmakit_phys as phys;
+#[doc(inline)]
 pub use dmakit_platform as platform;
+#[cfg(feature = "smmuv3")]
+#[doc(inline)]
+pub use dmakit_smmuv3 as smmuv3;
 #[doc(inline)]
 pub use dmakit_swiotlb as swiotlb;
 
 // The page shows what compiles and runs.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/embedding.md")]
+#[doc = include_str!("../../../docs/porting.md")]
 pub struct Embedding;

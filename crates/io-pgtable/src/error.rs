@@ -59,16 +59,22 @@ pub enum MapFailure {
     Table(TableError),
 }
 
+impl fmt::Display for MapFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned => f.write_str("not whole granules"),
+            Self::OutOfRange => f.write_str("outside the table's input addresses"),
+            Self::Unreachable => f.write_str("beyond the table's output addresses"),
+            Self::Occupied => f.write_str("something is mapped there"),
+            Self::Table(error) => error.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} was not mapped to {}: ", self.range, self.phys)?;
-        match &self.failure {
-            MapFailure::Unaligned => f.write_str("not whole granules"),
-            MapFailure::OutOfRange => f.write_str("outside the table's input addresses"),
-            MapFailure::Unreachable => f.write_str("beyond the table's output addresses"),
-            MapFailure::Occupied => f.write_str("something is mapped there"),
-            MapFailure::Table(error) => error.fmt(f),
-        }
+        self.failure.fmt(f)
     }
 }
 

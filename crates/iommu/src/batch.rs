@@ -5,13 +5,13 @@ use alloc::vec::Vec;
 use core::mem::ManuallyDrop;
 use core::time::Duration;
 
-use dmakit_io_pgtable::{Format, Gather};
-use dmakit_iova::CpuCache;
-use dmakit_platform::{CpuGuard, CpuSlot, Instant, Platform, TableMemory};
+use dmakit_addr::IovaRange;
+use dmakit_io_pgtable::Gather;
+use dmakit_platform::{CpuGuard, Instant};
 
-use crate::hardware::{Hardware, SyncError};
+use crate::hardware::SyncError;
 use crate::ticket::DomainId;
-use crate::{Domain, Mapped, Ticket, UnmapFailure};
+use crate::{Mapped, Ticket, Translate, UnmapFailure};
 
 /// When a [`Batch`] closes, besides when its ring goes idle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +83,11 @@ impl<B> Batch<B> {
         })
     }
 
+    /// Whose syncs it waits for.
+    pub fn domain(&self) -> DomainId {
+        self.domain
+    }
+
     /// What it holds, and has done.
     pub fn held(&self) -> Held {
         self.held
@@ -106,37 +111,48 @@ impl<B> Batch<B> {
     /// [`BatchFailure`], with `owned` where it is certain that no device reaches it; a mapping that
     /// is of another domain comes back too.
     #[allow(clippy::too_many_arguments)]
-    pub fn unmap<P, S, F, M, H>(
+    pub fn unmap<T: Translate>(
         &mut self,
-        domain: &Domain<P, S, F, M, H>,
+        domain: &T,
         cpu: &impl CpuGuard,
         now: Instant,
         mapped: Mapped,
         owned: B,
         give: impl FnMut(B),
-    ) -> Result<(), BatchFailure<B>>
-    where
-        P: Platform,
-        S: AsRef<[CpuSlot<CpuCache>]>,
-        F: Format,
-        M: TableMemory,
-        H: Hardware,
-    {
+    ) -> Result<(), BatchFailure<B>> {
         if self.domain != domain.id() || mapped.domain != self.domain {
             let failure = UnmapFailure::Foreign(mapped);
             return Err(BatchFailure::Refused { failure, owned });
         }
-        let mut give = give;
+        let range = mapped.reservation.into_range();
+        self.unmap_range(domain, cpu, || now, range, owned, give)
+    }
+
+    /// As [`unmap`](Self::unmap), for a mapping API that keeps its own records: `range` is of
+    /// `domain`, and mapped.
+    ///
+    /// # Errors
+    /// [`BatchFailure`]; where the batch is of another domain, or could not be closed to make room,
+    /// the range is mapped as before.
+    pub fn unmap_range<T: Translate>(
+        &mut self,
+        domain: &T,
+        cpu: &impl CpuGuard,
+        now: impl FnOnce() -> Instant,
+        range: IovaRange,
+        owned: B,
+        mut give: impl FnMut(B),
+    ) -> Result<(), BatchFailure<B>> {
         if self.is_full() {
             if let Err(error) = self.close(domain, cpu, &mut give) {
                 return Err(BatchFailure::Full {
-                    mapped,
+                    range,
                     owned,
                     error,
                 });
             }
         }
-        let ticket = match domain.unmap_later(mapped) {
+        let ticket = match domain.unmap_later(range) {
             Ok(ticket) => ticket,
             // Part of it may still be mapped: `owned` is lost with the addresses.
             Err(failure) => {
@@ -144,7 +160,7 @@ impl<B> Batch<B> {
                 return Err(BatchFailure::Lost(failure));
             }
         };
-        self.opened.get_or_insert(now);
+        self.opened.get_or_insert_with(now);
         self.held.debts += 1;
         self.held.bytes += ticket.range().len();
         self.held.bytes_max = self.held.bytes_max.max(self.held.bytes);
@@ -161,19 +177,12 @@ impl<B> Batch<B> {
     ///
     /// # Errors
     /// [`SyncError`]: nothing was given back, and everything still waits.
-    pub fn close<P, S, F, M, H>(
+    pub fn close<T: Translate>(
         &mut self,
-        domain: &Domain<P, S, F, M, H>,
+        domain: &T,
         cpu: &impl CpuGuard,
         mut give: impl FnMut(B),
-    ) -> Result<(), SyncError>
-    where
-        P: Platform,
-        S: AsRef<[CpuSlot<CpuCache>]>,
-        F: Format,
-        M: TableMemory,
-        H: Hardware,
-    {
+    ) -> Result<(), SyncError> {
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -210,8 +219,8 @@ pub enum BatchFailure<B> {
     },
     /// The batch was full and could not be closed; nothing else was done.
     Full {
-        /// The mapping, as it was.
-        mapped: Mapped,
+        /// The addresses, mapped as they were.
+        range: IovaRange,
         /// What was to wait.
         owned: B,
         /// Why.
@@ -250,7 +259,7 @@ pub(crate) fn joined<'a>(
 /// What one invalidation forgets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Joined {
-    pub(crate) range: dmakit_addr::IovaRange,
+    pub(crate) range: IovaRange,
     pub(crate) leaf_height: Option<u32>,
     pub(crate) tables: bool,
 }
@@ -267,7 +276,7 @@ impl Joined {
     fn with(&self, next: &Self) -> Option<Self> {
         let is_alike = (self.leaf_height, self.tables) == (next.leaf_height, next.tables);
         let is_next = self.range.end() == next.range.start();
-        let range = dmakit_addr::IovaRange::between(self.range.start(), next.range.end())?;
+        let range = IovaRange::between(self.range.start(), next.range.end())?;
         (is_alike && is_next).then_some(Self { range, ..*self })
     }
 }

@@ -11,7 +11,7 @@ use crate::batch::{Joined, joined};
 use crate::epochs::Epochs;
 use crate::error::{AttachRegionError, MapError, UnmapFailure};
 use crate::hardware::{Hardware, Invalidation, SyncError};
-use crate::ticket::{DomainId, Proof, RedeemError, RedeemFailure, Ticket};
+use crate::ticket::{DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};
 
 /// A mapped range of device addresses.
 ///
@@ -56,7 +56,7 @@ where
     /// with its own.
     pub fn new(id: DomainId, space: Space<P, S>, table: PageTable<F, P, M>, hardware: H) -> Self {
         Self {
-            id,
+            id: id.translated(),
             space,
             table,
             hardware,
@@ -220,14 +220,57 @@ where
         if let Err(error) = proof.covers(&ticket) {
             return Err(RedeemFailure { error, ticket });
         }
-        self.take_back(cpu, ticket.reservation, ticket.gather);
+        self.take_back_ticket(cpu, ticket);
         Ok(())
     }
 
     /// Takes back what hardware has forgotten.
+    #[inline]
     pub(crate) fn take_back(&self, cpu: &impl CpuGuard, reservation: Reservation, gather: Gather) {
         self.table.recycle(gather);
         self.space.free(cpu, reservation);
+    }
+
+    #[inline]
+    fn take_back_ticket(&self, cpu: &impl CpuGuard, ticket: Ticket) {
+        self.table.recycle(ticket.gather);
+        if ticket.frees {
+            self.space.free(cpu, self.space.resume(ticket.range));
+        }
+    }
+
+    /// The tables of a part that hardware has forgotten, and whose addresses stay reserved.
+    pub(crate) fn forgotten(&self, ticket: Ticket) {
+        self.table.recycle(ticket.gather);
+    }
+
+    /// The token of a range that is mapped, and that a mapping API kept by its addresses.
+    #[inline]
+    pub(crate) fn mapped(&self, range: IovaRange) -> Mapped {
+        Mapped {
+            domain: self.id,
+            reservation: self.space.resume(range),
+        }
+    }
+
+    /// Clears a part, and queues its invalidation; its addresses stay reserved.
+    pub(crate) fn unlink_part(&self, part: IovaRange) -> Result<Ticket, UnmapFailure> {
+        let mut gather = Gather::new();
+        if let Err(error) = self.table.unmap(part, &mut gather) {
+            self.quarantined.fetch_add(part.len(), Ordering::Relaxed);
+            return Err(UnmapFailure::Table { range: part, error });
+        }
+        if let Err(error) = self.invalidate(&gather) {
+            self.quarantined.fetch_add(part.len(), Ordering::Relaxed);
+            return Err(UnmapFailure::Hardware { range: part, error });
+        }
+        Ok(Ticket {
+            domain: self.id,
+            range: part,
+            frees: false,
+            gather,
+            since: self.epochs.now(),
+        })
     }
 
     /// Lets hardware forget everything, and waits.
@@ -260,11 +303,18 @@ where
         }
     }
 
+    /// What a range whose invalidation is queued by now must wait for.
+    #[inline]
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epochs.now()
+    }
+
     /// A ticket for a range whose invalidation is queued.
     pub(crate) fn ticket(&self, reservation: Reservation, gather: Gather) -> Ticket {
         Ticket {
             domain: self.id,
-            reservation,
+            range: reservation.into_range(),
+            frees: true,
             gather,
             since: self.epochs.now(),
         }
@@ -307,8 +357,11 @@ where
     ) -> bool {
         let covered = proof.covers(&ticket).is_ok();
         match covered {
-            true => self.take_back(cpu, ticket.reservation, ticket.gather),
-            false => drop(self.quarantine(ticket.reservation)),
+            true => self.take_back_ticket(cpu, ticket),
+            false => {
+                let lost = ticket.range.len();
+                self.quarantined.fetch_add(lost, Ordering::Relaxed);
+            }
         }
         covered
     }

@@ -134,13 +134,12 @@ where
         // The cleared entries before the count of syncs: a flush that this range will be held to
         // have been covered by must not begin between the two.
         self.platform.barrier(Barrier::Full);
-        let ticket = self.domain.ticket(reservation, gather);
-        self.exposed
-            .fetch_add(ticket.range().len(), Ordering::Relaxed);
+        let bytes = reservation.range().len();
+        self.exposed.fetch_add(bytes, Ordering::Relaxed);
         let mut waiting = Waiting {
-            reservation: ticket.reservation,
-            gather: ticket.gather,
-            since: ticket.since,
+            reservation,
+            gather,
+            since: self.domain.epoch(),
             at: self.platform.now(),
         };
         let Some(queue) = self.queues.get(cpu.cpu().index()) else {

@@ -28,13 +28,17 @@ mod fold;
 mod hardware;
 mod lazy;
 mod ticket;
+mod translate;
+mod untranslated;
 
 pub use batch::{Batch, BatchConfig, BatchFailure, Held};
 pub use costs::InvalidationCosts;
 pub use domain::{Domain, Mapped};
-pub use error::{AttachRegionError, MapError, UnmapFailure};
+pub use error::{AttachRegionError, LinkError, MapError, UnmapFailure};
 pub use fault::{Fault, FaultReason};
 pub use fold::{FaultFold, FoldedFault};
 pub use hardware::{Hardware, Invalidation, SyncError};
 pub use lazy::{Exposure, Lazy, LazyConfig};
 pub use ticket::{DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};
+pub use translate::{NoTranslation, Translate};
+pub use untranslated::Untranslated;

@@ -4,15 +4,33 @@ use core::fmt;
 
 use dmakit_addr::IovaRange;
 use dmakit_io_pgtable::Gather;
-use dmakit_iova::Reservation;
 
-/// A domain, told from all others that its maker numbered.
+/// A domain, told from all others that its maker numbered. 63 bits count: the numbers above are of
+/// devices without translation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DomainId(pub u64);
 
+/// What tells the numbers of devices without translation from those of domains.
+const UNTRANSLATED: u64 = 1 << 63;
+
+impl DomainId {
+    /// The domain that a device without translation is by itself.
+    pub(crate) const fn untranslated(number: u64) -> Self {
+        Self(number | UNTRANSLATED)
+    }
+
+    /// The same number as one of a domain.
+    pub(crate) const fn translated(self) -> Self {
+        Self(self.0 & !UNTRANSLATED)
+    }
+}
+
 impl fmt::Display for DomainId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "domain {}", self.0)
+        match self.0 & UNTRANSLATED {
+            0 => write!(f, "domain {}", self.0),
+            _ => write!(f, "device {} without translation", self.translated().0),
+        }
     }
 }
 
@@ -33,7 +51,9 @@ impl fmt::Display for Epoch {
 #[derive(Debug)]
 pub struct Ticket {
     pub(crate) domain: DomainId,
-    pub(crate) reservation: Reservation,
+    pub(crate) range: IovaRange,
+    /// Whether the addresses are to be free again.
+    pub(crate) frees: bool,
     pub(crate) gather: Gather,
     pub(crate) since: Epoch,
 }
@@ -46,7 +66,7 @@ impl Ticket {
 
     /// The addresses.
     pub fn range(&self) -> IovaRange {
-        self.reservation.range()
+        self.range
     }
 
     /// What a sync must have completed.
@@ -79,15 +99,24 @@ impl Proof {
     /// # Errors
     /// [`RedeemError`].
     pub(crate) fn covers(&self, ticket: &Ticket) -> Result<(), RedeemError> {
-        if self.domain != ticket.domain {
+        self.pays(ticket.domain, ticket.since)
+    }
+
+    /// Whether it pays for what a domain owes since an epoch.
+    ///
+    /// # Errors
+    /// [`RedeemError`].
+    #[inline]
+    pub fn pays(&self, domain: DomainId, since: Epoch) -> Result<(), RedeemError> {
+        if self.domain != domain {
             return Err(RedeemError::ForeignProof {
-                owed: ticket.domain,
+                owed: domain,
                 proof: self.domain,
             });
         }
-        if self.completed < ticket.since {
+        if self.completed < since {
             return Err(RedeemError::OlderProof {
-                owed: ticket.since,
+                owed: since,
                 completed: self.completed,
             });
         }

@@ -37,6 +37,21 @@ impl Reservation {
     pub fn range(&self) -> IovaRange {
         self.range
     }
+
+    /// The addresses alone, for a holder that keeps its records in fewer bytes:
+    /// [`Space::resume`](crate::Space::resume) makes the reservation again.
+    #[inline]
+    pub fn into_range(self) -> IovaRange {
+        self.range
+    }
+}
+
+/// Granules that are taken for so many.
+#[inline]
+pub(crate) fn taken(wanted: u64) -> u64 {
+    let natural = wanted.next_power_of_two();
+    // Small odd sizes take their whole block, so that it comes back as one that others can use.
+    if natural <= ROUNDED { natural } else { wanted }
 }
 
 /// A request in granules.
@@ -54,24 +69,40 @@ pub(crate) struct Shape {
 }
 
 impl Request {
+    /// The cached order and the first granule past the limit of a request for a block of its own
+    /// size and alignment: the common case, in a few instructions.
     #[inline]
+    pub(crate) fn plain(&self, granule: Granule) -> Option<(usize, u64)> {
+        let is_block = self.len.is_power_of_two() && self.len >= granule.bytes();
+        let is_natural = self.align.is_power_of_two() && self.align <= self.len;
+        let order = self.len.trailing_zeros().wrapping_sub(granule.shift()) as usize;
+        (is_block && is_natural && order < ORDERS).then(|| (order, self.end(granule)))
+    }
+
+    /// The first granule past the limit.
+    #[inline]
+    fn end(&self, granule: Granule) -> u64 {
+        // Where the limit is the last byte of a granule, that one is whole; no granule number is
+        // near the type's end.
+        let last = self.limit.last();
+        let ends_whole = last & granule.mask() == granule.mask();
+        (last >> granule.shift()) + u64::from(ends_whole)
+    }
+
+    /// Any request.
     pub(crate) fn shape(&self, granule: Granule) -> Result<Shape, AllocError> {
         let wanted = granule.count(0, self.len).unwrap_or(0);
         if wanted == 0 || wanted > 1 << 62 || !self.align.is_power_of_two() {
             return Err(self.refused(AllocCause::Request));
         }
         let natural = wanted.next_power_of_two();
-        // Small odd sizes take their whole block, so that it comes back as one that others can use.
-        let granules = if natural <= ROUNDED { natural } else { wanted };
+        let granules = taken(wanted);
         let aligned = (self.align >> granule.shift()).max(natural);
-        let last = self.limit.last();
-        let ends_whole = last & granule.mask() == granule.mask();
         Ok(Shape {
             wanted,
             granules,
             order: aligned.trailing_zeros(),
-            // One past a last granule that is whole; no granule number is near the type's end.
-            end: (last >> granule.shift()) + u64::from(ends_whole),
+            end: self.end(granule),
             cached: (aligned == natural)
                 .then(|| cached_order(granules))
                 .flatten(),

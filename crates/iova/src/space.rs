@@ -10,7 +10,7 @@ use crate::cache::{CpuCache, MAGAZINE, ORDERS};
 use crate::depot::{DEPOT, Depot};
 use crate::error::{AllocCause, AllocError, SpaceError};
 use crate::node::{LEVELS_MAX, child_order};
-use crate::request::{Request, Reservation, Shape, cached_order};
+use crate::request::{Request, Reservation, Shape, cached_order, taken};
 use crate::tree::{Policy, Tree, TreeError};
 
 /// Nodes that [`Space::maintain`] keeps in stock, and that a fresh space has.
@@ -118,6 +118,28 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     /// to it.
     #[inline]
     pub fn alloc(&self, cpu: &impl CpuGuard, request: &Request) -> Result<Reservation, AllocError> {
+        if let Some((order, end)) = request.plain(self.granule) {
+            if let Some((cache, flush)) = self.cpus.enter(cpu) {
+                if flush {
+                    self.flush(cache, u64::MAX);
+                }
+                if let Some(start) = cache.pop(order, end) {
+                    let granules = 1 << order;
+                    let range = self.bytes(start, granules);
+                    return Ok(Reservation { range, granules });
+                }
+            }
+        }
+        self.alloc_shaped(cpu, request)
+    }
+
+    /// Any request, also one that the CPU's cache does not serve at once.
+    #[inline(never)]
+    fn alloc_shaped(
+        &self,
+        cpu: &impl CpuGuard,
+        request: &Request,
+    ) -> Result<Reservation, AllocError> {
         let shape = request.shape(self.granule)?;
         if let Some(order) = shape.cached {
             if let Some((cache, flush)) = self.cpus.enter(cpu) {
@@ -160,6 +182,16 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
             }
         }
         self.give(start, granules);
+    }
+
+    /// The reservation of a range that [`Reservation::into_range`] gave, of this space, and that
+    /// nobody has resumed since.
+    #[inline]
+    pub fn resume(&self, range: IovaRange) -> Reservation {
+        Reservation {
+            range,
+            granules: taken(range.len() >> self.granule.shift()),
+        }
     }
 
     /// Fills the stock of records. May allocate memory and sleep for it.

@@ -1,4 +1,4 @@
-//! Share of failed mappings against pool size.
+//! Share of failed requests against size.
 
 use maud::{Markup, html};
 
@@ -7,16 +7,27 @@ use crate::quantity;
 
 /// One size that was tried.
 pub struct CurvePoint {
-    pub slots: u64,
+    pub size: u64,
     pub failed: u64,
-    pub mappings: u64,
+    pub requests: u64,
+}
+
+/// What sizes and requests are.
+#[derive(Clone, Copy)]
+pub struct CurveWords {
+    /// The unit of sizes, in the plural.
+    pub unit: &'static str,
+    pub unit_bytes: u64,
+    /// What has a size.
+    pub of: &'static str,
+    pub requests: &'static str,
 }
 
 /// One engine's curve, sizes ascending, and its answer.
 pub struct Curve<'a> {
     pub name: &'a str,
     pub points: &'a [CurvePoint],
-    pub answer_slots: Option<u64>,
+    pub answer: Option<u64>,
 }
 
 const WIDTH: f64 = 960.0;
@@ -27,11 +38,11 @@ const TOP: f64 = 26.0;
 const BOTTOM: f64 = 46.0;
 
 /// Draws the curves on a logarithmic axis of sizes.
-pub fn curve(curves: &[Curve<'_>]) -> Markup {
+pub fn curve(curves: &[Curve<'_>], words: CurveWords) -> Markup {
     let sizes = || {
         curves
             .iter()
-            .flat_map(|c| c.points.iter().map(|p| p.slots.max(1)))
+            .flat_map(|c| c.points.iter().map(|p| p.size.max(1)))
     };
     let (Some(least), Some(most)) = (sizes().min(), sizes().max()) else {
         return html! {};
@@ -46,10 +57,10 @@ pub fn curve(curves: &[Curve<'_>]) -> Markup {
         * 1.08;
     let x = Scale::new(from, to, LEFT, WIDTH - RIGHT);
     let y = Scale::new(0.0, top, HEIGHT - BOTTOM, TOP);
-    let at = |slots: u64| x.px((slots.max(1) as f64).log2());
+    let at = |size: u64| x.px((size.max(1) as f64).log2());
     html! {
         svg class="chart" viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img"
-            aria-label="share of failed mappings by pool size" {
+            aria-label=(format!("share of failed {} by size", words.requests)) {
             @for tick in ticks(0.0, top, 4) {
                 line class="grid" x1=(px(LEFT)) x2=(px(WIDTH - RIGHT)) y1=(px(y.px(tick))) y2=(px(y.px(tick))) {}
                 text class="tick end" x=(px(LEFT - 7.0)) y=(px(y.px(tick) + 4.0)) { (super::axis::label(tick)) " %" }
@@ -59,26 +70,26 @@ pub fn curve(curves: &[Curve<'_>]) -> Markup {
                     (quantity::grouped(1 << power))
                 }
                 text class="tick mid faint" x=(px(x.px(f64::from(power)))) y=(px(HEIGHT - BOTTOM + 29.0)) {
-                    (quantity::bytes((1 << power) * crate::engine::SLOT_BYTES))
+                    (quantity::bytes((1 << power) * words.unit_bytes))
                 }
             }
-            text class="tick end" x=(px(WIDTH - RIGHT)) y=(px(HEIGHT - 3.0)) { "slots in the pool" }
+            text class="tick end" x=(px(WIDTH - RIGHT)) y=(px(HEIGHT - 3.0)) { (words.unit) " in the " (words.of) }
             text class="tick" x="0" y=(px(TOP - 10.0)) { "failed" }
             @for (number, c) in curves.iter().enumerate() {
                 path class=(format!("line c{number}")) d=(path_of(c.points, at, y)) {}
                 @for point in c.points {
                     circle class=(if point.failed == 0 { "point good" } else { "point bad" })
-                        cx=(px(at(point.slots))) cy=(px(y.px(share(point)))) r="3.6" {
+                        cx=(px(at(point.size))) cy=(px(y.px(share(point)))) r="3.6" {
                         title {
-                            (c.name) ", " (quantity::slots(point.slots)) ": " (quantity::grouped(point.failed))
-                            " of " (quantity::grouped(point.mappings)) " mappings failed"
+                            (c.name) ", " (quantity::grouped(point.size)) " " (words.unit) ": " (quantity::grouped(point.failed))
+                            " of " (quantity::grouped(point.requests)) " " (words.requests) " failed"
                         }
                     }
                 }
-                @if let Some(slots) = c.answer_slots {
-                    line class=(format!("answer c{number}")) x1=(px(at(slots))) x2=(px(at(slots))) y1=(px(TOP)) y2=(px(HEIGHT - BOTTOM)) {}
-                    text class="value mid" x=(px(at(slots).clamp(LEFT + 30.0, WIDTH - RIGHT - 30.0)))
-                        y=(px(TOP - 4.0 - 11.0 * number as f64)) { (quantity::grouped(slots)) }
+                @if let Some(size) = c.answer {
+                    line class=(format!("answer c{number}")) x1=(px(at(size))) x2=(px(at(size))) y1=(px(TOP)) y2=(px(HEIGHT - BOTTOM)) {}
+                    text class="value mid" x=(px(at(size).clamp(LEFT + 30.0, WIDTH - RIGHT - 30.0)))
+                        y=(px(TOP - 4.0 - 11.0 * number as f64)) { (quantity::grouped(size)) }
                 }
             }
         }
@@ -94,10 +105,10 @@ pub fn curve(curves: &[Curve<'_>]) -> Markup {
 
 /// Per cent.
 fn share(point: &CurvePoint) -> f64 {
-    if point.mappings == 0 {
+    if point.requests == 0 {
         return 0.0;
     }
-    point.failed as f64 * 100.0 / point.mappings as f64
+    point.failed as f64 * 100.0 / point.requests as f64
 }
 
 fn path_of(points: &[CurvePoint], at: impl Fn(u64) -> f64, y: Scale) -> String {
@@ -108,7 +119,7 @@ fn path_of(points: &[CurvePoint], at: impl Fn(u64) -> f64, y: Scale) -> String {
             let command = if number == 0 { "M" } else { "L" };
             format!(
                 "{command} {} {}",
-                px(at(point.slots)),
+                px(at(point.size)),
                 px(y.px(share(point)))
             )
         })

@@ -11,5 +11,5 @@ mod occupancy;
 
 pub use bars::{Bar, BarRow, bars, stacked};
 pub use blocks::blocks;
-pub use curve::{Curve, CurvePoint, curve};
-pub use occupancy::{Band, Series, occupancy};
+pub use curve::{Curve, CurvePoint, CurveWords, curve};
+pub use occupancy::{Band, Series, Words, occupancy};

@@ -1,4 +1,4 @@
-//! Slots in use over time, phases shaded, pool sizes as lines.
+//! Use over time, phases shaded, what there is as lines.
 
 use maud::{Markup, html};
 
@@ -27,8 +27,22 @@ const BOTTOM: f64 = 34.0;
 /// A pool line this much above the use would flatten it; it is named instead.
 const POOL_IN_SIGHT: u64 = 3;
 
+/// What is drawn: the unit, what of it, and what the dashed line is.
+#[derive(Clone, Copy)]
+pub struct Words {
+    pub unit: &'static str,
+    pub what: &'static str,
+    pub dashed: &'static str,
+}
+
 /// Draws from `begin_s` to `end_s`.
-pub fn occupancy(begin_s: f64, end_s: f64, bands: &[Band<'_>], series: &[Series<'_>]) -> Markup {
+pub fn occupancy(
+    begin_s: f64,
+    end_s: f64,
+    bands: &[Band<'_>],
+    series: &[Series<'_>],
+    words: Words,
+) -> Markup {
     let peak = greatest(series.iter().map(|s| s.used)).max(1);
     let pool_of = |s: &Series<'_>| greatest(std::iter::once(s.pool));
     let in_sight = |s: &Series<'_>| pool_of(s) <= peak.saturating_mul(POOL_IN_SIGHT);
@@ -45,19 +59,19 @@ pub fn occupancy(begin_s: f64, end_s: f64, bands: &[Band<'_>], series: &[Series<
     let step = (end_s - begin_s) / series.first().map_or(1, |s| s.used.len().max(1)) as f64;
     html! {
         svg class="chart" viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img"
-            aria-label="slots in use over time" {
+            aria-label=(format!("{} {} over time", words.unit, words.what)) {
             (shaded(bands, x))
-            (grid(x, y, begin_s, end_s, top))
+            (grid(x, y, begin_s, end_s, top, words.unit))
             @for (number, s) in series.iter().enumerate() {
                 @let points = steps(s.used, begin_s, step, x, y);
                 path class=(format!("area c{number}"))
                     d=(format!("{points} L {} {} L {} {} Z", px(x.px(end_s)), px(y.px(0.0)), px(x.px(begin_s)), px(y.px(0.0)))) {}
                 path class=(format!("line c{number}")) d=(points) {
-                    title { (s.name) ": at most " (label(greatest(std::iter::once(s.used)) as f64)) " slots in use" }
+                    title { (s.name) ": at most " (label(greatest(std::iter::once(s.used)) as f64)) " " (words.unit) " " (words.what) }
                 }
                 @if in_sight(s) && !s.pool.is_empty() {
                     path class=(format!("pool c{number}")) d=(steps(s.pool, begin_s, step, x, y)) {
-                        title { (s.name) ": pool of " (label(pool_of(s) as f64)) " slots" }
+                        title { (s.name) ": " (words.dashed) " of " (label(pool_of(s) as f64)) " " (words.unit) }
                     }
                 }
             }
@@ -67,8 +81,8 @@ pub fn occupancy(begin_s: f64, end_s: f64, bands: &[Band<'_>], series: &[Series<
                 span {
                     i class=(format!("swatch c{number}")) {}
                     (s.name)
-                    @if in_sight(s) { " (dashed: its pool)" }
-                    @else { " (its pool of " (label(pool_of(s) as f64)) " slots is far above)" }
+                    @if in_sight(s) { " (dashed: " (words.dashed) ")" }
+                    @else { " (" (words.dashed) " of " (label(pool_of(s) as f64)) " " (words.unit) " is far above)" }
                 }
             }
         }
@@ -97,7 +111,7 @@ fn shaded(bands: &[Band<'_>], x: Scale) -> Markup {
     }
 }
 
-fn grid(x: Scale, y: Scale, begin_s: f64, end_s: f64, top: f64) -> Markup {
+fn grid(x: Scale, y: Scale, begin_s: f64, end_s: f64, top: f64, unit: &str) -> Markup {
     html! {
         @for tick in ticks(0.0, top, 4) {
             line class="grid" x1=(px(LEFT)) x2=(px(WIDTH - RIGHT)) y1=(px(y.px(tick))) y2=(px(y.px(tick))) {}
@@ -107,7 +121,7 @@ fn grid(x: Scale, y: Scale, begin_s: f64, end_s: f64, top: f64) -> Markup {
             text class="tick mid" x=(px(x.px(begin_s + tick))) y=(px(HEIGHT - BOTTOM + 16.0)) { (label(tick)) }
         }
         text class="tick end" x=(px(WIDTH - RIGHT)) y=(px(HEIGHT - 4.0)) { "seconds since the first event" }
-        text class="tick" x="0" y=(px(TOP - 8.0)) { "slots" }
+        text class="tick" x="0" y=(px(TOP - 8.0)) { (unit) }
     }
 }
 

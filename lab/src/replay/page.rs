@@ -2,19 +2,28 @@
 
 use maud::{Markup, html};
 
+use super::claims_page;
 use super::report::{EngineResult, ReplayReport};
 use super::text;
-use crate::chart::{Band, Bar, BarRow, Series, bars, occupancy};
+use crate::chart::{Band, Bar, BarRow, Series, Words, bars, occupancy};
 use crate::output::Closing;
 use crate::page::{self, Tile, Verdict};
 use crate::quantity::{bytes, grouped, slots};
 
+const IN_USE: Words = Words {
+    unit: "slots",
+    what: "in use",
+    dashed: "its pool",
+};
 const COLOURS: [&str; 4] = ["c0", "c1", "c2", "c3"];
 
 /// Lays the page out.
 pub fn render(report: &ReplayReport, closing: &Closing) -> Vec<u8> {
     let body = html! {
-        h1 { "Bounce buffers under " (report.trace.path) }
+        h1 {
+            @if report.is_about_bounces() { "Bounce buffers" } @else { "Contiguous memory" }
+            " under " (report.trace.path)
+        }
         p.sub {
             (report.trace.format)
             @if let Some(kernel) = &report.trace.kernel { ", Linux " (kernel) }
@@ -22,12 +31,15 @@ pub fn render(report: &ReplayReport, closing: &Closing) -> Vec<u8> {
             br; (report.trace.fidelity())
         }
         @for result in &report.results {
-            (page::verdict(kind(result), &format!("{}: {}", result.engine, text::verdict(result))))
+            (page::verdict(kind(result), &format!("{}: {}", result.engine, text::why(report, result))))
         }
-        (page::tiles(&tiles(report)))
-        (timeline(report))
-        (phases(report))
-        (devices(report))
+        @if report.is_about_bounces() {
+            (page::tiles(&tiles(report)))
+            (timeline(report))
+            (phases(report))
+            (devices(report))
+        }
+        (claims_page::render(report))
         @for (heading, table) in text::tables(report) {
             @if !table.is_empty() { h2 { (heading) } (page::table(&table)) }
         }
@@ -42,6 +54,7 @@ pub fn render(report: &ReplayReport, closing: &Closing) -> Vec<u8> {
 
 fn kind(result: &EngineResult) -> Verdict {
     match result.failed {
+        Some(0) if result.has_failures() => Verdict::Bad,
         Some(0) => Verdict::Good,
         Some(_) => Verdict::Bad,
         None => Verdict::Unknown,
@@ -118,7 +131,7 @@ fn timeline(report: &ReplayReport) -> Markup {
     let end_s = first.occupancy.step_s * first.occupancy.used_slots.len() as f64;
     page::figure(
         "Slots in use over time",
-        &occupancy(0.0, end_s, &bands, &series),
+        &occupancy(0.0, end_s, &bands, &series, IN_USE),
         "",
     )
 }
@@ -223,6 +236,9 @@ fn devices(report: &ReplayReport) -> Markup {
 }
 
 fn remarks(report: &ReplayReport) -> Vec<String> {
+    if !report.is_about_bounces() {
+        return Vec::new();
+    }
     report
         .results
         .iter()

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::report::{RunReport, Translation};
+use super::numa::{carving, per_node, pins, pressure};
+use super::report::{Detail, RunReport, Translation};
 use crate::output::{Cell, Closing, Look, Table, Tone};
 use crate::quantity::{bytes, grouped, span};
 
@@ -35,6 +36,10 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
     }
     text.push('\n');
     text.push_str(&counters(report).render(look));
+    if let Some(detail) = &report.detail {
+        text.push('\n');
+        text.push_str(&shown(detail, look));
+    }
     if let Some(translation) = &report.translation {
         text.push('\n');
         text.push_str(&walk(translation, look));
@@ -50,6 +55,15 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
     text.push_str(&look.field("timing", 10, Tone::Dim, &timing(report)));
     text.push_str(&closing.render(look));
     text
+}
+
+fn shown(detail: &Detail, look: Look) -> String {
+    match detail {
+        Detail::Boot(boot) => carving::table(boot).render(look),
+        Detail::Locality(locality) => per_node::shown(locality, look),
+        Detail::Lending(lending) => pressure::shown(lending, look),
+        Detail::Holding(holding) => pins::shown(holding, look),
+    }
 }
 
 fn checks(report: &RunReport) -> Table {
@@ -71,7 +85,7 @@ fn counters(report: &RunReport) -> Table {
         ("faults", grouped(report.faults)),
         ("provoked faults", grouped(report.provoked_faults)),
     ];
-    for (name, value) in own {
+    for (name, value) in own.into_iter().filter(|_| report.dma_bytes > 0) {
         table.row(vec![name.into(), value.into()]);
     }
     for (name, value) in &report.counters {
@@ -123,6 +137,9 @@ fn timing(report: &RunReport) -> String {
         Some(start) => format!(", {} of it until the machine was up", shown(start)),
         None => String::new(),
     };
-    let rate = bytes(timing.bytes_per_s);
-    format!("{}{start}; {rate} a second", shown(timing.total_s))
+    let rate = match timing.bytes_per_s {
+        0 => String::new(),
+        rate => format!("; {} a second", bytes(rate)),
+    };
+    format!("{}{start}{rate}", shown(timing.total_s))
 }

@@ -24,7 +24,8 @@ pub(super) fn check(
     findings: &mut Vec<Finding>,
 ) {
     let version = packages
-        .first()
+        .iter()
+        .find(|(folder, _)| !folder.starts_with(UNSAFE_BELOW))
         .map(|(_, package)| package.version.as_str());
     for (folder, package) in packages {
         let manifest = format!("{folder}/Cargo.toml");

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dmakit_addr::{PhysAddr, PhysRange};
 
-use super::SmmuConfig;
 use super::caches::Caches;
 use super::command::{Command, Kind, apply, kind, opcode};
-use super::record::{BAD_STREAM, DESCRIPTOR_FETCH, ENTRY_FETCH, Stopped, words};
+use super::record::{BAD_STREAM, BAD_SUBSTREAM, DESCRIPTOR_FETCH, ENTRY_FETCH, Stopped, words};
 use super::registers as reg;
-use super::structures::{Route, context, route};
+use super::structures::{Contexts, Place, Route, context, route};
+use super::{SmmuConfig, Source, SyncWaits};
 use crate::cache::Cache;
 use crate::log::Log;
 use crate::rng::Rng;
@@ -26,6 +26,7 @@ pub(crate) struct SmmuState {
     /// How many were consumed, by number, syncs not counted.
     pub(super) consumed: BTreeMap<u8, u64>,
     pub(super) faults: Injected,
+    pub(super) waits: SyncWaits,
 }
 
 /// What goes wrong on purpose.
@@ -33,6 +34,10 @@ pub(crate) struct SmmuState {
 pub(super) struct Injected {
     /// Commands that cannot be read before the next one can.
     pub(super) unreadable: u32,
+    /// How many are read before those.
+    pub(super) readable: u32,
+    /// Nothing is executed after so many more.
+    pub(super) until_stuck: Option<u32>,
     /// Nothing is executed any more.
     pub(super) is_stuck: bool,
     /// Commands of these numbers do nothing, as if they had not been sent.
@@ -68,6 +73,7 @@ impl SmmuState {
             pending: Vec::new(),
             consumed: BTreeMap::new(),
             faults: Injected::default(),
+            waits: SyncWaits::default(),
         }
     }
 
@@ -159,10 +165,16 @@ impl SmmuState {
             return Progress::Idle;
         }
         let slot = base + u64::from(cons & mask >> 1) * 16;
-        let command = match self.faults.unreadable {
-            0 => self.read::<2>(slot, memory),
-            _ => None,
+        if self.faults.until_stuck == Some(0) {
+            self.faults.is_stuck = true;
+            return Progress::Idle;
+        }
+        self.faults.until_stuck = self.faults.until_stuck.map(|left| left - 1);
+        let command = match (self.faults.readable, self.faults.unreadable) {
+            (0, 1..) => None,
+            _ => self.read::<2>(slot, memory),
         };
+        self.faults.readable = self.faults.readable.saturating_sub(1);
         let Some(command) = command else {
             self.faults.unreadable = self.faults.unreadable.saturating_sub(1);
             self.refuse(cons, 2);
@@ -194,6 +206,11 @@ impl SmmuState {
         if let Kind::Sync(Some((address, data))) = kind {
             self.write(address, &data.to_le_bytes(), memory);
         }
+    }
+
+    /// Where the command queue begins.
+    pub(super) fn command_queue(&self) -> PhysAddr {
+        PhysAddr::new(self.queue(reg::CMDQ_BASE).0)
     }
 
     /// Lets one pending command, any of them, take effect.
@@ -235,7 +252,7 @@ impl SmmuState {
     /// Where an access goes; `None` where it was stopped, and recorded.
     pub(crate) fn translate(
         &mut self,
-        stream: u32,
+        source: Source,
         access: Access,
         address: u64,
         memory: &mut Memory<'_>,
@@ -244,12 +261,12 @@ impl SmmuState {
             let aborts = self.get(reg::GBPA) & reg::GBPA_ABORT != 0;
             return (!aborts).then_some(address);
         }
-        let stopped = match self.look_up(stream, access, address, memory) {
+        let stopped = match self.look_up(source, access, address, memory) {
             Ok(output) => return Some(output),
             Err(stopped) => stopped,
         };
         if let Stopped::Record(number) = stopped {
-            let record = words(number, stream, address, access == Access::Read);
+            let record = words(number, source, address, access == Access::Read);
             self.record(record, memory);
         }
         None
@@ -257,21 +274,17 @@ impl SmmuState {
 
     fn look_up(
         &mut self,
-        stream: u32,
+        source: Source,
         access: Access,
         address: u64,
         memory: &mut Memory<'_>,
     ) -> Result<u64, Stopped> {
-        let entry = self.entry(stream, memory)?;
-        let (tag, tables) = match route(&entry, self.config.stage_2)? {
+        let entry = self.entry(source.stream, memory)?;
+        let (tag, tables) = match route(&entry, &self.config)? {
             Route::Bypass => return Ok(address),
-            Route::Stage1(at) => {
-                let descriptor = match self.caches.descriptors.get(&stream) {
-                    Some(known) => *known,
-                    None => self.read(at, memory).ok_or(DESCRIPTOR_FETCH)?,
-                };
-                self.caches.descriptors.insert(stream, descriptor);
-                context(&descriptor)?
+            Route::Stage1(contexts) => {
+                let number = contexts.number(source.substream)?;
+                context(&self.descriptor(source.stream, number, contexts, memory)?)?
             }
             Route::Stage2(tag, tables) => (tag, tables),
         };
@@ -289,6 +302,38 @@ impl SmmuState {
         }
         self.caches = caches;
         leaf?.access(access, address)
+    }
+
+    /// A context descriptor; whatever was read is remembered, valid or not.
+    fn descriptor(
+        &mut self,
+        stream: u32,
+        number: u32,
+        contexts: Contexts,
+        memory: &mut Memory<'_>,
+    ) -> Result<[u64; 8], Stopped> {
+        let key = (stream, number);
+        if let Some(known) = self.caches.descriptors.get(&key) {
+            return Ok(*known);
+        }
+        let at = match contexts.place(number) {
+            Place::At(at) => at,
+            Place::Below(entry, offset) => {
+                let key = (stream, number >> 6);
+                let table = match self.caches.descriptor_tables.get(&key) {
+                    Some(known) => *known,
+                    None => self.read::<1>(entry, memory).ok_or(DESCRIPTOR_FETCH)?[0],
+                };
+                self.caches.descriptor_tables.insert(key, table);
+                if table & 1 == 0 {
+                    return Err(BAD_SUBSTREAM);
+                }
+                (table & 0x000f_ffff_ffff_f000) + offset
+            }
+        };
+        let descriptor = self.read(at, memory).ok_or(DESCRIPTOR_FETCH)?;
+        self.caches.descriptors.insert(key, descriptor);
+        Ok(descriptor)
     }
 
     /// A stream's entry; whatever was read is remembered, valid or not.

@@ -1,0 +1,694 @@
+//! Mappings through a domain.
+//!
+//! The device sees one range of addresses, whatever the memory. What shares a granule with other
+//! data and must not be shown to the device lies in bounce slots: only those edges, and only they are
+//! copied. Which edges these are is asked of the page table, never of the device's present settings.
+
+use dmakit_addr::{
+    Address, AlignMask, Attributes, Bidirectional, Direction, DirectionType, DmaRange, FromDevice,
+    Granule, Iova, IovaRange, PhysAddr, PhysRange,
+};
+use dmakit_io_pgtable::{Access, Memory, Permissions};
+use dmakit_platform::{CopySource, CopyTarget, Platform, Window};
+use dmakit_swiotlb::{BounceBuffer, BouncePool};
+
+use crate::check::Checker;
+use crate::debt::Owed;
+use crate::fragments::{Piece, pieces};
+use crate::mapping::{Record, Route, Slots};
+use crate::{
+    BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, PoolId, Translate, Trust,
+    bounce, cache,
+};
+
+/// How many edges wait for one sync together where a mapping has several.
+const EDGES_AT_ONCE: usize = 8;
+
+/// A mapping that was just made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Translated {
+    pub(crate) range: IovaRange,
+    pub(crate) slots: Slots,
+}
+
+/// What must not be shown to a device.
+#[derive(Clone, Copy)]
+struct Guard {
+    /// Granules that hold anything else.
+    granules: bool,
+    /// Lines of so many bytes that hold anything else.
+    lines: Option<u64>,
+}
+
+impl Guard {
+    fn is_needed(self) -> bool {
+        self.granules || self.lines.is_some()
+    }
+
+    /// Why a part that does not have its granules to itself bounces.
+    fn cause(self, part: &Piece, granule: Granule) -> Option<BounceCause> {
+        let run = part.run;
+        if !part.is_ragged(granule) {
+            return None;
+        }
+        if self.granules {
+            return Some(BounceCause::SharedPage { run });
+        }
+        let line_bytes = self.lines.filter(|&line| !cache::has_whole(run, line))?;
+        Some(BounceCause::SharedLine { run, line_bytes })
+    }
+}
+
+/// The bytes of a part, as those of all that is mapped.
+pub(crate) struct Part<R> {
+    pub(crate) of: R,
+    pub(crate) at: u64,
+}
+
+impl<S: CopySource + ?Sized> CopySource for Part<&S> {
+    fn len_bytes(&self) -> u64 {
+        self.of.len_bytes().saturating_sub(self.at)
+    }
+
+    fn copy_to(&self, offset: u64, window: Window<'_>) {
+        self.of.copy_to(self.at + offset, window);
+    }
+}
+
+impl<S: CopySource + ?Sized> CopySource for Part<&mut S> {
+    fn len_bytes(&self) -> u64 {
+        self.of.len_bytes().saturating_sub(self.at)
+    }
+
+    fn copy_to(&self, offset: u64, window: Window<'_>) {
+        self.of.copy_to(self.at + offset, window);
+    }
+}
+
+impl<S: CopyTarget + ?Sized> CopyTarget for Part<&mut S> {
+    fn copy_from(&mut self, offset: u64, window: Window<'_>) {
+        self.of.copy_from(self.at + offset, window);
+    }
+}
+
+/// Memory under a mapping that ends.
+pub(crate) trait Original {
+    /// Where what the device wrote to slots goes.
+    type Bytes: CopyTarget + ?Sized;
+
+    fn runs(&self) -> impl Iterator<Item = PhysRange> + Clone + '_;
+
+    fn bytes(&mut self) -> &mut Self::Bytes;
+}
+
+impl<B: DmaMemory> Original for B {
+    type Bytes = B;
+
+    #[inline]
+    fn runs(&self) -> impl Iterator<Item = PhysRange> + Clone + '_ {
+        DmaMemory::runs(self)
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> &mut B {
+        self
+    }
+}
+
+/// One run, and its bytes.
+pub(crate) struct OneRun<'a, B: ?Sized> {
+    pub(crate) run: PhysRange,
+    pub(crate) bytes: &'a mut B,
+}
+
+impl<B: CopyTarget + ?Sized> Original for OneRun<'_, B> {
+    type Bytes = B;
+
+    fn runs(&self) -> impl Iterator<Item = PhysRange> + Clone + '_ {
+        core::iter::once(self.run)
+    }
+
+    fn bytes(&mut self) -> &mut B {
+        self.bytes
+    }
+}
+
+/// Runs of whose bytes nothing is wanted.
+struct Runs<I>(I);
+
+impl<I: Iterator<Item = PhysRange> + Clone> Original for Runs<I> {
+    type Bytes = [u8];
+
+    fn runs(&self) -> impl Iterator<Item = PhysRange> + Clone + '_ {
+        self.0.clone()
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut []
+    }
+}
+
+/// Bytes of a mapping, all in one place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Touched {
+    /// Where the part that they are of is in the memory that is mapped.
+    pub(crate) at: u64,
+    /// Which bytes of the part.
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    /// Where the part's slots begin.
+    pub(crate) slots: Option<PhysAddr>,
+    run: PhysRange,
+}
+
+impl Touched {
+    /// Where the device reads and writes them.
+    pub(crate) fn memory(&self) -> PhysRange {
+        let start = self.slots.unwrap_or(self.run.start());
+        let whole = PhysRange::new(start, self.run.len());
+        let part = whole
+            .ok()
+            .and_then(|whole| whole.slice(self.offset, self.len));
+        part.unwrap_or(self.run)
+    }
+}
+
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
+    /// What the device may do with memory that is mapped this way.
+    #[inline]
+    pub(crate) fn permissions(&self, direction: Direction, attributes: Attributes) -> Permissions {
+        let access = match direction {
+            Direction::ToDevice => Access::Read,
+            Direction::FromDevice => Access::Write,
+            Direction::Bidirectional => Access::ReadWrite,
+        };
+        let memory = if attributes.contains(Attributes::MMIO) {
+            Memory::Device
+        } else if self.info.is_coherent() {
+            Memory::Cached
+        } else {
+            Memory::Uncached
+        };
+        Permissions {
+            access,
+            memory,
+            privileged: attributes.contains(Attributes::PRIVILEGED),
+            ..Permissions::READ_WRITE
+        }
+    }
+
+    fn guard(&self, direction: Direction) -> Guard {
+        let minds_lines = !self.info.is_coherent() && direction.device_writes();
+        Guard {
+            granules: self.info.trust == Trust::Untrusted,
+            lines: minds_lines.then(|| self.platform.cache_line_bytes()),
+        }
+    }
+
+    /// Maps `runs`, whose bytes are `source`, and shows each stretch of device addresses to `place`.
+    ///
+    /// # Errors
+    /// [`MapError`]: nothing is mapped then.
+    #[inline]
+    pub(crate) fn translate<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        domain: &T,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        source: &S,
+        attributes: Attributes,
+        mut place: impl FnMut(DmaRange),
+    ) -> Result<Translated, MapError> {
+        let granule = domain.granule();
+        let guard = self.guard(D::DIRECTION);
+        let (mut len, mut cause) = (0, None);
+        for piece in pieces(runs.clone(), granule) {
+            len = piece.base + piece.span(granule);
+            if guard.is_needed() && cause.is_none() {
+                let mut parts = piece.fragments(granule);
+                cause = parts.find_map(|part| guard.cause(&part, granule));
+            }
+        }
+        let range = {
+            let limit = self.info.reach(MaskKind::Streaming);
+            let cpu = self.platform.enter_cpu();
+            let range = domain.reserve(&cpu, len, 1, limit);
+            range.map_err(|error| MapError::Domain(DomainError::Space(error)))?
+        };
+        for piece in pieces(runs.clone(), granule) {
+            if let Some(dma) = piece.dma(range, granule) {
+                place(dma);
+            }
+        }
+        let permissions = self.permissions(D::DIRECTION, attributes);
+        let mut done = 0;
+        let slots = match cause {
+            None => Slots::None,
+            Some(_) => Slots::Edges,
+        };
+        let linked = match cause {
+            None => self.link_whole(
+                domain,
+                range,
+                runs.clone(),
+                permissions,
+                D::DIRECTION,
+                attributes,
+                &mut done,
+            ),
+            Some(cause) => self.link_guarded::<D, S>(
+                domain,
+                range,
+                runs.clone(),
+                source,
+                permissions,
+                attributes,
+                cause,
+                &mut done,
+            ),
+        };
+        let announced = linked.and_then(|()| {
+            domain
+                .announce(range)
+                .map_err(|error| MapError::Domain(DomainError::Hardware(error)))
+        });
+        match announced {
+            Ok(()) => Ok(Translated { range, slots }),
+            Err(error) => {
+                self.undo::<D>(domain, Translated { range, slots }, runs, done);
+                Err(error)
+            }
+        }
+    }
+
+    /// Fills the table for runs that the device may see with all their granules.
+    #[inline]
+    #[allow(clippy::too_many_arguments)]
+    fn link_whole(
+        &self,
+        domain: &T,
+        range: IovaRange,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        permissions: Permissions,
+        direction: Direction,
+        attributes: Attributes,
+        done: &mut u64,
+    ) -> Result<(), MapError> {
+        let granule = domain.granule();
+        let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
+        for piece in pieces(runs, granule) {
+            if cleans {
+                cache::before_device(&self.platform, piece.run, direction);
+            }
+            let phys = piece.run.start().align_down(granule.bytes());
+            link(domain, range, &piece, phys, permissions)?;
+            *done = piece.base + piece.span(granule);
+        }
+        Ok(())
+    }
+
+    /// Fills the table with slots in place of the edges that the device must not see.
+    #[cold]
+    #[allow(clippy::too_many_arguments)]
+    fn link_guarded<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        domain: &T,
+        range: IovaRange,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        source: &S,
+        permissions: Permissions,
+        attributes: Attributes,
+        cause: BounceCause,
+        done: &mut u64,
+    ) -> Result<(), MapError> {
+        if attributes.contains(Attributes::REQUIRE_COHERENT) {
+            return Err(MapError::WouldBounce(cause));
+        }
+        let (pool, id) = self.pool().ok_or(MapError::NoBouncePool(cause))?;
+        let granule = domain.granule();
+        let guard = self.guard(D::DIRECTION);
+        let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
+        for part in pieces(runs, granule).flat_map(|piece| piece.fragments(granule)) {
+            match guard.cause(&part, granule) {
+                Some(cause) => {
+                    let buffer =
+                        self.take_slots::<D, S>(pool, id, &part, granule, source, cause)?;
+                    self.link_slots(domain, range, &part, buffer, permissions)?;
+                }
+                None => {
+                    if cleans {
+                        cache::before_device(&self.platform, part.run, D::DIRECTION);
+                    }
+                    let phys = part.run.start().align_down(granule.bytes());
+                    link(domain, range, &part, phys, permissions)?;
+                }
+            }
+            *done = part.base + part.span(granule);
+        }
+        self.counters.bounced();
+        Ok(())
+    }
+
+    /// Slots that have their granules to themselves, with the bytes of a part.
+    fn take_slots<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        pool: &'m BouncePool<P, M>,
+        id: PoolId,
+        part: &Piece,
+        granule: Granule,
+        source: &S,
+        cause: BounceCause,
+    ) -> Result<BounceBuffer<D>, MapError> {
+        // A granule is a power of two.
+        let align = AlignMask::of_size(granule.bytes()).unwrap_or(AlignMask::NONE);
+        let buffer = bounce::map_guarded::<P, M, D, S>(pool, id, &self.info, align, source, part)
+            .map_err(|error| MapError::Bounce { cause, error })?;
+        if !self.info.is_coherent() {
+            cache::before_device(&self.platform, bounce::slots(&buffer), D::DIRECTION);
+        }
+        self.counters
+            .copied_in(bounce::prefilled::<D>(&self.info, part.run.len()));
+        Ok(buffer)
+    }
+
+    /// Maps slots in a part's place; they are found again by their address.
+    fn link_slots<D: DirectionType>(
+        &self,
+        domain: &T,
+        range: IovaRange,
+        part: &Piece,
+        buffer: BounceBuffer<D>,
+        permissions: Permissions,
+    ) -> Result<(), MapError> {
+        let Some((pool, _)) = self.pool() else {
+            return Ok(());
+        };
+        let phys = bounce::slots(&buffer).start();
+        let phys = phys.align_down(domain.granule().bytes());
+        if let Err(error) = link(domain, range, part, phys, permissions) {
+            bounce::give_back(pool, buffer);
+            return Err(error);
+        }
+        // The pool has just given it, so it takes it.
+        let given_up = pool.into_address(buffer);
+        debug_assert!(given_up.is_ok());
+        Ok(())
+    }
+
+    /// A copy of `source`, which is only borrowed, in slots that the device sees through the domain.
+    pub(crate) fn translate_copy<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        domain: &T,
+        run: PhysRange,
+        source: &S,
+        attributes: Attributes,
+        cause: BounceCause,
+    ) -> Result<(Translated, DmaRange), MapError> {
+        let (pool, id) = self.pool().ok_or(MapError::NoBouncePool(cause))?;
+        let granule = domain.granule();
+        let part = Piece {
+            run,
+            at: 0,
+            base: 0,
+        };
+        let range = {
+            let limit = self.info.reach(MaskKind::Streaming);
+            let cpu = self.platform.enter_cpu();
+            let range = domain.reserve(&cpu, part.span(granule), 1, limit);
+            range.map_err(|error| MapError::Domain(DomainError::Space(error)))?
+        };
+        let permissions = self.permissions(D::DIRECTION, attributes);
+        let mut done = 0;
+        let mapped = self
+            .take_slots::<D, S>(pool, id, &part, granule, source, cause)
+            .and_then(|buffer| self.link_slots(domain, range, &part, buffer, permissions))
+            .and_then(|()| {
+                done = range.len();
+                domain
+                    .announce(range)
+                    .map_err(|error| MapError::Domain(DomainError::Hardware(error)))
+            });
+        let translated = Translated {
+            range,
+            slots: Slots::All,
+        };
+        let dma = part.dma(range, granule).ok_or(MapError::Empty);
+        match mapped.and(dma) {
+            Ok(dma) => {
+                self.counters.bounced();
+                Ok((translated, dma))
+            }
+            Err(error) => {
+                self.undo::<D>(domain, translated, core::iter::once(run), done);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a mapping that nobody was told of, of which the first `done` bytes are linked.
+    #[cold]
+    pub(crate) fn undo<D: DirectionType>(
+        &self,
+        domain: &T,
+        translated: Translated,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        done: u64,
+    ) {
+        let Translated { range, slots } = translated;
+        let undone = match (slots, range.slice(0, done)) {
+            (Slots::None, Some(part)) if done > 0 => domain.undo(part).is_ok(),
+            (Slots::None, _) => true,
+            _ => self.take_apart::<D, _>(domain, translated, &mut Runs(runs), done, None),
+        };
+        if undone {
+            domain.release(&self.platform.enter_cpu(), range);
+        } else {
+            self.counters.lost();
+        }
+    }
+
+    /// Unmaps the first `done` bytes of a mapping with slots, waits until hardware has forgotten
+    /// them, and only then gives the slots back; before that, copies out what the device wrote to
+    /// them below `wanted`. False where hardware did not forget: what is left is lost then.
+    fn take_apart<D: DirectionType, O: Original>(
+        &self,
+        domain: &T,
+        translated: Translated,
+        original: &mut O,
+        done: u64,
+        wanted: Option<u64>,
+    ) -> bool {
+        let granule = domain.granule();
+        let mut from = 0;
+        while from < done {
+            let mut held = [const { None }; EDGES_AT_ONCE];
+            let (mut count, mut to) = (0, from);
+            let all = parts(original.runs(), translated.slots, granule);
+            for part in all.skip_while(|part| part.base < from) {
+                if part.base >= done || count == held.len() {
+                    break;
+                }
+                to = part.base + part.span(granule);
+                if let Some(start) = self.slots_start(domain, translated.range, &part) {
+                    held[count] = Some((part, start));
+                    count += 1;
+                }
+            }
+            for (part, start) in held.iter().flatten() {
+                let len = wanted.unwrap_or(0).saturating_sub(part.at);
+                let of = original.bytes();
+                let target = Part { of, at: part.at };
+                self.copy_out(*start, target, len.min(part.run.len()), D::DIRECTION);
+            }
+            let Some(unmapped) = translated.range.slice(from, to - from) else {
+                return false;
+            };
+            if to == from || domain.undo(unmapped).is_err() {
+                return false;
+            }
+            for (_, start) in held.into_iter().flatten() {
+                self.free_slots::<D>(start);
+            }
+            from = to;
+        }
+        true
+    }
+
+    fn free_slots<D: DirectionType>(&self, start: PhysAddr) {
+        let Some((pool, _)) = self.pool() else { return };
+        // Slots that are no mapping's of this direction stay with whoever has them.
+        if let Ok(buffer) = pool.claim::<D>(start) {
+            bounce::give_back(pool, buffer);
+        }
+    }
+
+    /// Where the slots in a part's place begin, where there are some.
+    fn slots_start(&self, domain: &T, range: IovaRange, part: &Piece) -> Option<PhysAddr> {
+        let dma = part.dma(range, domain.granule())?;
+        let phys = domain.lookup(Iova::new(dma.start().raw()))?;
+        (phys != part.run.start()).then_some(phys)
+    }
+
+    /// The parts of a mapping that `len` bytes from `offset` touch, which bytes of each these are,
+    /// and where the slots begin in which it lies, if it does.
+    pub(crate) fn touched(
+        &self,
+        domain: &'m T,
+        translated: Translated,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        offset: u64,
+        len: u64,
+    ) -> impl Iterator<Item = Touched> {
+        let Translated { range, slots } = translated;
+        parts(runs, slots, domain.granule()).filter_map(move |part| {
+            let start = offset.max(part.at);
+            let end = (offset + len).min(part.at + part.run.len());
+            let inside = end.checked_sub(start).filter(|&len| len > 0)?;
+            Some(Touched {
+                at: part.at,
+                offset: start - part.at,
+                len: inside,
+                slots: match slots {
+                    Slots::None => None,
+                    _ => self.slots_start(domain, range, &part),
+                },
+                run: part.run,
+            })
+        })
+    }
+
+    /// Ends a mapping, after bringing the first `len` bytes of what the device wrote to its memory.
+    #[inline]
+    pub(crate) fn end_translated<D: DirectionType, O: Original>(
+        &self,
+        translated: Translated,
+        original: &mut O,
+        len: u64,
+        record: &Record<D>,
+    ) -> Owed {
+        let Some(domain) = self.translation() else {
+            return Owed::Lost;
+        };
+        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
+        if translated.slots == Slots::None {
+            if wants_data && record.needs_caches {
+                // Whole lines and all of them, as without translation.
+                for run in original.runs() {
+                    cache::before_cpu_reads(&self.platform, run);
+                }
+            }
+            return self.retire(domain, translated.range);
+        }
+        let wanted = wants_data.then_some(len);
+        self.end_guarded::<D, O>(domain, translated, original, wanted, record.needs_caches)
+    }
+
+    /// Ends a mapping part of which lies in slots. Hardware must have forgotten these before anybody
+    /// else gets them, so this syncs at once.
+    #[cold]
+    pub(crate) fn end_guarded<D: DirectionType, O: Original>(
+        &self,
+        domain: &'m T,
+        translated: Translated,
+        original: &mut O,
+        wanted: Option<u64>,
+        needs_caches: bool,
+    ) -> Owed {
+        let range = translated.range;
+        if wanted.is_some() && needs_caches {
+            for part in self.touched(domain, translated, original.runs(), 0, u64::MAX >> 1) {
+                cache::before_cpu_reads(&self.platform, part.memory());
+            }
+        }
+        if self.take_apart::<D, O>(domain, translated, original, range.len(), wanted) {
+            domain.release(&self.platform.enter_cpu(), range);
+            Owed::Paid
+        } else {
+            self.counters.lost();
+            Owed::Lost
+        }
+    }
+
+    /// Copies the first `len` bytes of the slots at `start` to a part.
+    fn copy_out<B: CopyTarget + ?Sized>(
+        &self,
+        start: PhysAddr,
+        mut target: Part<&mut B>,
+        len: u64,
+        direction: Direction,
+    ) {
+        let Some((pool, _)) = self.pool().filter(|_| len > 0) else {
+            return;
+        };
+        let is_copied = match direction {
+            Direction::ToDevice => false,
+            Direction::FromDevice => {
+                bounce::copy_out::<P, M, FromDevice, _>(pool, start, &mut target, len)
+            }
+            Direction::Bidirectional => {
+                bounce::copy_out::<P, M, Bidirectional, _>(pool, start, &mut target, len)
+            }
+        };
+        if is_copied {
+            self.counters.copied_out(len);
+        }
+    }
+
+    /// Unmaps: what the driver owes for it.
+    #[inline]
+    pub(crate) fn retire(&self, domain: &T, range: IovaRange) -> Owed {
+        let unmapped = match self.strict_domain() {
+            Some(_) => domain.unmap_strict(range).map(Some),
+            None => domain.unmap(&self.platform.enter_cpu(), range),
+        };
+        match unmapped {
+            Ok(Some(ticket)) => Owed::Ticket(ticket),
+            Ok(None) => Owed::Since(self.epoch()),
+            Err(_) => {
+                self.counters.lost();
+                Owed::Lost
+            }
+        }
+    }
+}
+
+/// The parts of a mapping, cut where slots may begin or end.
+fn parts(
+    runs: impl Iterator<Item = PhysRange> + Clone,
+    slots: Slots,
+    granule: Granule,
+) -> impl Iterator<Item = Piece> + Clone {
+    pieces(runs, granule).flat_map(move |piece| {
+        let (whole, cut) = match slots {
+            Slots::Edges => (None, Some(piece.fragments(granule))),
+            Slots::None | Slots::All => (Some(piece), None),
+        };
+        whole.into_iter().chain(cut.into_iter().flatten())
+    })
+}
+
+/// Fills the table for a part.
+#[inline]
+fn link<T: Translate>(
+    domain: &T,
+    range: IovaRange,
+    part: &Piece,
+    phys: PhysAddr,
+    permissions: Permissions,
+) -> Result<(), MapError> {
+    let place = range.slice(part.base, part.span(domain.granule()));
+    // A part of what was counted to be as long as the range.
+    let place = place.ok_or(MapError::Empty)?;
+    domain
+        .link(place, phys, permissions)
+        .map_err(|error| MapError::Domain(DomainError::Table(error.failure)))
+}
+
+/// Where a mapping's record says that it lies.
+impl<D> Record<D> {
+    pub(crate) fn translated(&self) -> Option<Translated> {
+        match self.route {
+            Route::Translated { range, slots } => Some(Translated { range, slots }),
+            Route::Direct | Route::Bounced(_) => None,
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Mapping through a domain, on an SMMU that does what the architecture allows when it hurts most.
+#![allow(
+    clippy::result_large_err,
+    reason = "a refused token comes back in the error"
+)]
+
+mod failures;
+mod one_step;
+mod rig;

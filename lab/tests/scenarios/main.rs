@@ -1,0 +1,187 @@
+//! `dmakit run` as it is typed: exit codes and fields of the answer.
+
+mod areas;
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn run(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dmakit"))
+        .arg("run")
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// The answer as JSON, of a run that ended with `code`.
+fn answer(words: &[&str], code: i32) -> Value {
+    let output = run(&[words, &["--json"]].concat());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    assert!(error.is_empty(), "{error}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Without what the clock says.
+fn untimed(mut answer: Value) -> Value {
+    answer.as_object_mut().unwrap().remove("timing").unwrap();
+    answer
+}
+
+/// Exit 2, one line on standard error, nothing on standard output.
+fn is_refused(words: &[&str], says: &str) {
+    let output = run(words);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{words:?}: {error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains(says), "{error}");
+    assert!(output.stdout.is_empty());
+}
+
+/// A built-in page with `from` replaced by `to`, in a file.
+fn changed(page: &str, name: &str, from: &str, to: &str) -> (tempfile::TempDir, PathBuf) {
+    let place = concat!(env!("CARGO_MANIFEST_DIR"), "/../scenarios/");
+    let text = std::fs::read_to_string(format!("{place}{page}.toml")).unwrap();
+    assert!(text.contains(from));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, text.replace(from, to)).unwrap();
+    (directory, path)
+}
+
+fn check<'a>(answer: &'a Value, name: &str) -> &'a Value {
+    let checks = answer["checks"].as_array().unwrap();
+    checks.iter().find(|check| check["name"] == name).unwrap()
+}
+
+#[test]
+fn without_a_scenario_a_short_one_runs_on_the_simulated_machine() {
+    let first = answer(&[], 0);
+    assert_eq!(first["machine"], "sim");
+    assert_eq!(first["held"], true);
+    assert_eq!(check(&first, "control")["held"], true);
+    assert!(first["dma_bytes"].as_u64().unwrap() > 1 << 20);
+    assert_eq!(first["faults"], 0);
+    assert_eq!(
+        first["closing"]["reproduce"],
+        "dmakit run cache --machine sim --seed 1"
+    );
+    let again = answer(&["cache", "--machine", "sim"], 0);
+    assert_eq!(untimed(first), untimed(again));
+}
+
+#[test]
+fn what_a_machine_cannot_do_is_refused_with_the_reason() {
+    is_refused(&["smmu-nvme"], "does not run on sim: it is for qemu:virt");
+    is_refused(&["--machine", "qemu:q35"], "no driver for its IOMMU");
+    is_refused(&["--machine", "qemu:vrt"], "'qemu:virt'");
+    is_refused(&["no-such"], "expected a file or one of cache, disk-read");
+    is_refused(&["/nonexistent/page.toml"], "/nonexistent/page.toml");
+    let words = ["--machine", "qemu:virt", "--qemu", "/nonexistent/qemu"];
+    is_refused(&words, "apt-get install qemu-system-arm");
+    let (_directory, path) = changed("smmu-nvme", "odd.toml", "depth = 32", "depth = 99");
+    let path = path.to_str().unwrap();
+    is_refused(
+        &[path, "--machine", "qemu:virt"],
+        "disk.depth is 99, expected 1 to 63",
+    );
+}
+
+#[test]
+fn the_list_names_every_scenario_and_its_machines() {
+    let listed = answer(&["--list"], 0);
+    let rows = listed["scenarios"].as_array().unwrap();
+    let names: Vec<_> = rows
+        .iter()
+        .map(|row| row["name"].as_str().unwrap())
+        .collect();
+    let wanted = [
+        "cache",
+        "disk-read",
+        "smmu-edu",
+        "smmu-nvme",
+        "smmu-nvme-batched",
+        "smmu-nvme-lazy",
+        "per-node-cma",
+        "pins-versus-cma",
+        "movable-pressure",
+        "boot-carving",
+    ];
+    assert_eq!(names, wanted);
+    assert_eq!(rows[1]["machines"][0], "qemu:virt");
+}
+
+#[test]
+fn a_new_user_sees_a_disk_read_through_the_smmu() {
+    let words = ["--machine", "qemu:virt"];
+    let first = answer(&words, 0);
+    assert_eq!(first["scenario"], "disk-read");
+    assert_eq!(first["held"], true);
+    // And a block once more for each of 8 batches.
+    assert_eq!(first["dma_bytes"], (64 << 20) + 8 * 512);
+    assert_eq!(first["faults"], 0);
+    assert!(first["provoked_faults"].as_u64().unwrap() > 0);
+    assert_eq!(first["counters"]["transfers"], 64);
+    let steps = first["translation"]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 4);
+    assert_eq!(steps[3]["is_leaf"], true);
+    assert_eq!(
+        first["translation"]["bytes"],
+        first["translation"]["origin"]
+    );
+    assert!(!first["skipped"].as_array().unwrap().is_empty());
+    assert_eq!(untimed(first), untimed(answer(&words, 0)));
+    let shown = run(&words);
+    assert_eq!(shown.status.code(), Some(0));
+    assert!(shown.stderr.is_empty(), "progress is for terminals");
+    let text = String::from_utf8(shown.stdout).unwrap();
+    for part in [
+        "one translation",
+        "level 3",
+        "physical 0x",
+        "iommu.strict=1",
+        "held",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn the_named_scenarios_hold_on_the_device_models() {
+    for (name, seed) in [
+        ("smmu-edu", "7"),
+        ("smmu-nvme", "8"),
+        ("smmu-nvme-batched", "8"),
+        ("smmu-nvme-lazy", "9"),
+    ] {
+        let answer = answer(&[name, "--machine", "qemu:virt", "--seed", seed], 0);
+        assert_eq!(answer["held"], true, "{answer}");
+        assert_eq!(answer["faults"], 0);
+        assert_eq!(check(&answer, "all-returned")["failed"], 0);
+    }
+}
+
+#[test]
+fn what_lazy_invalidation_does_not_promise_is_refuted() {
+    let (from, to) = ("\"no-stale-hits-after-flush\"", "\"no-stale-hits\"");
+    let (_directory, path) = changed("smmu-nvme-lazy", "mine.toml", from, to);
+    let answer = answer(&[path.to_str().unwrap(), "--machine", "qemu:virt"], 1);
+    assert_eq!(answer["held"], false);
+    assert_eq!(check(&answer, "data")["held"], true);
+    let refuted = check(&answer, "no-stale-hits");
+    assert_eq!(refuted["failed"], refuted["tried"]);
+    assert!(
+        refuted["first_failure"]
+            .as_str()
+            .unwrap()
+            .contains("no fault")
+    );
+    let reproduce = "dmakit run mine.toml --machine qemu:virt --seed 1";
+    assert_eq!(
+        answer["closing"]["reproduce"], reproduce,
+        "its folder does not show"
+    );
+}
