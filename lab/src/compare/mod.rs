@@ -202,10 +202,8 @@ impl Plan {
     fn closing(&self, report: &CompareReport) -> Closing {
         Closing {
             setting: text::setting(report),
-            confidence: match &report.agreement {
-                Some(agreement) if agreement.percent >= Some(VALID) => Confidence::Validated,
-                _ => Confidence::Modelled,
-            },
+            // The choice rests on times, whatever the counts are held to.
+            confidence: Confidence::Modelled,
             why: text::why(report),
             reproduce: format!(
                 "dmakit compare {}{}{}",

@@ -43,6 +43,16 @@ pub struct Tries {
     pub found: u64,
 }
 
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// By shape.
+    pub tries: Vec<Tries>,
+    /// How full the space was on average where it was tried, in percent: where lengths do not pack,
+    /// some of the others find no room.
+    pub filled_percent: f64,
+}
+
 struct Rng(u64);
 
 impl Rng {
@@ -62,7 +72,7 @@ impl Churn {
     ///
     /// # Errors
     /// Where there is no memory for the space's records.
-    pub fn run(&self, shapes: &[(u64, u64)]) -> anyhow::Result<Vec<Tries>> {
+    pub fn run(&self, shapes: &[(u64, u64)]) -> anyhow::Result<Outcome> {
         let platform = HostPlatform::new(1);
         let cpu = platform.enter_cpu();
         let size = 1 << self.bits;
@@ -75,7 +85,7 @@ impl Churn {
         let mut used = 0;
         let mut tries = vec![Tries::default(); shapes.len()];
         let every = (self.steps / 2 / TRIES).max(1);
-        let mut moment = 0;
+        let (mut moment, mut filled) = (0_u64, 0_u128);
         for step in 0..self.steps {
             while used < most {
                 space.maintain()?;
@@ -89,6 +99,7 @@ impl Churn {
             }
             if step >= self.steps / 2 && step % every == 0 {
                 moment += 1;
+                filled += u128::from(used);
                 for (shape, tries) in shapes.iter().zip(&mut tries) {
                     if moment % shape.1.div_ceil(BLOCKS_PER_TRY) != 0 {
                         continue;
@@ -103,7 +114,11 @@ impl Churn {
                 space.free(&cpu, gone);
             }
         }
-        Ok(tries)
+        let whole = u128::from(size) * u128::from(moment.max(1));
+        Ok(Outcome {
+            tries,
+            filled_percent: (filled * 1000 / whole) as f64 / 10.0,
+        })
     }
 
     fn len(&self, rng: &mut Rng, orders: u32) -> u64 {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::exit::Outcome;
 use crate::output::{Closing, Confidence, Show, envelope};
 use crate::quantity::{bytes, parse_size};
-use churn::{BITS_MAX, Churn, Others, Tries};
+use churn::{BITS_MAX, Churn, Others, Outcome as Filled, Tries};
 
 const PAGE: u64 = 4096;
 /// One entry of a table of pages.
@@ -79,6 +79,9 @@ pub struct MrReport {
     /// Bits of the space that was tried.
     pub tried_bits: u32,
     pub fill_percent: u64,
+    /// What neighbours of powers of two, and of any lengths, really filled on average.
+    pub filled_percent: f64,
+    pub filled_percent_any: f64,
     pub steps: u64,
     pub seed: u64,
     /// Ways to hold the region, the smallest pieces first; the last is one piece.
@@ -176,12 +179,17 @@ impl Plan {
         };
         let (powers, any) = (tries(Others::Powers)?, tries(Others::Any)?);
         let most = mapping_bytes(shapes[0].1);
-        let device = pieces.iter().zip(&shapes).zip(powers.iter().zip(&any));
+        let device = pieces
+            .iter()
+            .zip(&shapes)
+            .zip(powers.tries.iter().zip(&any.tries));
         Ok(MrReport {
             bytes: args.size,
             iova_bits: args.iova,
             tried_bits,
             fill_percent: args.fill,
+            filled_percent: powers.filled_percent,
+            filled_percent_any: any.filled_percent,
             steps: args.steps,
             seed: args.seed,
             device: device
@@ -200,7 +208,7 @@ impl Plan {
                 .iter()
                 .map(|leaf| leaves(args.size, *leaf))
                 .collect(),
-            notes: notes(args, tried_bits),
+            notes: notes(args, tried_bits, [&powers, &any]),
         })
     }
 
@@ -250,7 +258,7 @@ fn percent(tries: Tries) -> Option<f64> {
     Some(hundredths as f64 / 100.0)
 }
 
-fn notes(args: &SizeMrArgs, tried_bits: u32) -> Vec<String> {
+fn notes(args: &SizeMrArgs, tried_bits: u32, filled: [&Filled; 2]) -> Vec<String> {
     let mut notes = vec![
         "bytes are exact; the chance is that of this project's address allocator, with neighbours \
          that come and go at random, each power of two as often as any other"
@@ -262,6 +270,11 @@ fn notes(args: &SizeMrArgs, tried_bits: u32) -> Vec<String> {
          larger ones with huge pages"
             .to_owned(),
     ];
+    let [powers, any] = filled.map(|filled| filled.filled_percent);
+    notes.push(format!(
+        "on average {powers} % were in use among neighbours of powers of two and {any} % among odd \
+         ones, whose lengths do not pack: some found no room"
+    ));
     if tried_bits < args.iova {
         notes.push(format!(
             "{} bits of addresses are tried as {tried_bits}: at the same fill a larger space has \
