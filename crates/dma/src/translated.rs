@@ -272,7 +272,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 .map_err(|error| MapError::Domain(DomainError::Hardware(error)))
         });
         match announced {
-            Ok(()) => Ok(Translated { range, slots }),
+            Ok(()) => {
+                if slots != Slots::None {
+                    self.counters.bounced();
+                }
+                Ok(Translated { range, slots })
+            }
             Err(error) => {
                 self.undo::<D>(domain, Translated { range, slots }, runs, done);
                 Err(error)
@@ -344,7 +349,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }
             *done = part.base + part.span(granule);
         }
-        self.counters.bounced();
         Ok(())
     }
 

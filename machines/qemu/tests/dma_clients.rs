@@ -12,7 +12,7 @@ use dmakit_dma::{DeviceId, DeviceInfo, DomainError, LinkError, MapError, Trust};
 use dmakit_platform::{CpuBuffer, SegmentRequest};
 use dmakit_qemu::devices::nvme::Operation;
 use dmakit_qemu::smmu::Mode;
-use mapped::{Kind, LANE, LANES, Load, Policy, canaries_hold, pool};
+use mapped::{LANE, LANES, Load, Policy, canaries_hold, pool};
 
 const MIB: u64 = 1 << 20;
 
@@ -32,7 +32,7 @@ fn random_load(policy: Policy, seed: u64) {
         Policy::Strict | Policy::Batched => Mode::Strict,
     };
     let (port, mut disk) = rig.disk(mode);
-    let (pool, pool_segment) = pool(&rig);
+    let pool = pool(&rig);
     let info = |id, trust| {
         let mut info = DeviceInfo::new(DeviceId::new(id), "disk", DmaMask::ALL);
         info.trust = trust;
@@ -50,7 +50,10 @@ fn random_load(policy: Policy, seed: u64) {
     let (model, kinds) = (load.model, load.kinds);
     assert!(kinds.iter().all(|&count| count > wanted / 40), "{kinds:?}");
     disk.flush().unwrap();
-    assert!(rig.stored(0, model.len()) == model, "the file has other bytes");
+    assert!(
+        rig.stored(0, model.len()) == model,
+        "the file has other bytes"
+    );
     rig.no_faults();
     for device in devices {
         let stats = device.remove().unwrap();
@@ -58,9 +61,8 @@ fn random_load(policy: Policy, seed: u64) {
         assert_eq!((stats.live(), stats.coherent_live(), stats.lost), (0, 0, 0));
     }
     assert_eq!(pool.used(), 0);
-    drop(pool);
+    mapped::end_pool(&rig, pool);
     println!("{kinds:?}, {:?}", rig.stack.smmu().command_counts());
-    rig.forgive(pool_segment);
     rig.close_disk(port, disk);
 }
 
@@ -127,20 +129,23 @@ fn failures_of_addresses_and_of_tables_leave_nothing_mapped() {
     let is_table = matches!(failure.error, MapError::Domain(DomainError::Table(_)));
     assert!(is_table, "{failure}");
     list = failure.memory;
-    let run = list.as_ref()[0].runs().next().unwrap();
+    let run = list.buffers()[0].runs().next().unwrap();
     let mut request = wide
         .reserve::<FromDevice>(run.start(), 4 * MIB, 1, none)
         .unwrap();
     let mut linked = 0;
     let error = loop {
-        let buffer: &CpuBuffer = &list.as_ref()[linked];
+        let buffer: &CpuBuffer = &list.buffers()[linked];
         let run = buffer.runs().next().unwrap();
         match wide.link(&mut request, run, buffer) {
             Ok(_) => linked += 1,
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, LinkError::Map(MapError::Domain(_))), "{error}");
+    assert!(
+        matches!(error, LinkError::Map(MapError::Domain(_))),
+        "{error}"
+    );
     assert_eq!(request.len(), linked as u64 * 4096);
     for segment in taken {
         rig.stack.memory().free(segment).unwrap();
@@ -159,7 +164,7 @@ fn an_edu_reaches_what_was_mapped_for_it_and_not_a_byte_around() {
     let rounds = ios() / 50;
     let rig = disk::start(DmaMask::bits(28).unwrap(), MIB);
     let (port, edu) = rig.edu();
-    let (pool, pool_segment) = pool(&rig);
+    let pool = pool(&rig);
     let mut info = DeviceInfo::new(DeviceId::new(1), "edu", edu.mask());
     info.trust = Trust::Untrusted;
     let bounce = Some((&pool, pool.attach(None).unwrap()));
@@ -186,17 +191,20 @@ fn an_edu_reaches_what_was_mapped_for_it_and_not_a_byte_around() {
         let (list, around) = mapped::scattered(&rig, &mut random, len, offset);
         let sealed = mapped::link_all::<FromDevice>(&device, &list);
         let segment = sealed.segment().unwrap();
-        edu.write(dmakit_addr::Iova::new(segment.addr.raw()), len).unwrap();
+        edu.write(dmakit_addr::Iova::new(segment.addr.raw()), len)
+            .unwrap();
         let debt = device.destroy(sealed, list, core::iter::empty()).unwrap();
         let list = device.redeem(debt, &device.sync().unwrap()).unwrap();
-        assert!(mapped::read(&list) == sent, "round {round}: {len} bytes at {offset:#x}");
+        assert!(
+            mapped::read(&list) == sent,
+            "round {round}: {len} bytes at {offset:#x}"
+        );
         assert!(canaries_hold(&around), "round {round}");
         mapped::free_all(&rig, list, around);
     }
     rig.no_faults();
     assert_eq!((device.remove().unwrap().live(), pool.used()), (0, 0));
-    drop(pool);
-    rig.forgive(pool_segment);
+    mapped::end_pool(&rig, pool);
     rig.close(port);
 }
 
@@ -220,6 +228,5 @@ fn a_write_outside_what_was_mapped_faults() {
     let list = device.redeem(debt, &device.sync().unwrap()).unwrap();
     assert!(mapped::read(&list).iter().all(|&byte| byte == 0x77));
     mapped::free_all(&rig, list, around);
-    let _ = Kind::Single;
     rig.close_disk(port, disk);
 }

@@ -101,7 +101,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             state.set_offset(start, granule);
         }
         state.set_linked(linked + run.len());
-        if bounced {
+        if bounced && !state.has(Flag::BOUNCED) {
+            self.counters.bounced();
             state.set(Flag::BOUNCED);
         }
         Ok(DmaSegment {

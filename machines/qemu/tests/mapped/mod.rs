@@ -6,7 +6,7 @@ use dmakit_dma::{
     Batch, BatchConfig, Coherent, Debt, DmaMemory, DmaSegment, Mapping, ScatterList, Sealed,
 };
 use dmakit_platform::host::HostPlatform;
-use dmakit_platform::{CpuBuffer, Platform, Segment, SegmentRequest};
+use dmakit_platform::{CpuBuffer, Segment, SegmentRequest};
 use dmakit_qemu::devices::nvme::Operation;
 use dmakit_qemu::smmu::{Port, PortDevice};
 use dmakit_swiotlb::{BounceConfig, BouncePool};
@@ -41,8 +41,8 @@ pub enum Kind {
 
 const KINDS: [Kind; 4] = [Kind::Single, Kind::Scatter, Kind::Request, Kind::Coherent];
 
-/// A bounce pool of 1 MiB, and how many bytes it takes from the machine for good.
-pub fn pool(rig: &Rig) -> (BouncePool<HostPlatform>, u64) {
+/// A bounce pool of 1 MiB.
+pub fn pool(rig: &Rig) -> BouncePool<HostPlatform> {
     let request = SegmentRequest {
         len: 1 << 20,
         align: 1 << 16,
@@ -50,10 +50,21 @@ pub fn pool(rig: &Rig) -> (BouncePool<HostPlatform>, u64) {
         limit: DmaMask::ALL,
     };
     let segment = rig.stack.memory().allocate(&request).unwrap();
-    let bytes = segment.len();
     let platform = rig.stack.machine().platform();
-    let pool = BouncePool::new(platform, segment, &BounceConfig::default()).unwrap();
-    (pool, bytes)
+    let config = BounceConfig {
+        // What is used is then exact.
+        credit_batch: 0,
+        ..BounceConfig::default()
+    };
+    BouncePool::new(platform, segment, &config).unwrap()
+}
+
+/// Gives a pool's memory back.
+pub fn end_pool(rig: &Rig, pool: BouncePool<HostPlatform>) {
+    let Ok(segment) = pool.dismantle() else {
+        panic!("slots are in use");
+    };
+    rig.stack.memory().free(segment.unwrap()).unwrap();
 }
 
 fn segment(rig: &Rig, len: u64, node: u64) -> Segment {
@@ -124,14 +135,18 @@ pub fn free_all(rig: &Rig, list: List, around: Vec<Segment>) {
     for buffer in list.into_buffers() {
         let body = buffer.into_segment().unwrap();
         let (before, after) = (around.next().unwrap(), around.next().unwrap());
-        let whole = before.join(body).unwrap().join(after).unwrap();
+        let whole = Segment::merge(before, body).unwrap();
+        let whole = Segment::merge(whole, after).unwrap();
         store.free(whole).unwrap();
     }
 }
 
 pub fn free(rig: &Rig, list: List) {
     for buffer in list.into_buffers() {
-        rig.stack.memory().free(buffer.into_segment().unwrap()).unwrap();
+        rig.stack
+            .memory()
+            .free(buffer.into_segment().unwrap())
+            .unwrap();
     }
 }
 
@@ -140,7 +155,7 @@ pub fn link_all<D: DirectionType>(device: &PortDevice<'_>, list: &List) -> Seale
     let len = list.runs().map(|run| run.len()).sum();
     let first = list.runs().next().unwrap().start();
     let mut request = device.reserve::<D>(first, len, 1, NONE).unwrap();
-    for buffer in list.as_ref() {
+    for buffer in list.buffers() {
         let run = buffer.runs().next().unwrap();
         device.link(&mut request, run, buffer).unwrap();
     }
@@ -267,7 +282,10 @@ impl<'a> Load<'a> {
             }
         };
         let (live, at, around) = self.lend(kind, operation, device, offset, &bytes);
-        let slot = self.disk.submit(operation, lane * LANE / BLOCK, at).unwrap();
+        let slot = self
+            .disk
+            .submit(operation, lane * LANE / BLOCK, at)
+            .unwrap();
         Transfer {
             slot,
             live,
@@ -301,7 +319,11 @@ impl<'a> Load<'a> {
                 }
             }
             let (addr, len) = (block.dma_addr(), len);
-            return (Live::Coherent(block), to_range(DmaSegment { addr, len }), Vec::new());
+            return (
+                Live::Coherent(block),
+                to_range(DmaSegment { addr, len }),
+                Vec::new(),
+            );
         }
         let (mut list, around) = match kind {
             Kind::Single => contiguous(self.rig, &mut self.random, len, offset),
@@ -325,14 +347,23 @@ impl<'a> Load<'a> {
 
     /// Ends transfers; then the disk must not reach any of them, which is tried with one.
     fn end(&mut self, done: Vec<Transfer>) {
-        let reads = done.iter().filter(|transfer| transfer.operation == Operation::Read);
+        let reads = done
+            .iter()
+            .filter(|transfer| transfer.operation == Operation::Read);
         let reads: Vec<IovaRange> = reads.map(|transfer| transfer.at).collect();
         let picked = self.random.below(reads.len() as u64) as usize;
         let tried = reads.get(picked).map(|at| at.slice(0, BLOCK).unwrap());
         let mut debts = Vec::new();
         let mut ended = Vec::new();
         for transfer in done {
-            let Transfer { live, device, operation, around, bytes, .. } = transfer;
+            let Transfer {
+                live,
+                device,
+                operation,
+                around,
+                bytes,
+                ..
+            } = transfer;
             let on = &self.devices[device];
             let checked = (operation == Operation::Read).then_some(bytes);
             match live {
@@ -363,7 +394,10 @@ impl<'a> Load<'a> {
         }
         // What waited in a batch comes back in another order: buffers are told by their place.
         for (checked, around) in ended {
-            let at = lists.iter().position(|list| belongs(list, &around)).unwrap();
+            let at = lists
+                .iter()
+                .position(|list| belongs(list, &around))
+                .unwrap();
             let list = lists.swap_remove(at);
             assert!(canaries_hold(&around), "I/O {}", self.ios);
             if let Some(bytes) = checked {
@@ -383,7 +417,9 @@ impl<'a> Load<'a> {
             lists.push(list);
         }
         let closer = &self.devices[1];
-        closer.close_batch(&mut self.batch, |list| lists.push(list)).unwrap();
+        closer
+            .close_batch(&mut self.batch, |list| lists.push(list))
+            .unwrap();
         lists
     }
 
@@ -393,7 +429,11 @@ impl<'a> Load<'a> {
         self.disk.transfer(Operation::Read, lba, first).unwrap();
         let (faults, _) = self.rig.stack.take_faults();
         assert!(!faults.is_empty(), "I/O {}: a stale hit", self.ios);
-        assert!(faults.iter().all(|fault| fault.iova.is_some_and(|at| first.contains(at))));
+        assert!(
+            faults
+                .iter()
+                .all(|fault| fault.iova.is_some_and(|at| first.contains(at)))
+        );
     }
 
     pub fn finish(&mut self) {
@@ -418,7 +458,9 @@ fn lend<D: DirectionType>(
         return (Lent::Request(sealed, list), segment);
     }
     let mut segments = [DmaSegment::default(); 2];
-    let mapping = device.map_scatter::<D, _>(list, NONE, &mut segments).unwrap();
+    let mapping = device
+        .map_scatter::<D, _>(list, NONE, &mut segments)
+        .unwrap();
     assert_eq!(mapping.segment_count(), 1, "one range of addresses");
     (Lent::Mapping(mapping), segments[0])
 }
