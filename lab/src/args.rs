@@ -10,6 +10,7 @@ use crate::load_args::LoadArgs;
 use crate::quantity::parse_size;
 use crate::record::RecordArgs;
 use crate::scenario::MachineName;
+use crate::size::its::SizeItsArgs;
 
 /// What was typed, or an early answer that clap itself gives.
 pub enum Typed {
@@ -64,6 +65,9 @@ pub enum Command {
     /// Find the smallest setting that serves a load
     #[command(subcommand)]
     Size(SizeCommand),
+    /// The same as `size its`
+    #[command(hide = true)]
+    Its(SizeItsArgs),
     Bench(BenchArgs),
     Record(RecordArgs),
     Run(RunArgs),
@@ -141,6 +145,7 @@ pub struct RunArgs {
 #[derive(Debug, Subcommand)]
 pub enum SizeCommand {
     Swiotlb(SizeSwiotlbArgs),
+    Its(SizeItsArgs),
 }
 
 /// Find the smallest bounce pool that serves

@@ -21,7 +21,8 @@ pub enum Action {
         format: Option<Format>,
     },
     Replay(Box<replay::Plan>),
-    SizeSwiotlb(Box<size::Plan>),
+    SizeSwiotlb(Box<size::swiotlb::Plan>),
+    SizeIts(size::its::Plan),
     Bench(Box<bench::Plan>),
     Record(Box<record::Plan>),
     Run(scenario::Plan),
@@ -58,7 +59,10 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         }
         Command::Replay(typed) => Action::Replay(Box::new(replay::Plan::new(typed)?)),
         Command::Size(SizeCommand::Swiotlb(typed)) => {
-            Action::SizeSwiotlb(Box::new(size::Plan::new(typed)?))
+            Action::SizeSwiotlb(Box::new(size::swiotlb::Plan::new(typed)?))
+        }
+        Command::Its(typed) | Command::Size(SizeCommand::Its(typed)) => {
+            Action::SizeIts(size::its::Plan::new(&typed)?)
         }
         Command::Bench(typed) => Action::Bench(Box::new(bench::Plan::new(typed)?)),
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),

@@ -110,6 +110,16 @@ pub fn slots(number: u64) -> String {
     )
 }
 
+/// Pages and the bytes they are: `16 pages (64 KiB)`.
+pub fn pages(number: u64) -> String {
+    format!(
+        "{} page{} ({})",
+        grouped(number),
+        if number == 1 { "" } else { "s" },
+        bytes(number.saturating_mul(dmakit_addr::PAGE_BYTES))
+    )
+}
+
 /// `part` of `whole` in per cent with one decimal, `-` of nothing.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {

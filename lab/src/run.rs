@@ -15,6 +15,7 @@ pub fn run(plan: Plan) -> anyhow::Result<Outcome> {
         Action::Diagnose { source, format } => diagnose::command(&source, format, plan.show)?,
         Action::Replay(plan) => plan.run(shown)?,
         Action::SizeSwiotlb(plan) => plan.run(shown)?,
+        Action::SizeIts(plan) => plan.run(shown)?,
         Action::Bench(plan) => plan.run(shown)?,
         Action::Record(plan) => plan.run(shown)?,
         Action::Run(plan) => plan.run(shown)?,

@@ -48,6 +48,43 @@ fn counted_rows_are_the_same_every_time_and_keep_their_bounds() {
 }
 
 #[test]
+fn a_batch_of_32_takes_a_32nd_of_the_syncs_of_strict() {
+    let json = answer(&bench(&[
+        "--counted",
+        "--json",
+        "--filter",
+        "syncs_per_512",
+    ]));
+    let rows = json["rows"].as_array().unwrap();
+    let of = |name: &str| {
+        let row = rows.iter().find(|row| row["row"] == name).unwrap();
+        row["count"].as_u64().unwrap()
+    };
+    for size in ["4KiB", "64KiB", "1MiB", "2MiB"] {
+        let strict = of(&format!("syncs_per_512/strict/{size}"));
+        assert_eq!(strict, 512);
+        assert_eq!(of(&format!("syncs_per_512/batched32/{size}")), strict / 32);
+        assert_eq!(of(&format!("syncs_per_512/lazy256/{size}")), strict / 256);
+    }
+}
+
+#[test]
+fn rows_of_every_layer_stand_beside_their_floors_and_the_incumbent() {
+    for (row, floor, peer) in [
+        ("iova/pair/1", "floor/lock-pair", 11.7),
+        ("tables/4KiB/lazy", "floor/checked-stores/4KiB", 32.6),
+        ("commands/1", "floor/commands/1", 66.2),
+    ] {
+        let json = answer(&bench(&["--json", "--quick", "--filter", row]));
+        let rows = json["timing"]["rows"].as_array().unwrap();
+        let found = rows.iter().find(|found| found["row"] == row).unwrap();
+        assert_eq!(found["floor"]["row"], floor);
+        assert_eq!(found["incumbent"]["min"], peer);
+        assert!(rows.iter().any(|found| found["row"] == floor), "{row}");
+    }
+}
+
+#[test]
 fn a_timed_row_comes_with_its_floor_and_the_incumbent() {
     let output = bench(&[
         "--json",

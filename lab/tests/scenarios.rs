@@ -101,6 +101,7 @@ fn the_list_names_every_scenario_and_its_machines() {
         "disk-read",
         "smmu-edu",
         "smmu-nvme",
+        "smmu-nvme-batched",
         "smmu-nvme-lazy",
     ];
     assert_eq!(names, wanted);
@@ -147,6 +148,7 @@ fn the_named_scenarios_hold_on_the_device_models() {
     for (name, seed) in [
         ("smmu-edu", "7"),
         ("smmu-nvme", "8"),
+        ("smmu-nvme-batched", "8"),
         ("smmu-nvme-lazy", "9"),
     ] {
         let answer = answer(&[name, "--machine", "qemu:virt", "--seed", seed], 0);

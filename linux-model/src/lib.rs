@@ -1,4 +1,5 @@
-//! How Linux allocates bounce memory, modelled and checked against real kernels.
+//! How Linux serves DMA, modelled and checked against real kernels: bounce memory, and addresses
+//! behind an IOMMU.
 //!
 //! The software IO TLB of Linux 6.1 and 6.12, from its boot parameters down to the slot that a
 //! mapping gets, re-derived from its documentation and observed behaviour. It exists to advise
@@ -6,12 +7,19 @@
 //!
 //! It works on a [`Demand`]: what a recording shows was asked of the pool, without the addresses
 //! that the kernel chose. Those are kept apart in [`RecordedAddresses`], for comparison only.
+//!
+//! Behind an IOMMU it works on [`Calls`]: what drivers asked of the mapping API. [`Domain`] takes
+//! addresses, fills tables and invalidates as Linux does, and [`agree_on_translation`] compares that
+//! with the recorded `iommu` events.
 #![forbid(unsafe_code)]
 
 mod agreement;
 mod boot;
+mod calls;
+pub mod cma;
 mod demand;
 mod engine;
+mod iommu;
 mod recorded;
 mod replay;
 mod swiotlb;
@@ -24,11 +32,20 @@ pub use boot::{
     Architecture, CommandLine, CommandLineError, DMA_PARAMETERS, ForceWord, Machine, Parameter,
     Reason, Setup, SwiotlbParams, SwiotlbParamsError, Unbounced, nearest_parameter, setup,
 };
+pub use calls::{
+    Buffer, BufferKind, Call, CallKind, CallSource, Calls, CallsIngest, DeviceCalls, Flow, Piece,
+    RecordedOp, RecordedOpKind, RecordedTranslation,
+};
 pub use demand::{
     Context, Demand, Device, Event, EventKind, Ingest, Known, Mapping, Op, OpKind, Phase, Recorded,
     RecordedAddresses, SgEntry, Switch, TraceIngest, Unpaired,
 };
 pub use engine::Engine;
+pub use iommu::{
+    AddressAgreement, Difference, DifferenceReason, Domain, DomainConfig, Invalidation, Layout,
+    NoAddresses, SegmentLimits, Timer, Translated, TranslationAgreement, TranslationCosts,
+    TranslationSetup, agree_on_translation, lay_out,
+};
 pub use recorded::RecordedMachine;
 pub use replay::{
     Bounce, BounceMemory, DeviceReport, Order, PhaseReport, Placed, ReplayConfig, ReplayReport,

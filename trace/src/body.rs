@@ -241,7 +241,7 @@ pub struct Allocation {
     pub attributes: Attributes,
 }
 
-/// What a contiguous area was asked.
+/// What a contiguous area was asked. Kernels that record no area's name leave it empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cma {
     /// A search begins.
@@ -253,7 +253,7 @@ pub enum Cma {
         /// log2 of the alignment in pages.
         align_order: u32,
     },
-    /// It ended.
+    /// It ended. (`cma_alloc` of kernels that record no beginning is this too.)
     AllocFinish {
         /// The area.
         area: Name,
@@ -263,8 +263,8 @@ pub enum Cma {
         count_pages: u64,
         /// log2 of the alignment in pages.
         align_order: u32,
-        /// 0 or the error, negative.
-        error: i32,
+        /// 0 or the error, negative; `None` where the kernel does not record it.
+        error: Option<i32>,
     },
     /// A range was busy, the search goes on.
     BusyRetry {

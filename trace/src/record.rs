@@ -50,9 +50,11 @@ pub(crate) fn body<R: Record>(
         "dma_free" => fields.allocation(AllocCall::Coherent).map(Body::Free),
         "dma_free_pages" => fields.allocation(AllocCall::Pages).map(Body::Free),
         "dma_free_sgt" => fields.allocation(AllocCall::Sgt).map(Body::Free),
-        "cma_alloc_start" | "cma_alloc_finish" | "cma_alloc_busy_retry" | "cma_release" => {
-            fields.cma(name).map(Body::Cma)
-        }
+        "cma_alloc"
+        | "cma_alloc_start"
+        | "cma_alloc_finish"
+        | "cma_alloc_busy_retry"
+        | "cma_release" => fields.cma(name).map(Body::Cma),
         "map"
         | "unmap"
         | "add_device_to_group"
@@ -252,43 +254,40 @@ impl<R: Record> Typed<'_, R> {
         Ok(refused)
     }
 
-    fn cma(mut self, name: &str) -> Result<Cma, Expected> {
-        let area = self.name("name")?;
-        let count_pages = self.number("count")?;
-        if name == "cma_alloc_start" {
-            return Ok(Cma::AllocStart {
+    /// The oldest kernels name no area and no error.
+    fn cma(self, name: &str) -> Result<Cma, Expected> {
+        let area = self.record.text("name");
+        let area = self.words.name(area.as_deref().unwrap_or(""));
+        let count_pages = self.either("count", "request_count")?;
+        let align_order = || self.small("align");
+        let pfn = || self.number("pfn");
+        Ok(match name {
+            "cma_alloc_start" => Cma::AllocStart {
                 area,
                 count_pages,
-                align_order: self.small("align")?,
-            });
-        }
-        let pfn = self.number("pfn")?;
-        if name == "cma_release" {
-            return Ok(Cma::Release {
+                align_order: align_order()?,
+            },
+            "cma_release" => Cma::Release {
                 area,
-                pfn: Pfn::new(pfn),
+                pfn: Pfn::new(pfn()?),
                 count_pages,
-            });
-        }
-        let align_order = self.small("align")?;
-        if name == "cma_alloc_busy_retry" {
-            return Ok(Cma::BusyRetry {
+            },
+            "cma_alloc_busy_retry" => Cma::BusyRetry {
                 area,
-                pfn: Pfn::new(pfn),
+                pfn: Pfn::new(pfn()?),
                 count_pages,
-                align_order,
-            });
-        }
-        Ok(Cma::AllocFinish {
-            area,
-            pfn: (pfn != u64::MAX).then_some(Pfn::new(pfn)),
-            count_pages,
-            align_order,
-            error: self.number("errorno")? as i32,
+                align_order: align_order()?,
+            },
+            _ => Cma::AllocFinish {
+                area,
+                pfn: Some(pfn()?).filter(|pfn| *pfn != u64::MAX).map(Pfn::new),
+                count_pages,
+                align_order: align_order()?,
+                error: self.record.number("errorno").map(|error| error as i32),
+            },
         })
     }
 
-    /// `None` for another subsystem's event of the same name.
     fn iommu(mut self, name: &str) -> Result<Option<IommuEvent>, Expected> {
         let iova = self.record.number("iova").map(Iova::new);
         Ok(match (name, iova) {

@@ -17,14 +17,14 @@ use crate::packages::{self, Need, Provided};
 use crate::steps::Outcome;
 use crate::workspace::{Package, Workspace};
 
-const TARGET: &str = "aarch64-unknown-none";
+pub(crate) const TARGET: &str = "aarch64-unknown-none";
 
 /// Where Debian's packages put the compiler. Its sysroot is `/usr`, where the sources land too.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// A compiler that can build for [`TARGET`].
 #[derive(Debug, PartialEq, Eq)]
-enum Compiler {
+pub(crate) enum Compiler {
     /// The pinned toolchain with the target's `core` installed.
     WithTarget,
     /// A compiler with the sources of `core` beside it.
@@ -66,7 +66,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Held)
 }
 
-fn find_or_install(root: &Path) -> Result<Option<Compiler>> {
+pub(crate) fn find_or_install(root: &Path) -> Result<Option<Compiler>> {
     if let Some(compiler) = find(root) {
         return Ok(Some(compiler));
     }
@@ -118,20 +118,11 @@ fn build_command(root: &Path, compiler: &Compiler) -> Command {
         TARGET,
     ]);
     command.args(["--target-dir", "target/bare"]);
-    // Flags meant for the host (a CPU, a linker) do not fit this target.
-    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "LD_LIBRARY_PATH"] {
-        command.env_remove(variable);
-    }
     // Nothing runs here: what counts is that it compiles, soon.
     command
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "0")
         .env("CARGO_PROFILE_DEV_DEBUG", "false");
-    if let Compiler::WithSources(program) = compiler {
-        command
-            .arg("-Zbuild-std=core,alloc")
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("RUSTC", program);
-    }
+    compiler.configure(&mut command);
     command
 }
 
@@ -151,6 +142,21 @@ fn knows_edition_2024(version_line: &str) -> bool {
 }
 
 impl Compiler {
+    /// Makes a build for [`TARGET`] use it.
+    pub(crate) fn configure(&self, command: &mut Command) {
+        // Flags meant for the host (a CPU, a linker) do not fit this target.
+        for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "LD_LIBRARY_PATH"] {
+            command.env_remove(variable);
+        }
+        if let Self::WithSources(program) = self {
+            command
+                .arg("-Zbuild-std=core,alloc")
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env("RUSTC", program)
+                .env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "ld.lld");
+        }
+    }
+
     fn shown(&self) -> String {
         match self {
             Self::WithTarget => format!("the installed target {TARGET}"),

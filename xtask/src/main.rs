@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bare;
+mod boot;
 mod cargo;
 mod deny;
 mod environment;
@@ -44,6 +45,8 @@ enum Command {
     Tidy,
     /// Build the no_std crates for a target without an operating system
     BuildBare,
+    /// Build the bare-metal image and boot it on QEMU
+    Boot(boot::Arguments),
     /// Licences, bans and sources of all dependencies, after deny.toml
     Deny,
     /// Check that the README's commands parse and its sample output is today's
@@ -70,6 +73,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Test => test::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
         Command::BuildBare => bare::run(&workspace).map(drop),
+        Command::Boot(arguments) => boot::run(&workspace, arguments).map(drop),
         Command::Deny => deny::run(&workspace),
         Command::Readme => readme::run(&workspace),
         Command::Soak(arguments) => soak::run(&workspace, arguments),

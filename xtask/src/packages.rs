@@ -48,6 +48,11 @@ const PACKAGES: &[DebianPackage] = &[
         reason: "the sources of core and alloc for that target",
     },
     DebianPackage {
+        name: "lld",
+        need: Need::BareBuild,
+        reason: "a linker for images of that target",
+    },
+    DebianPackage {
         name: "qemu-system-arm",
         need: Need::DeviceModels,
         reason: "QEMU's SMMUv3, NVMe and edu models (a qemu-utils of another release gives way)",

@@ -108,6 +108,14 @@ const ROWS: &[Row] = &[
         reason: "the page allocator against a look at every frame",
     },
     Row {
+        name: "phys-claims",
+        run: Run::Test {
+            package: "dmakit-phys",
+            test: "claim_lockstep",
+        },
+        reason: "claims, pins and leases against a look at every frame",
+    },
+    Row {
         name: "cma-claims",
         run: Run::Test {
             package: "dmakit-cma",

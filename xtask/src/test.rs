@@ -7,12 +7,12 @@ use crate::environment::is_continuous_integration;
 use crate::packages::{self, Need, Provided};
 use crate::steps::{Outcome, Steps};
 use crate::workspace::Workspace;
-use crate::{bare, deny, readme, tidy, toolchain};
+use crate::{bare, boot, deny, readme, tidy, toolchain};
 
 /// Runs all steps and fails if any did not hold. The tests come last, so that the run closes with
 /// their summaries.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let mut steps = Steps::new(11, !is_continuous_integration());
+    let mut steps = Steps::new(12, !is_continuous_integration());
     steps.step(
         "toolchain",
         "the pinned compiler, formatter and lints",
@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         || {
             LOOM_TESTS
                 .iter()
-                .try_for_each(|(package, test)| loom(workspace, package, test))
+                .try_for_each(|(package, tests)| loom(workspace, package, tests))
                 .map(held)
         },
     )?;
@@ -71,15 +71,24 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
             })
         },
     )?;
+    steps.step("boot", "a bare-metal image that links the stack", || {
+        boot::run(workspace, &boot::Arguments::default())
+    })?;
     let tests = ["test", "--workspace", "--locked", "--no-fail-fast"];
     cargo_step(&mut steps, workspace, "tests", &tests)?;
     steps.finish()
 }
 
-/// Tests that `loom` runs: package and test. It wants a build of its own.
-const LOOM_TESTS: &[(&str, &str)] = &[("dmakit-io-pgtable", "loom"), ("dmakit-swiotlb", "loom")];
+/// Tests that `loom` runs: package, and which of its targets. It wants a build of its own.
+const LOOM_TESTS: &[(&str, &[&str])] = &[
+    ("dmakit-io-pgtable", &["--test", "loom"]),
+    ("dmakit-iommu", &["--lib"]),
+    ("dmakit-phys", &["--test", "loom"]),
+    ("dmakit-smmuv3", &["--lib", "--test", "loom"]),
+    ("dmakit-swiotlb", &["--test", "loom"]),
+];
 
-fn loom(workspace: &Workspace, package: &str, test: &str) -> Result<()> {
+fn loom(workspace: &Workspace, package: &str, targets: &[&str]) -> Result<()> {
     let mut command = cargo(&workspace.root);
     command.args([
         "test",
@@ -88,7 +97,7 @@ fn loom(workspace: &Workspace, package: &str, test: &str) -> Result<()> {
         "--target-dir",
         "target/loom",
     ]);
-    command.args(["--package", package, "--test", test]);
+    command.args(["--package", package]).args(targets);
     succeed(
         command
             .env("RUSTFLAGS", "--cfg loom")

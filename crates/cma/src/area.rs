@@ -79,7 +79,7 @@ pub struct AreaUse {
     pub scans: Scans,
 }
 
-const RANGES_MAX: usize = 8;
+pub(crate) const RANGES_MAX: usize = 8;
 
 struct Part {
     range: PfnRange,
@@ -166,6 +166,16 @@ impl<P: Platform> Area<P> {
         Err(refused)
     }
 
+    /// Claims exactly these frames, whole units; `false`, and nothing has changed, unless all are of
+    /// one range and free. Reads a word for every 64 units.
+    pub fn claim_at(&self, frames: PfnRange) -> bool {
+        let mut parts = self.parts.lock();
+        let Some((part, at)) = find(&mut parts, self.unit_order, frames) else {
+            return false;
+        };
+        part.map.claim_at(at, self.units(frames.len()) as u32)
+    }
+
     /// Gives claimed frames back, whole units of them: all of a claim, or a part.
     ///
     /// # Errors
@@ -173,20 +183,10 @@ impl<P: Platform> Area<P> {
     #[inline]
     pub fn release(&self, frames: PfnRange) -> Result<(), ReleaseError> {
         let mut parts = self.parts.lock();
-        let part = parts
-            .iter_mut()
-            .find(|part| part.range.contains_range(&frames));
-        let here = part.and_then(|part| {
-            let offset = frames.start().offset_from(part.range.start())?;
-            (offset % (1 << self.unit_order) == 0).then_some((part, offset))
-        });
-        let (part, offset) = here.ok_or(ReleaseError::NotHere(frames))?;
-        // Both are below the units of a range, which fit.
-        let (at, units) = (
-            (offset >> self.unit_order) as u32,
-            self.units(frames.len()) as u32,
-        );
-        let released = part.map.release(at, units);
+        let here = find(&mut parts, self.unit_order, frames);
+        let (part, at) = here.ok_or(ReleaseError::NotHere(frames))?;
+        // Below the units of a range, which fit.
+        let released = part.map.release(at, self.units(frames.len()) as u32);
         released.map_err(|error| ReleaseError::NotClaimed { frames, error })
     }
 
@@ -215,6 +215,16 @@ impl<P: Platform> Area<P> {
         let mask = (1 << self.unit_order) - 1;
         (frames >> self.unit_order) + u64::from(frames & mask != 0)
     }
+}
+
+/// The range that holds these frames, and which of its units is their first.
+#[inline]
+fn find(parts: &mut [Part], unit_order: u32, frames: PfnRange) -> Option<(&mut Part, u32)> {
+    let mut parts = parts.iter_mut();
+    let part = parts.find(|part| part.range.contains_range(&frames))?;
+    let offset = frames.start().offset_from(part.range.start())?;
+    // Below the units of a range, which fit.
+    (offset % (1 << unit_order) == 0).then_some((part, (offset >> unit_order) as u32))
 }
 
 impl<P: Platform> fmt::Debug for Area<P> {

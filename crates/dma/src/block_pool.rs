@@ -30,7 +30,7 @@ pub struct PoolChunk {
 }
 
 struct ChunkMemory {
-    carved: Carved<WORDS>,
+    carved: Carved<[u64; WORDS]>,
     origin: Origin,
 }
 

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use dmakit_addr::{Address, DmaAddr, DmaRange, PhysAddr};
@@ -209,6 +210,11 @@ impl<'a, T: DeviceShared> CoherentView<'a, T> {
     /// How many values there are.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// The first byte, for interfaces that want a pointer; see [`Window::as_ptr`].
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.window.as_ptr()
     }
 
     /// The value at `index`, or `None` past the last.

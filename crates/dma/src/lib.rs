@@ -15,9 +15,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 mod batch;
 mod block_layout;
 mod block_pool;
+mod block_request;
 mod borrowed;
 mod bounce;
 mod bus;
@@ -34,6 +37,7 @@ mod ledger;
 mod map;
 mod mapping;
 mod memory;
+mod noncontiguous;
 mod page_pool;
 mod raw;
 mod raw_error;
@@ -65,9 +69,10 @@ pub use info::{Coherence, DeviceId, DeviceInfo, MaskKind, SegmentLimits, Trust};
 pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
 pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
+pub use noncontiguous::NoncontiguousError;
 pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
 pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};
 pub use stats::{DeviceStats, Failures};
-pub use two_step::{LinkError, PageWindow, Request, Sealed, Unmoved};
+pub use two_step::{LinkError, Linker, PageWindow, Request, Sealed, Unmoved};

@@ -43,7 +43,7 @@ pub struct Maintained {
 /// Room for one chunk in a [`CoherentPool`]: its bookkeeping.
 #[derive(Default)]
 pub struct PageChunk {
-    memory: Option<(Carved<WORDS>, Origin)>,
+    memory: Option<(Carved<[u64; WORDS]>, Origin)>,
     taken: [u64; WORDS],
     pages: u32,
     free: u32,

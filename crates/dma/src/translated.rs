@@ -9,6 +9,7 @@ use dmakit_addr::{
     Granule, Iova, IovaRange, PhysAddr, PhysRange,
 };
 use dmakit_io_pgtable::{Access, Memory, Permissions};
+use dmakit_iommu::LinkCursor;
 use dmakit_platform::{CopySource, CopyTarget, Platform, Window};
 use dmakit_swiotlb::{BounceBuffer, BouncePool};
 
@@ -197,6 +198,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
+    pub(crate) fn guards(&self, direction: Direction) -> bool {
+        self.guard(direction).is_needed()
+    }
+
     fn guard(&self, direction: Direction) -> Guard {
         let minds_lines = !self.info.is_coherent() && direction.device_writes();
         Guard {
@@ -234,16 +239,16 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             let range = domain.reserve(&cpu, len, 1, limit);
             range.map_err(|error| MapError::Domain(DomainError::Space(error)))?
         };
-        for piece in pieces(runs.clone(), granule) {
-            if let Some(dma) = piece.dma(range, granule) {
-                place(dma);
-            }
-        }
         let permissions = self.permissions(D::DIRECTION, attributes);
         let mut done = 0;
         let slots = match cause {
             None => Slots::None,
-            Some(_) => Slots::Edges,
+            Some(_) => {
+                let places = pieces(runs.clone(), granule);
+                let places = places.filter_map(|piece| piece.dma(range, granule));
+                places.for_each(&mut place);
+                Slots::Edges
+            }
         };
         let linked = match cause {
             None => self.link_whole(
@@ -254,6 +259,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 D::DIRECTION,
                 attributes,
                 &mut done,
+                &mut place,
             ),
             Some(cause) => self.link_guarded::<D, S>(
                 domain,
@@ -297,15 +303,24 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         direction: Direction,
         attributes: Attributes,
         done: &mut u64,
+        place: &mut impl FnMut(DmaRange),
     ) -> Result<(), MapError> {
         let granule = domain.granule();
         let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
+        let mut cursor = domain.cursor(permissions);
         for piece in pieces(runs, granule) {
             if cleans {
                 cache::before_device(&self.platform, piece.run, direction);
             }
+            if let Some(dma) = piece.dma(range, granule) {
+                place(dma);
+            }
             let phys = piece.run.start().align_down(granule.bytes());
-            link(domain, range, &piece, phys, permissions)?;
+            let part = range.slice(piece.base, piece.span(granule));
+            // A part of what was counted to be as long as the range.
+            cursor
+                .map(part.ok_or(MapError::Empty)?, phys)
+                .map_err(|error| MapError::Domain(DomainError::Table(error.failure)))?;
             *done = piece.base + piece.span(granule);
         }
         Ok(())

@@ -6,8 +6,8 @@ use dmakit_iova::AllocError;
 use dmakit_platform::CpuGuard;
 
 use crate::{
-    DomainId, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket, Translate,
-    UnmapFailure,
+    DomainId, LinkCursor, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket,
+    Translate, UnmapFailure,
 };
 
 /// There is none, so nothing can be asked of it.
@@ -52,6 +52,12 @@ impl StrictDomain for NoTranslation {
         match *self {}
     }
 
+    type Cursor<'a> = Self;
+
+    fn cursor(&self, _: Permissions) -> Self {
+        match *self {}
+    }
+
     fn announce(&self, _: IovaRange) -> Result<(), SyncError> {
         match *self {}
     }
@@ -92,6 +98,12 @@ impl StrictDomain for NoTranslation {
     }
 
     fn lookup(&self, _: Iova) -> Option<PhysAddr> {
+        match *self {}
+    }
+}
+
+impl LinkCursor for NoTranslation {
+    fn map(&mut self, _: IovaRange, _: PhysAddr) -> Result<(), LinkError> {
         match *self {}
     }
 }

@@ -9,7 +9,7 @@ use dmakit_platform::{
 };
 
 use crate::error::NoFrames;
-use crate::frame::{Frame, MigrateType};
+use crate::frame::Frame;
 use crate::page_allocator::{FrameRequest, Frames, MAX_ORDER, PageAllocator};
 
 /// A segment that is not of these frames, given back; nothing has changed.
@@ -69,6 +69,19 @@ impl<'a, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> AttachedRam<'a, P, S> 
         }
     }
 
+    /// The same where `count` segments were out before there was an allocator, each an allocation
+    /// of its own by now: they come back like the others, and do not count against those that may
+    /// be out. Allocates.
+    #[must_use]
+    pub fn with_out(mut self, count: usize) -> Self {
+        let pieces = self.pieces.get_mut();
+        pieces.out += count;
+        pieces.out_max += count;
+        // A range that is out as a whole has no piece yet.
+        pieces.held.reserve_exact(pieces.out_max + count);
+        self
+    }
+
     /// The bytes of `frames`, which the segment owns from now on.
     ///
     /// # Errors
@@ -109,7 +122,7 @@ impl<'a, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> AttachedRam<'a, P, S> 
             node: request.node,
             only_node: false,
             limit: request.limit,
-            migrate_type: MigrateType::Unmovable,
+            mover: None,
         };
         let frames = self
             .allocator

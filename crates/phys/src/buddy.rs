@@ -2,16 +2,27 @@
 
 use alloc::vec::Vec;
 
-use dmakit_addr::{DmaMask, PAGE_SHIFT};
+use dmakit_addr::{DmaMask, PAGE_SHIFT, PfnRange};
 
+use crate::block::{Block, Kind};
 use crate::error::{FreeReason, NoFrames, TableError};
-use crate::frame::{Frame, MigrateType, NO_FRAME, State};
+use crate::frame::{Frame, MigrateType, MoverId, NO_FRAME, State};
 use crate::memory_map::{MemoryKind, MemoryMap};
 use crate::page_allocator::{FrameRequest, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::sections::Sections;
 use crate::zone::{NO_ZONE, Zone};
 
+mod clear;
+mod hold;
 mod search;
+mod spans;
+mod window;
+
+use clear::CLEARING_MAX;
+pub(crate) use clear::{Move, frame_range, page_blocks, part_in};
+pub(crate) use hold::{Hold, NotHeld};
+pub(crate) use spans::{Span, Status};
+pub(crate) use window::{Scan, Wanted};
 
 const PAGEBLOCK_FRAMES: u64 = 1 << PAGEBLOCK_ORDER;
 
@@ -27,8 +38,10 @@ pub(crate) struct Buddy<S> {
     zones_per_node: usize,
     /// For each node, all nodes by distance; the last row serves requests without a node.
     order: Vec<Vec<u16>>,
-    /// The number of the next allocation.
+    /// The number of the latest allocation.
     number: u32,
+    /// What claims are clearing.
+    clearing: Vec<PfnRange>,
 }
 
 /// A listed block.
@@ -42,7 +55,7 @@ struct Found {
 impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     pub(crate) fn new(map: &MemoryMap, limits: &[DmaMask], table: S) -> Result<Self, TableError> {
         let sections = Sections::new(map);
-        let (needed, given) = (sections.entries(), table.as_ref().len());
+        let (needed, given) = (table_entries(&sections), table.as_ref().len());
         if needed > given as u64 {
             return Err(TableError::TooSmall { needed, given });
         }
@@ -67,24 +80,29 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             zones_per_node: ends.len(),
             order: order.chain([numbered]).collect(),
             number: 0,
+            clearing: Vec::with_capacity(CLEARING_MAX),
         };
         buddy.fill(map, &ends);
         Ok(buddy)
     }
 
     fn fill(&mut self, map: &MemoryMap, ends: &[u64]) {
-        let entries = self.sections.entries() as usize;
+        let entries = table_entries(&self.sections) as usize;
         let empty = Frame {
             zone: NO_ZONE,
+            order: MigrateType::Movable as u8,
             ..Frame::default()
         };
         self.table.as_mut()[..entries].fill(empty);
-        let usable = map
-            .regions()
-            .iter()
-            .filter(|region| region.kind == MemoryKind::Usable);
-        for region in usable {
+        let managed = map.regions().iter().filter(|r| r.kind.is_allocatable());
+        for region in managed {
             let (mut start, end) = (region.range.start().raw(), region.range.end().raw());
+            if region.kind == MemoryKind::Contiguous {
+                // Whole page blocks, by the map. Nobody gets them before their area is active.
+                for block in (start..end).step_by(PAGEBLOCK_FRAMES as usize) {
+                    self.change_block(block, |block| block.migrate_type = MigrateType::Isolated);
+                }
+            }
             for (index, zone_end) in ends.iter().enumerate() {
                 let zone = region.node.index() * self.zones_per_node + index;
                 let stop = end.min(*zone_end);
@@ -94,74 +112,113 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
                     }
                 }
                 if start < stop {
-                    self.zones[zone].top = self.zones[zone].top.max(stop);
+                    let of = &mut self.zones[zone];
+                    (of.first, of.top) = (of.first.min(start), of.top.max(stop));
+                    self.count(start, stop, Kind::Blocked, Kind::Free);
                     self.free_run(start, stop);
                     start = stop;
                 }
             }
         }
+        self.find_uniform();
     }
 
-    /// Allocates: the first frame and the number of the allocation.
-    pub(crate) fn allocate(&mut self, request: &FrameRequest) -> Result<(u64, u32), NoFrames> {
+    /// Notes of each page block whether its frames are all there and of one zone.
+    fn find_uniform(&mut self) {
+        let frames = self.sections.entries() as usize;
+        let (frames, blocks) = self.table.as_mut().split_at_mut(frames);
+        let pairs = frames.chunks(PAGEBLOCK_FRAMES as usize).zip(blocks);
+        for (frames, block) in pairs {
+            let zone = frames[0].zone;
+            let uniform = frames.iter().all(|frame| frame.zone == zone);
+            block.zone = if uniform { zone } else { NO_ZONE };
+        }
+    }
+
+    /// Allocates from blocks that serve a type: the first frame and the number of the allocation.
+    pub(crate) fn allocate(
+        &mut self,
+        request: &FrameRequest,
+        of: MigrateType,
+    ) -> Result<(u64, u32), NoFrames> {
         let order = request.order();
-        let found = self.search(request, order);
+        let found = self.search(request, of, order);
         let Some(found) = found.filter(|_| request.frames > 0) else {
-            return Err(self.no_frames(request, order));
+            return Err(self.no_frames(request, of, order));
         };
-        let frame = self.carve(found, order, request);
-        self.free_run(frame + request.frames, frame + (1 << order));
+        let frame = self.carve(found, order, request.frames, of);
+        Ok((frame, self.hand_out(frame, order, request)))
+    }
+
+    /// Makes an allocation of a block that is in no list, and says its number.
+    fn hand_out(&mut self, frame: u64, order: u32, request: &FrameRequest) -> u32 {
+        let end = frame + request.frames;
+        self.free_run(end, frame + (1 << order));
         self.number = self.number.wrapping_add(1);
         let number = self.number;
+        let taken = if request.mover.is_some() {
+            (State::Movable, Kind::Movable)
+        } else {
+            (State::Taken, Kind::Blocked)
+        };
         if let Some(entry) = self.entry_mut(frame) {
-            entry.state = State::Taken;
+            entry.state = taken.0;
             // An allocation has at most 2^18 frames.
             entry.next = request.frames as u32;
             entry.previous = number;
+            entry.mover = request.mover.map_or(0, MoverId::number);
+            (entry.pins, entry.order) = (0, 0);
         }
-        Ok((frame, number))
+        self.count(frame, end, Kind::Free, taken.1);
+        number
     }
 
-    /// Frees an allocation.
+    /// Frees an allocation; one that is being moved is free once that is over.
     pub(crate) fn free(&mut self, start: u64, frames: u64, number: u32) -> Result<(), FreeReason> {
         let entry = self.entry_mut(start).filter(|entry| entry.zone != NO_ZONE);
         let entry = entry.ok_or(FreeReason::NotHere)?;
-        if entry.state != State::Taken {
+        if !matches!(entry.state, State::Taken | State::Movable | State::Moving) {
             return Err(FreeReason::NotTaken);
         }
         if (u64::from(entry.next), entry.previous) != (frames, number) {
             return Err(FreeReason::NotTheOwner);
         }
-        entry.state = State::Inside;
-        self.free_run(start, start + frames);
+        if entry.pins > 0 || entry.order > 0 {
+            return Err(FreeReason::Pinned);
+        }
+        if entry.state == State::Moving {
+            entry.state = State::Doomed;
+            return Ok(());
+        }
+        self.release(start, frames);
         Ok(())
+    }
+
+    /// Lists the frames of an allocation that nothing holds.
+    fn release(&mut self, start: u64, frames: u64) {
+        let end = start + frames;
+        let kind = self.entry(start).map_or(Kind::Blocked, kind_of);
+        self.clear_joined(start, end);
+        if let Some(entry) = self.entry_mut(start) {
+            entry.state = State::Inside;
+        }
+        self.count(start, end, kind, Kind::Free);
+        self.free_run(start, end);
     }
 
     /// The allocation that starts at `start`: its frames and its number.
     pub(crate) fn taken_at(&self, start: u64) -> Option<(u64, u32)> {
         let entry = self.entry(start)?;
-        (entry.state == State::Taken).then_some((u64::from(entry.next), entry.previous))
-    }
-
-    /// The allocation that `frame` lies in: its first frame and length. An allocation starts at a
-    /// multiple of the power of two that holds it, so there are few places to look at.
-    pub(crate) fn owner(&self, frame: u64) -> Option<(u64, u64)> {
-        let starts = (0..=MAX_ORDER).map(|order| frame >> order << order);
-        for start in starts {
-            match self.entry(start)?.state {
-                State::Inside => {}
-                State::Free => return None,
-                State::Taken => {
-                    let (frames, _) = self.taken_at(start)?;
-                    return (frame - start < frames).then_some((start, frames));
-                }
-            }
-        }
-        None
+        is_taken(entry).then_some((u64::from(entry.next), entry.previous))
     }
 
     /// Makes a page block one of another type, its free frames with it.
     pub(crate) fn set_block_type(&mut self, block: u64, migrate_type: MigrateType) {
+        self.relist(block, |block| block.migrate_type = migrate_type);
+    }
+
+    /// Changes a page block, and lists its free frames by what it is then.
+    fn relist(&mut self, block: u64, change: impl FnOnce(&mut Block)) {
         self.isolate_free_block(block);
         let mut orders = [None; PAGEBLOCK_FRAMES as usize];
         for (frame, kept) in (block..).zip(&mut orders) {
@@ -170,9 +227,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
                 self.unlist(frame, order);
             }
         }
-        if let Some(entry) = self.entry_mut(block) {
-            entry.block_type = migrate_type;
-        }
+        self.change_block(block, change);
         for (frame, kept) in (block..).zip(&orders) {
             if let Some(order) = *kept {
                 self.free_block(frame, order);
@@ -180,9 +235,59 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         }
     }
 
+    /// The type by which the page block that a frame lies in is listed.
     pub(crate) fn block_type(&self, frame: u64) -> Option<MigrateType> {
-        let entry = self.entry(Sections::page_block(frame))?;
-        Some(entry.block_type)
+        Some(self.block(frame)?.listed_as())
+    }
+
+    /// What is known of the page block that a frame lies in.
+    pub(crate) fn block(&self, frame: u64) -> Option<Block> {
+        let index = self.block_index(frame)?;
+        self.table.as_ref().get(index).map(Block::load)
+    }
+
+    /// The first frame of a zone's memory, and the first above it.
+    pub(crate) fn zone_span(&self, zone: u16) -> Option<(u64, u64)> {
+        let zone = self.zones.get(usize::from(zone))?;
+        Some((zone.first, zone.top))
+    }
+
+    fn change_block(&mut self, frame: u64, change: impl FnOnce(&mut Block)) {
+        let index = self.block_index(frame);
+        let entry = index.and_then(|index| self.table.as_mut().get_mut(index));
+        if let Some(entry) = entry {
+            let mut block = Block::load(entry);
+            change(&mut block);
+            block.store(entry);
+        }
+    }
+
+    #[inline]
+    fn block_index(&self, frame: u64) -> Option<usize> {
+        let index = self.sections.index(frame)?;
+        Some(self.sections.entries() as usize + (index >> PAGEBLOCK_ORDER))
+    }
+
+    /// Counts the frames from `start` up to `end` as another kind than before.
+    fn count(&mut self, start: u64, end: u64, from: Kind, to: Kind) {
+        if from == to {
+            return;
+        }
+        let mut at = start;
+        while at < end {
+            let stop = end.min(Sections::page_block(at) + PAGEBLOCK_FRAMES);
+            let frames = (stop - at) as u16;
+            self.change_block(at, |block| {
+                if let Some(count) = block.count(from) {
+                    debug_assert!(*count >= frames, "{from:?} frames counted twice");
+                    *count = count.saturating_sub(frames);
+                }
+                if let Some(count) = block.count(to) {
+                    *count += frames;
+                }
+            });
+            at = stop;
+        }
     }
 
     /// Whether the allocator was given this frame.
@@ -214,25 +319,22 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     /// Takes a block of `order` out of a listed one; the rest is listed again. Where another type
     /// lends, and has whole page blocks, those that the request needs change their type: what is
     /// unmovable stays together.
-    fn carve(&mut self, found: Found, order: u32, request: &FrameRequest) -> u64 {
+    fn carve(&mut self, found: Found, order: u32, frames: u64, wanted: MigrateType) -> u64 {
         let Found {
             frame,
             order: mut size,
             migrate_type,
         } = found;
-        let wanted = request.migrate_type;
         self.unlist(frame, size);
-        let lent = migrate_type == MigrateType::Contiguous;
+        let lent = migrate_type.is_kept_clear();
         let converts = migrate_type != wanted && !lent && size >= PAGEBLOCK_ORDER;
         while size > order.max(PAGEBLOCK_ORDER) {
             size -= 1;
             self.list_block(frame + (1 << size), size);
         }
         if converts {
-            for block in (frame..frame + request.frames).step_by(PAGEBLOCK_FRAMES as usize) {
-                if let Some(entry) = self.entry_mut(block) {
-                    entry.block_type = wanted;
-                }
+            for block in (frame..frame + frames).step_by(PAGEBLOCK_FRAMES as usize) {
+                self.change_block(block, |block| block.migrate_type = wanted);
             }
         }
         while size > order {
@@ -319,11 +421,11 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     /// Page blocks that are wholly free serve anybody again: what is unmovable came and went.
     fn forget_unmovable(&mut self, frame: u64, order: u32) {
         for block in (frame..frame + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize) {
-            if let Some(entry) = self.entry_mut(block) {
-                if entry.block_type == MigrateType::Unmovable {
-                    entry.block_type = MigrateType::Movable;
+            self.change_block(block, |block| {
+                if block.migrate_type == MigrateType::Unmovable {
+                    block.migrate_type = MigrateType::Movable;
                 }
-            }
+            });
         }
     }
 
@@ -383,6 +485,32 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     #[inline]
     fn entry_mut(&mut self, frame: u64) -> Option<&mut Frame> {
         self.table.as_mut().get_mut(self.sections.index(frame)?)
+    }
+}
+
+/// Entries of a table: one for each frame, then one for each page block.
+pub(crate) fn table_entries(sections: &Sections) -> u64 {
+    let frames = sections.entries();
+    frames + (frames >> PAGEBLOCK_ORDER)
+}
+
+fn is_taken(entry: &Frame) -> bool {
+    use State::{Doomed, Movable, Moving, Taken};
+    matches!(entry.state, Taken | Movable | Moving | Doomed)
+}
+
+/// What a claim would have to do about an allocation.
+fn kind_of(entry: &Frame) -> Kind {
+    match entry.state {
+        State::Free => Kind::Free,
+        State::Movable | State::Moving | State::Doomed if entry.pins == 0 => {
+            if entry.order == 0 {
+                Kind::Movable
+            } else {
+                Kind::Leased
+            }
+        }
+        _ => Kind::Blocked,
     }
 }
 

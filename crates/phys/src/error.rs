@@ -99,6 +99,8 @@ pub enum FreeReason {
     NotTaken,
     /// The frames are taken, but by another allocation: the token is of another allocator.
     NotTheOwner,
+    /// Pins or leases hold them.
+    Pinned,
 }
 
 /// Frames that could not be freed, given back; nothing has changed.
@@ -116,6 +118,7 @@ impl fmt::Display for FreeError {
             FreeReason::NotHere => "are not known here",
             FreeReason::NotTaken => "are not an allocation",
             FreeReason::NotTheOwner => "are another owner's",
+            FreeReason::Pinned => "are pinned",
         };
         write!(f, "frames {} {why}", self.frames.range())
     }

@@ -10,6 +10,8 @@ pub enum MigrateType {
     /// Its owner can be asked to move it.
     #[default]
     Movable,
+    /// A movable range: never anything but movable memory, so that it can be unplugged.
+    MovableOnly,
     /// Belongs to a contiguous area: lent to movable memory only.
     Contiguous,
     /// Handed out to nobody: somebody is clearing it.
@@ -17,16 +19,55 @@ pub enum MigrateType {
 }
 
 impl MigrateType {
-    pub(crate) const COUNT: usize = 4;
+    pub(crate) const COUNT: usize = 5;
 
     /// Whose free blocks serve a request of this type, best first.
     pub(crate) fn served_by(self) -> &'static [Self] {
         match self {
             Self::Unmovable => &[Self::Unmovable, Self::Movable],
-            Self::Movable => &[Self::Movable, Self::Contiguous, Self::Unmovable],
-            Self::Contiguous => &[Self::Contiguous],
-            Self::Isolated => &[],
+            Self::Movable => &[
+                Self::MovableOnly,
+                Self::Movable,
+                Self::Contiguous,
+                Self::Unmovable,
+            ],
+            Self::MovableOnly | Self::Contiguous | Self::Isolated => &[],
         }
+    }
+
+    /// Whether what lies here has to be able to leave, so that long-term pins may not stay.
+    pub(crate) fn is_kept_clear(self) -> bool {
+        matches!(self, Self::MovableOnly | Self::Contiguous)
+    }
+
+    pub(crate) fn from_raw(raw: u8) -> Self {
+        let all = [
+            Self::Unmovable,
+            Self::Movable,
+            Self::MovableOnly,
+            Self::Contiguous,
+        ];
+        let found = all.into_iter().find(|of| *of as u8 == raw);
+        found.unwrap_or(Self::Isolated)
+    }
+}
+
+/// Whose movable memory an allocation is: the number by which the embedder knows what to ask.
+///
+/// It is kept in the frame table and so found from any frame in constant time. What it counts
+/// (processes, caches, kinds of memory) is the embedder's business.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MoverId(u16);
+
+impl MoverId {
+    /// The mover with this number.
+    pub const fn new(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        self.0
     }
 }
 
@@ -39,30 +80,42 @@ pub(crate) enum State {
     Inside,
     /// A free block.
     Free,
-    /// An allocation.
+    /// An allocation that stays.
     Taken,
+    /// An allocation whose mover can be asked.
+    Movable,
+    /// The same, while its mover is being asked.
+    Moving,
+    /// The same, freed while its mover was being asked: free once that is over.
+    Doomed,
+    /// A further block of an allocation that is not aligned to its length.
+    Joined,
 }
 
 /// No frame.
 pub(crate) const NO_FRAME: u32 = u32::MAX;
 
 /// What is known of one frame: an entry of the table that a
-/// [`PageAllocator`](crate::PageAllocator) is given memory for.
+/// [`PageAllocator`](crate::PageAllocator) is given memory for. The entries after those of the
+/// frames describe page blocks.
 ///
-/// 16 bytes for each 4 KiB frame, 0.4 % of memory.
+/// 16 bytes for each 4 KiB frame and 16 for each 2 MiB: 0.4 % of memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Frame {
-    /// Of a free block: the next in its list. Of an allocation: how many frames it has.
+    /// Of a free block: the next in its list. Of an allocation: how many frames it has. Of a
+    /// further block: where its allocation starts.
     pub(crate) next: u32,
     /// Of a free block: the one before it in its list. Of an allocation: its number.
     pub(crate) previous: u32,
-    pub(crate) state: State,
-    /// Of a free block: its order.
-    pub(crate) order: u8,
-    /// Of the first frame of a page block: the type of the block.
-    pub(crate) block_type: MigrateType,
     /// Where its free blocks are listed; `NO_ZONE` for frames that are not the allocator's.
     pub(crate) zone: u16,
+    /// Of a movable allocation: whom to ask.
+    pub(crate) mover: u16,
+    /// Of an allocation: how many pins hold it.
+    pub(crate) pins: u16,
+    pub(crate) state: State,
+    /// Of a free block: its order. Of an allocation: how many leases hold it.
+    pub(crate) order: u8,
 }
 
-const _: () = assert!(size_of::<Frame>() <= 16);
+const _: () = assert!(size_of::<Frame>() == 16);

@@ -4,7 +4,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use dmakit_addr::{NodeId, PfnRange};
+use dmakit_addr::{Address, NodeId, PfnRange};
+
+use crate::page_allocator::PAGEBLOCK_ORDER;
 
 /// What a region may be used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,8 +15,18 @@ pub enum MemoryKind {
     Usable,
     /// RAM or firmware ranges that somebody else holds.
     Reserved,
+    /// RAM set aside for contiguous areas, whole page blocks. The page allocator knows its frames
+    /// and hands none out until the area is given to it.
+    Contiguous,
     /// Memory on a device's bus: it has frames, but is not RAM.
     Device,
+}
+
+impl MemoryKind {
+    /// Whether the page allocator has its frames.
+    pub(crate) fn is_allocatable(self) -> bool {
+        matches!(self, Self::Usable | Self::Contiguous)
+    }
 }
 
 /// A run of frames of one node and kind.
@@ -40,6 +52,10 @@ pub enum MapError {
         /// The one that is there.
         old: PfnRange,
     },
+    /// It is to be contiguous memory and is not made of whole page blocks.
+    Blocks(PfnRange),
+    /// Not all of it is usable memory of one node.
+    NotUsable(PfnRange),
     /// There is no such node.
     Node {
         /// Which.
@@ -63,6 +79,10 @@ impl fmt::Display for MapError {
         match self {
             Self::Range(range) => write!(f, "frames {range} are no region"),
             Self::Overlap { new, old } => write!(f, "frames {new} overlap frames {old}"),
+            Self::Blocks(range) => write!(f, "frames {range} are not whole page blocks"),
+            Self::NotUsable(range) => {
+                write!(f, "frames {range} are not all usable memory of one node")
+            }
             Self::Node { node, nodes } => write!(f, "{node} is not one of {nodes} nodes"),
             Self::Distance { from, to, distance } => {
                 write!(f, "{distance} is no distance from {from} to {to}")
@@ -114,6 +134,9 @@ impl MemoryMap {
         if region.range.is_empty() || region.range.bytes().is_none() {
             return Err(MapError::Range(region.range));
         }
+        if region.kind == MemoryKind::Contiguous {
+            check_blocks(region.range)?;
+        }
         let after = self
             .regions
             .partition_point(|old| old.range.start() < region.range.start());
@@ -125,6 +148,46 @@ impl MemoryMap {
             });
         }
         self.regions.insert(after, region);
+        Ok(())
+    }
+
+    /// Sets usable memory of one node aside for a contiguous area, before the page allocator is made
+    /// of the map: `range` is [`MemoryKind::Contiguous`] from now on.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing has changed then.
+    pub fn set_aside(&mut self, range: PfnRange) -> Result<(), MapError> {
+        check_blocks(range)?;
+        let first = self
+            .regions
+            .partition_point(|r| r.range.end() <= range.start());
+        let past = self
+            .regions
+            .partition_point(|r| r.range.start() < range.end());
+        let covering = &self.regions[first..past];
+        let (Some(low), Some(high)) = (covering.first().copied(), covering.last().copied()) else {
+            return Err(MapError::NotUsable(range));
+        };
+        let usable = |r: &Region| r.kind == MemoryKind::Usable && r.node == low.node;
+        let gapless = covering
+            .windows(2)
+            .all(|two| two[0].range.end() == two[1].range.start());
+        let whole = low.range.start() <= range.start() && high.range.end() >= range.end();
+        if !(whole && gapless && covering.iter().all(usable)) {
+            return Err(MapError::NotUsable(range));
+        }
+        let below = PfnRange::between(low.range.start(), range.start());
+        let above = PfnRange::between(range.end(), high.range.end());
+        let usable = |range| Region { range, ..low };
+        let contiguous = Region {
+            range,
+            node: low.node,
+            kind: MemoryKind::Contiguous,
+        };
+        let below = below.filter(|r| !r.is_empty()).map(usable);
+        let above = above.filter(|r| !r.is_empty()).map(usable);
+        let pieces = below.into_iter().chain([contiguous]).chain(above);
+        self.regions.splice(first..past, pieces);
         Ok(())
     }
 
@@ -172,6 +235,16 @@ impl MemoryMap {
     }
 }
 
+fn check_blocks(range: PfnRange) -> Result<(), MapError> {
+    let block = 1 << PAGEBLOCK_ORDER;
+    let whole = range.start().is_aligned(block) && range.len() % block == 0;
+    if whole && !range.is_empty() {
+        Ok(())
+    } else {
+        Err(MapError::Blocks(range))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +282,39 @@ mod tests {
             .map(|r| r.range.start().raw())
             .collect();
         assert_eq!(starts, [0, 50, 100]);
+    }
+
+    #[test]
+    fn what_is_set_aside_leaves_the_rest_of_its_regions() {
+        let mut map = MemoryMap::new(2);
+        map.add(region(0x200, 0x400, 0)).unwrap();
+        map.add(region(0x600, 0x600, 0)).unwrap();
+        map.add(region(0xc00, 0x400, 1)).unwrap();
+        let range = |start, len| PfnRange::new(Pfn::new(start), len).unwrap();
+        for (start, len) in [(0xa00, 0x400), (0, 0x400), (0x400, 0x2000)] {
+            let refused = map.set_aside(range(start, len));
+            assert_eq!(refused, Err(MapError::NotUsable(range(start, len))));
+        }
+        let skewed = range(0x500, 0x200);
+        assert_eq!(map.set_aside(skewed), Err(MapError::Blocks(skewed)));
+        map.set_aside(range(0x400, 0x400)).unwrap();
+        let twice = map.set_aside(range(0x600, 0x200));
+        assert!(matches!(twice, Err(MapError::NotUsable(_))));
+        let kinds: Vec<(u64, u64, MemoryKind)> = map
+            .regions()
+            .iter()
+            .map(|r| (r.range.start().raw(), r.range.len(), r.kind))
+            .collect();
+        let usable = MemoryKind::Usable;
+        assert_eq!(
+            kinds,
+            [
+                (0x200, 0x200, usable),
+                (0x400, 0x400, MemoryKind::Contiguous),
+                (0x800, 0x400, usable),
+                (0xc00, 0x400, usable)
+            ]
+        );
     }
 
     #[test]

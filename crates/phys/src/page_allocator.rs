@@ -5,9 +5,9 @@ use core::fmt;
 use dmakit_addr::{Address, DmaMask, NodeId, Pfn, PfnRange};
 use dmakit_platform::{IrqMutex, Platform};
 
-use crate::buddy::Buddy;
+use crate::buddy::{Buddy, Move, frame_range, table_entries};
 use crate::error::{FreeError, NoFrames, TableError};
-use crate::frame::{Frame, MigrateType};
+use crate::frame::{Frame, MigrateType, MoverId};
 use crate::memory_map::MemoryMap;
 use crate::sections::Sections;
 
@@ -31,29 +31,42 @@ pub struct FrameRequest {
     pub only_node: bool,
     /// The highest byte that they may reach.
     pub limit: DmaMask,
-    /// What they are for. [`MigrateType::Contiguous`] asks for the free memory of areas, which is
-    /// how an area takes back what it lent; nothing is ever allocated from isolated blocks.
-    pub migrate_type: MigrateType,
+    /// Whom to ask to move them: then they are movable memory. `None` for memory that stays.
+    pub mover: Option<MoverId>,
 }
 
 impl FrameRequest {
+    /// A request that none is like.
+    pub(crate) const NONE: Self = Self {
+        frames: 0,
+        align_order: 0,
+        node: None,
+        only_node: false,
+        limit: DmaMask::ALL,
+        mover: None,
+    };
+
     /// `frames` unmovable frames, anywhere.
     pub fn unmovable(frames: u64) -> Self {
         Self {
             frames,
-            align_order: 0,
-            node: None,
-            only_node: false,
-            limit: DmaMask::ALL,
-            migrate_type: MigrateType::Unmovable,
+            ..Self::NONE
         }
     }
 
-    /// `frames` movable frames, anywhere.
-    pub fn movable(frames: u64) -> Self {
+    /// `frames` frames of a mover, anywhere.
+    pub fn movable(frames: u64, mover: MoverId) -> Self {
         Self {
-            migrate_type: MigrateType::Movable,
+            mover: Some(mover),
             ..Self::unmovable(frames)
+        }
+    }
+
+    /// The type of the page blocks that serve it first.
+    pub(crate) fn migrate_type(&self) -> MigrateType {
+        match self.mover {
+            Some(_) => MigrateType::Movable,
+            None => MigrateType::Unmovable,
         }
     }
 
@@ -77,6 +90,15 @@ pub struct Frames {
 }
 
 impl Frames {
+    pub(crate) fn new(start: u64, len: u64, number: u32) -> Self {
+        let range = frame_range(start, start + len);
+        Self { range, number }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Which frames.
     #[inline]
     pub fn range(&self) -> PfnRange {
@@ -99,11 +121,11 @@ pub struct PageAllocator<P: Platform, S> {
 }
 
 impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
-    /// How many entries the frame table of a map needs: all frames of usable regions, and those of
-    /// the holes that share a page block (or, where memory spans very much, a larger section) with
-    /// them.
+    /// How many entries the frame table of a map needs: one for each frame of usable and contiguous
+    /// regions, and of the holes that share a page block (or, where memory spans very much, a larger
+    /// section) with them, and one for each page block.
     pub fn table_entries(map: &MemoryMap) -> u64 {
-        Sections::new(map).entries()
+        table_entries(&Sections::new(map))
     }
 
     /// An allocator of all usable memory of `map`, with its frame table in `table`: a `Vec`, or a
@@ -127,23 +149,40 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
     /// Allocates contiguous frames; their contents are undefined.
     ///
     /// The asked node comes first, then the others by distance. On a node the highest zone under
-    /// the limit comes first, and in a zone the blocks of the wanted type, then: for movable
-    /// requests lent contiguous and then unmovable blocks, for unmovable ones movable blocks.
+    /// the limit comes first. In a zone, movable requests are served from movable ranges, then
+    /// from movable, contiguous and unmovable blocks; unmovable ones from unmovable blocks, then
+    /// from movable ones.
     ///
     /// # Errors
     /// [`NoFrames`], only where no aligned block that holds the request is wholly free in one such
     /// zone and type, and for no frames; nothing has changed then.
     pub fn allocate(&self, request: &FrameRequest) -> Result<Frames, NoFrames> {
-        let (start, number) = self.buddy.lock().allocate(request)?;
-        Ok(frames(start, request.frames, number))
+        let of = request.migrate_type();
+        let (start, number) = self.buddy.lock().allocate(request, of)?;
+        Ok(Frames::new(start, request.frames, number))
+    }
+
+    /// Allocates for what moves: nobody may pin or move the frames yet.
+    pub(crate) fn allocate_target(
+        &self,
+        request: &FrameRequest,
+        of: MigrateType,
+    ) -> Result<(Move, Frames), NoFrames> {
+        let (start, number, moving) = {
+            let mut buddy = self.buddy.lock();
+            let (start, number) = buddy.allocate_target(request, of)?;
+            (start, number, buddy.begin_move(start))
+        };
+        let moving = moving.unwrap_or_else(|| unreachable!("a new allocation rests"));
+        Ok((moving, Frames::new(start, request.frames, number)))
     }
 
     /// Frees what was allocated here. Steps: at most the number of orders squared, and one for each
-    /// page block.
+    /// page block. Frames whose mover is being asked at this moment are free once that is over.
     ///
     /// # Errors
-    /// [`FreeError`] with the frames, where this allocator did not give them; nothing has changed
-    /// then.
+    /// [`FreeError`] with the frames, where this allocator did not give them, or they are pinned;
+    /// nothing has changed then.
     pub fn free(&self, frames: Frames) -> Result<(), FreeError> {
         let Frames { range, number } = &frames;
         let freed = self
@@ -157,7 +196,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
     /// one look for each order.
     pub fn owner(&self, frame: Pfn) -> Option<PfnRange> {
         let (start, len) = self.buddy.lock().owner(frame.raw())?;
-        Some(frames(start, len, 0).range)
+        Some(frame_range(start, start + len))
     }
 
     /// Makes the page blocks of `blocks` of one type; free frames in them serve requests of that
@@ -206,19 +245,16 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
         self.buddy.lock().free_blocks(order, migrate_type)
     }
 
+    /// One step under the lock.
+    pub(crate) fn locked<T>(&self, step: impl FnOnce(&mut Buddy<S>) -> T) -> T {
+        step(&mut self.buddy.lock())
+    }
+
     /// The token of an allocation that starts at `range` and is as long.
     pub(crate) fn token(&self, range: PfnRange) -> Option<Frames> {
         let (len, number) = self.buddy.lock().taken_at(range.start().raw())?;
         (len == range.len()).then_some(Frames { range, number })
     }
-}
-
-fn frames(start: u64, len: u64, number: u32) -> Frames {
-    // Both come from the table: frames below 2^52.
-    let start = Pfn::new(start);
-    let range = PfnRange::between(start, Pfn::new(start.raw() + len));
-    let range = range.unwrap_or_else(|| unreachable!("frames do not pass the end"));
-    Frames { range, number }
 }
 
 impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> fmt::Debug for PageAllocator<P, S> {

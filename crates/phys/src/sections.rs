@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use dmakit_addr::{Address, Pfn};
 
-use crate::memory_map::{MemoryKind, MemoryMap};
+use crate::memory_map::MemoryMap;
 use crate::page_allocator::PAGEBLOCK_ORDER;
 
 /// So many sections at most, whatever the span of memory: the table of sections stays small.
@@ -26,11 +26,7 @@ pub(crate) struct Sections {
 
 impl Sections {
     pub(crate) fn new(map: &MemoryMap) -> Self {
-        let usable = || {
-            map.regions()
-                .iter()
-                .filter(|r| r.kind == MemoryKind::Usable)
-        };
+        let usable = || map.regions().iter().filter(|r| r.kind.is_allocatable());
         let first = usable()
             .next()
             .map_or(0, |region| region.range.start().raw());

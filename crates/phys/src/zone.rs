@@ -13,6 +13,8 @@ pub(crate) const NO_ZONE: u16 = u16::MAX;
 pub(crate) struct Zone {
     /// The first frame above the zone.
     pub(crate) end: u64,
+    /// The first frame of its memory.
+    pub(crate) first: u64,
     /// The first frame above its memory.
     pub(crate) top: u64,
     pub(crate) free: u64,
@@ -25,6 +27,7 @@ impl Zone {
     pub(crate) fn new() -> Self {
         Self {
             end: 0,
+            first: u64::MAX,
             top: 0,
             free: 0,
             heads: [[NO_FRAME; ORDERS]; MigrateType::COUNT],

@@ -8,7 +8,7 @@ mod random;
 use dmakit_addr::{Address, DmaMask, NodeId, Pfn, PfnRange};
 use dmakit_phys::{
     Frame, FrameRequest, Frames, FreeReason, MAX_ORDER, MemoryKind, MemoryMap, MigrateType,
-    PAGEBLOCK_ORDER, PageAllocator, Region,
+    MoverId, PAGEBLOCK_ORDER, PageAllocator, Region,
 };
 use dmakit_platform::host::HostPlatform;
 use model::Model;
@@ -16,9 +16,10 @@ use random::{Random, steps};
 
 type Allocator = PageAllocator<HostPlatform, Vec<Frame>>;
 
-const TYPES: [MigrateType; 4] = [
+const TYPES: [MigrateType; 5] = [
     MigrateType::Unmovable,
     MigrateType::Movable,
+    MigrateType::MovableOnly,
     MigrateType::Contiguous,
     MigrateType::Isolated,
 ];
@@ -106,13 +107,7 @@ impl Episode {
     }
 
     fn wish(&self, random: &mut Random, swarm: &Swarm) -> FrameRequest {
-        let migrate_type = if random.chance(3) {
-            random.pick(&TYPES)
-        } else if random.chance(swarm.movable_percent) {
-            MigrateType::Movable
-        } else {
-            MigrateType::Unmovable
-        };
+        let movable = random.chance(swarm.movable_percent);
         let node = random.below(u32::from(swarm.nodes) + 1) as u16;
         FrameRequest {
             frames: random.pick(&swarm.sizes),
@@ -120,7 +115,7 @@ impl Episode {
             node: (node < swarm.nodes).then(|| NodeId::new(node)),
             only_node: random.chance(swarm.only_node_percent),
             limit: random.pick(&swarm.limits),
-            migrate_type,
+            mover: movable.then(|| MoverId::new(random.below(1 << 16) as u16)),
         }
     }
 
@@ -139,7 +134,7 @@ impl Episode {
                 assert_eq!((cell.node, cell.zone), (source.node, source.zone));
                 assert_eq!(self.model.block_type(start), source.migrate_type);
                 assert!((range.end().raw() << 12) - 1 <= request.limit.last());
-                self.follow_types(range, request.migrate_type);
+                self.follow_types(range, model::wanted_type(request));
                 self.model.set(range, false);
                 self.live.push(frames);
             }
@@ -187,8 +182,10 @@ impl Episode {
     /// A token of another machine is refused and comes back.
     fn free_wrongly(&mut self, random: &mut Random) {
         let frames = u64::from(1 + random.below(40));
-        self.foreign
-            .extend(self.other.allocate(&FrameRequest::movable(frames)));
+        self.foreign.extend(
+            self.other
+                .allocate(&FrameRequest::movable(frames, MoverId::new(0))),
+        );
         let Some(token) = self.foreign.pop() else {
             return;
         };

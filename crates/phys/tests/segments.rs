@@ -3,7 +3,7 @@
 use dmakit_addr::{Address, DmaMask, NodeId, Pfn, PfnRange, PhysAddr, PhysRange};
 use dmakit_phys::{
     AttachedRam, Frame, FrameRequest, FreeReason, MAX_ORDER, MemoryKind, MemoryMap, MigrateType,
-    PageAllocator, Region, TableError,
+    MoverId, PageAllocator, Region, TableError,
 };
 use dmakit_platform::host::{HostPlatform, HostRam};
 use dmakit_platform::{PoolMemory, Segment, SegmentRequest, TableMemory};
@@ -69,7 +69,9 @@ fn a_table_is_zeroed_aligned_and_comes_home() {
 fn frames_and_segments_turn_into_each_other() {
     let allocator = build(&map(&[(0x1000, 1024, 0)]), &[]);
     let attached = AttachedRam::new(HostPlatform::new(1), &allocator, ram(0x1000, 1024), 8);
-    let owned = allocator.allocate(&FrameRequest::movable(3)).unwrap();
+    let owned = allocator
+        .allocate(&FrameRequest::movable(3, MoverId::new(7)))
+        .unwrap();
     let range = owned.range();
     let segment = attached.attach(owned).unwrap();
     assert_eq!(Some(segment.range()), range.bytes());
@@ -192,11 +194,21 @@ fn only_movable_memory_borrows_from_contiguous_areas() {
     let allocator = build(&map(&[(0x1000, 1024, 0)]), &[]);
     assert!(allocator.set_migrate_type(frames(0x1000, 1024), MigrateType::Contiguous));
     assert!(allocator.allocate(&FrameRequest::unmovable(1)).is_err());
-    let borrowed = allocator.allocate(&FrameRequest::movable(1)).unwrap();
+    let borrowed = allocator
+        .allocate(&FrameRequest::movable(1, MoverId::new(7)))
+        .unwrap();
     assert!(allocator.set_migrate_type(frames(0x1000, 1024), MigrateType::Isolated));
-    assert!(allocator.allocate(&FrameRequest::movable(1)).is_err());
+    assert!(
+        allocator
+            .allocate(&FrameRequest::movable(1, MoverId::new(7)))
+            .is_err()
+    );
     allocator.free(borrowed).unwrap();
-    assert!(allocator.allocate(&FrameRequest::movable(1)).is_err());
+    assert!(
+        allocator
+            .allocate(&FrameRequest::movable(1, MoverId::new(7)))
+            .is_err()
+    );
     assert_eq!(allocator.free_blocks(10, MigrateType::Isolated), 1);
 }
 
@@ -204,7 +216,8 @@ fn only_movable_memory_borrows_from_contiguous_areas() {
 fn a_table_too_small_is_refused_with_the_size_it_needs() {
     let map = map(&[(0x1000, 1024, 0)]);
     let refused = Allocator::new(&map, &[], vec![Frame::default(); 1000]).unwrap_err();
-    let (needed, given) = (1024, 1000);
+    // One for each frame, one for each page block.
+    let (needed, given) = (1024 + 2, 1000);
     assert_eq!(refused, TableError::TooSmall { needed, given });
     assert_eq!(size_of::<Frame>(), 16);
 }
@@ -215,7 +228,7 @@ fn limits_that_make_no_zones_are_refused() {
     let high = DmaMask::bits(32).unwrap();
     let low = DmaMask::bits(24).unwrap();
     for limits in [&[high, low][..], &[DmaMask::ALL], &[DmaMask::up_to(5000)]] {
-        let table = vec![Frame::default(); 1024];
+        let table = vec![Frame::default(); 1026];
         let refused = Allocator::new(&map, limits, table).unwrap_err();
         assert!(matches!(refused, TableError::Limit(_)));
     }
@@ -224,7 +237,7 @@ fn limits_that_make_no_zones_are_refused() {
 #[test]
 fn memory_far_apart_has_a_table_of_its_own_size() {
     let far = map(&[(0x1000, 1024, 0), (1 << 36, 1024, 1)]);
-    assert!(Allocator::table_entries(&far) <= 4 << 20);
+    assert!(Allocator::table_entries(&far) <= (4 << 20) + (4 << 11));
     let allocator = build(&far, &[]);
     let on = FrameRequest {
         node: Some(NodeId::new(1)),
@@ -232,4 +245,26 @@ fn memory_far_apart_has_a_table_of_its_own_size() {
     };
     let high = allocator.allocate(&on).unwrap();
     assert_eq!(high.range(), frames(1 << 36, 1024));
+}
+
+#[test]
+fn what_is_set_aside_serves_nobody_before_its_blocks_are_contiguous() {
+    let mut map = map(&[(0x1000, 0x1000, 0)]);
+    let area = frames(0x1400, 0x400);
+    map.set_aside(area).unwrap();
+    let allocator = build(&map, &[]);
+    assert_eq!(allocator.free_frames(), 0x1000);
+    let mut taken = Vec::new();
+    while let Ok(frames) = allocator.allocate(&FrameRequest::movable(1, MoverId::new(7))) {
+        assert!(!area.overlaps(&frames.range()));
+        taken.push(frames);
+    }
+    assert_eq!(allocator.free_frames(), area.len());
+    assert!(allocator.set_migrate_type(area, MigrateType::Contiguous));
+    assert!(allocator.allocate(&FrameRequest::unmovable(1)).is_err());
+    let lent = allocator
+        .allocate(&FrameRequest::movable(0x400, MoverId::new(7)))
+        .unwrap();
+    assert_eq!(lent.range(), area);
+    allocator.free(lent).unwrap();
 }

@@ -10,25 +10,40 @@ use crate::Segment;
 /// back; which are out is kept here, one bit each, and not in the memory itself.
 ///
 /// Holding a piece that was taken proves that nobody else holds any of its bytes: the whole gives
-/// no access to its own. `WORDS` times 64 is the greatest number of units.
-pub struct Carved<const WORDS: usize> {
+/// no access to its own. `B` keeps the bits, 64 units in each word: an array, or memory lent by the
+/// caller.
+pub struct Carved<B> {
     whole: Segment,
     unit_bytes: u64,
-    taken: [u64; WORDS],
+    taken: B,
 }
 
-impl<const WORDS: usize> Carved<WORDS> {
+impl<const WORDS: usize> Carved<[u64; WORDS]> {
     /// `whole`, cut into units of `unit_bytes`; what is left over at the end is not lent.
     ///
     /// # Errors
     /// The segment as it was, where a unit has no bytes or there would be too many.
     pub fn new(whole: Segment, unit_bytes: u64) -> Result<Self, Segment> {
+        Self::with_bits(whole, unit_bytes, [0; WORDS])
+    }
+}
+
+impl<B: AsRef<[u64]> + AsMut<[u64]>> Carved<B> {
+    /// The same with the bits kept in `taken`, whatever stands there.
+    ///
+    /// # Errors
+    /// The segment as it was, where a unit has no bytes or there would be too many.
+    pub fn with_bits(whole: Segment, unit_bytes: u64, mut taken: B) -> Result<Self, Segment> {
+        let bits = taken.as_ref().len() as u64 * 64;
         match whole.len().checked_div(unit_bytes) {
-            Some(units) if units <= WORDS as u64 * 64 => Ok(Self {
-                whole,
-                unit_bytes,
-                taken: [0; WORDS],
-            }),
+            Some(units) if units <= bits => {
+                taken.as_mut().fill(0);
+                Ok(Self {
+                    whole,
+                    unit_bytes,
+                    taken,
+                })
+            }
             _ => Err(whole),
         }
     }
@@ -40,13 +55,18 @@ impl<const WORDS: usize> Carved<WORDS> {
 
     /// How many units there are.
     pub fn units(&self) -> usize {
-        // At most `WORDS * 64`, see `new`.
+        // At most the bits that there are, see `with_bits`.
         (self.whole.len() / self.unit_bytes) as usize
     }
 
     /// Whether nothing is out.
     pub fn is_whole(&self) -> bool {
-        self.taken.iter().all(|word| *word == 0)
+        self.taken.as_ref().iter().all(|word| *word == 0)
+    }
+
+    /// Whether a unit is out; one that does not exist is.
+    pub fn is_out(&self, unit: usize) -> bool {
+        unit >= self.units() || self.taken.as_ref()[unit / 64] >> (unit % 64) & 1 != 0
     }
 
     /// The units from `first` on, `count` of them, as a segment; `None` where they are not all
@@ -104,14 +124,73 @@ impl<const WORDS: usize> Carved<WORDS> {
         }
     }
 
+    /// All that is not out, ascending; what is out belongs to whoever has it, for good.
+    pub fn into_held(self) -> Held<B> {
+        Held {
+            carved: self,
+            offset: 0,
+        }
+    }
+
     fn each_word(&self, first: usize, end: usize, holds: impl Fn(u64, u64) -> bool) -> bool {
-        words(first, end).all(|(index, bits)| holds(self.taken[index], bits))
+        words(first, end).all(|(index, bits)| holds(self.taken.as_ref()[index], bits))
     }
 
     fn mark(&mut self, first: usize, end: usize, change: impl Fn(u64, u64) -> u64) {
+        let taken = self.taken.as_mut();
         for (index, bits) in words(first, end) {
-            self.taken[index] = change(self.taken[index], bits);
+            taken[index] = change(taken[index], bits);
         }
+    }
+}
+
+/// What was not out of a [`Carved`], as segments.
+pub struct Held<B> {
+    carved: Carved<B>,
+    /// All bytes below were given or are out.
+    offset: u64,
+}
+
+impl<B: AsRef<[u64]> + AsMut<[u64]>> Iterator for Held<B> {
+    type Item = Segment;
+
+    fn next(&mut self) -> Option<Segment> {
+        let Carved {
+            whole, unit_bytes, ..
+        } = &self.carved;
+        let units = self.carved.units();
+        let mut unit = (self.offset / unit_bytes) as usize;
+        while unit < units && self.carved.is_out(unit) {
+            unit += 1;
+        }
+        let start = self.offset.max(unit as u64 * unit_bytes);
+        while unit < units && !self.carved.is_out(unit) {
+            unit += 1;
+        }
+        // What is left over at the end was never lent.
+        let end = match unit < units {
+            true => unit as u64 * unit_bytes,
+            false => whole.len(),
+        };
+        self.offset = end;
+        if start >= end {
+            return None;
+        }
+        // SAFETY: the run's units are not out, and none of them is taken any more: this iterator
+        // owns the whole, gives no access to it, and passes each byte once, since the offset only
+        // goes up.
+        unsafe { whole.part(start, end - start) }
+    }
+}
+
+impl<B> fmt::Debug for Held<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Held({}, from {})",
+            self.carved.whole.range(),
+            self.offset
+        )
     }
 }
 
@@ -124,9 +203,14 @@ fn words(first: usize, end: usize) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
-impl<const WORDS: usize> fmt::Debug for Carved<WORDS> {
+impl<B: AsRef<[u64]> + AsMut<[u64]>> fmt::Debug for Carved<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let out: u32 = self.taken.iter().map(|word| word.count_ones()).sum();
+        let out: u32 = self
+            .taken
+            .as_ref()
+            .iter()
+            .map(|word| word.count_ones())
+            .sum();
         write!(
             f,
             "Carved({}, {out} of {} units out)",

@@ -12,8 +12,9 @@
 //! Hardware drivers also take an [`Mmio`] region; allocators never see one.
 //!
 //! Lock order, outermost first: sleeping locks ([`SleepMutex`]) in the order pool set, area set,
-//! domain; then interrupt-safe locks ([`IrqMutex`]) in the order area (ascending index), queue. A
-//! sleeping lock is never taken inside an interrupt-safe one.
+//! domain, with the pin table's inside any of them; then interrupt-safe locks ([`IrqMutex`]) in the
+//! order area (ascending index), queue, stock of frames, page allocator. A sleeping lock is never
+//! taken inside an interrupt-safe one.
 //!
 //! Layer L0. This is the one library crate where `unsafe` is allowed; each block names the
 //! conditions it relies on. With the feature `host` there is RAM and a platform for processes.
@@ -42,7 +43,7 @@ mod window;
 #[cfg(feature = "alloc")]
 pub use arena::Arena;
 pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
-pub use carved::Carved;
+pub use carved::{Carved, Held};
 pub use instant::Instant;
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
 pub use memory::{NoMemory, PoolMemory, SegmentRequest, TableMemory};

@@ -49,7 +49,8 @@ impl core::error::Error for NoMemory {}
 /// Memory for what hardware reads by itself: page tables, queues, device tables, coherent blocks.
 ///
 /// Early memory, the page allocator, contiguous areas and the DMA API all stand behind it. It never
-/// sleeps.
+/// sleeps, unless the provider says that it may: such a one is for coherent blocks and queues, not
+/// for page tables, which are allocated in interrupts.
 pub trait TableMemory {
     /// An owned, zeroed segment as asked, its zeroes cleaned to memory.
     ///
@@ -71,4 +72,24 @@ pub trait PoolMemory {
 
     /// Takes a whole segment back that this provider gave. It is private again, and zeroed.
     fn free_pool(&self, segment: Segment);
+}
+
+impl<M: TableMemory + ?Sized> TableMemory for &M {
+    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        (**self).allocate_table(request)
+    }
+
+    fn free_table(&self, segment: Segment) {
+        (**self).free_table(segment);
+    }
+}
+
+impl<M: PoolMemory + ?Sized> PoolMemory for &M {
+    fn allocate_pool(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        (**self).allocate_pool(request)
+    }
+
+    fn free_pool(&self, segment: Segment) {
+        (**self).free_pool(segment);
+    }
 }

@@ -137,6 +137,13 @@ impl<'a> Window<'a> {
         })
     }
 
+    /// The first byte, for interfaces that want a pointer. Whoever uses it promises that the segment
+    /// behind the window outlives the use, and that devices may change the bytes at any time.
+    #[inline]
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.start
+    }
+
     /// The window as bytes that others may write too.
     #[inline]
     pub fn bytes(&self) -> &'a [AtomicU8] {

@@ -172,7 +172,7 @@ fn a_buffer_longer_than_its_memory_is_refused() {
     assert!(CpuBuffer::from_segment(segment, len + 1).is_none());
 }
 
-fn carved() -> Carved<2> {
+fn carved() -> Carved<[u64; 2]> {
     let (_ram, mut segments) = machine();
     let (_, high) = segments.pop().unwrap().split_at(0x1000).unwrap();
     let (whole, _) = high.split_at(0x2010).unwrap();
@@ -216,7 +216,7 @@ fn what_was_not_taken_here_is_not_taken_back() {
 fn runs_across_words_of_the_bitmap_are_taken_whole() {
     let (_ram, mut segments) = machine();
     let (whole, _) = segments.pop().unwrap().split_at(128 * 16).unwrap();
-    let mut carved: Carved<2> = Carved::new(whole, 16).unwrap();
+    let mut carved: Carved<[u64; 2]> = Carved::new(whole, 16).unwrap();
     let all = carved.take(0, 128).unwrap();
     carved.put(all).unwrap();
     let middle = carved.take(60, 8).unwrap();
@@ -224,8 +224,31 @@ fn runs_across_words_of_the_bitmap_are_taken_whole() {
     assert!(carved.take(68, 60).is_some() && carved.take(0, 60).is_some());
     carved.put(middle).unwrap();
     let piece = carved.take(60, 8).unwrap();
-    let piece = Carved::<2>::new(piece, 0).unwrap_err();
-    assert!(Carved::<0>::new(piece, 16).is_err());
+    let piece = Carved::<[u64; 2]>::new(piece, 0).unwrap_err();
+    assert!(Carved::<[u64; 0]>::new(piece, 16).is_err());
+}
+
+#[test]
+fn what_is_not_out_is_given_whole_and_once() {
+    let (_ram, mut segments) = machine();
+    let (whole, _) = segments.pop().unwrap().split_at(130 * 16 + 5).unwrap();
+    let mut bits = [!0; 3];
+    let mut carved = Carved::with_bits(whole, 16, &mut bits[..]).unwrap();
+    let low = carved.take(0, 2).unwrap();
+    let middle = carved.take(60, 70).unwrap();
+    assert!(carved.is_out(1) && !carved.is_out(2) && carved.is_out(130));
+    let held: Vec<Segment> = carved.into_held().collect();
+    assert_eq!(
+        held.iter().map(Segment::len).collect::<Vec<_>>(),
+        [58 * 16, 5]
+    );
+    // Together they are the whole again.
+    let mut joined = low;
+    let mut held = held.into_iter();
+    for next in [held.next().unwrap(), middle, held.next().unwrap()] {
+        joined = Segment::merge(joined, next).unwrap();
+    }
+    assert_eq!(joined.len(), 130 * 16 + 5);
 }
 
 #[test]

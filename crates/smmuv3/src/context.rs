@@ -38,8 +38,10 @@ pub(crate) struct Streams {
     pub(crate) table: StreamTable,
     pub(crate) asids: Tags,
     pub(crate) vmids: Tags,
-    /// Which streams are attached to what.
-    attached: Vec<(u32, Tag)>,
+    /// Which streams, and which substreams of theirs, are attached to what.
+    attached: Vec<(u32, u32, Tag)>,
+    /// Streams with substreams.
+    open: Vec<u32>,
     /// Context descriptors, by ASID.
     descriptors: Vec<(u16, Segment)>,
 }
@@ -51,6 +53,7 @@ impl Streams {
             asids,
             vmids,
             attached: Vec::new(),
+            open: Vec::new(),
             descriptors: Vec::new(),
         }
     }
@@ -59,25 +62,52 @@ impl Streams {
     pub(crate) fn reserve(&mut self) -> Result<(), AttachError> {
         let attached = self.attached.try_reserve(1);
         let descriptors = self.descriptors.try_reserve(1);
-        attached.and(descriptors).map_err(|_| AttachError::Records)
+        let open = self.open.try_reserve(1);
+        let all = attached.and(descriptors).and(open);
+        all.map_err(|_| AttachError::Records)
     }
 
     /// Notes what a stream is attached to now, in room that was reserved.
     pub(crate) fn note(&mut self, stream: u32, tag: Option<Tag>) {
-        self.attached.retain(|&(other, _)| other != stream);
-        self.attached.extend(tag.map(|tag| (stream, tag)));
+        self.attached.retain(|&(other, ..)| other != stream);
+        self.attached.extend(tag.map(|tag| (stream, 0, tag)));
+    }
+
+    /// Notes what a substream is attached to now, likewise.
+    pub(crate) fn note_substream(&mut self, stream: u32, substream: u32, tag: Option<Tag>) {
+        self.attached
+            .retain(|&(other, number, _)| (other, number) != (stream, substream));
+        self.attached
+            .extend(tag.map(|tag| (stream, substream, tag)));
     }
 
     /// What a stream is attached to.
     pub(crate) fn tag_of(&self, stream: u32) -> Option<Tag> {
-        let found = self.attached.iter().find(|&&(other, _)| other == stream);
-        found.map(|&(_, tag)| tag)
+        let found = self.attached.iter().find(|&&(other, ..)| other == stream);
+        found.map(|&(.., tag)| tag)
+    }
+
+    /// Notes whether a stream has substreams, in room that was reserved.
+    pub(crate) fn note_open(&mut self, stream: u32, is_open: bool) {
+        self.open.retain(|&other| other != stream);
+        self.open.extend(is_open.then_some(stream));
+    }
+
+    /// Whether a stream has substreams.
+    pub(crate) fn is_open(&self, stream: u32) -> bool {
+        self.open.contains(&stream)
+    }
+
+    /// The context descriptor of an ASID.
+    pub(crate) fn descriptor(&self, asid: u16) -> Option<&Segment> {
+        let found = self.descriptors.iter().find(|&&(of, _)| of == asid);
+        found.map(|(_, segment)| segment)
     }
 
     /// A stream that is attached to a context.
     pub(crate) fn attached_to(&self, tag: Tag) -> Option<u32> {
-        let found = self.attached.iter().find(|&&(_, other)| other == tag);
-        found.map(|&(stream, _)| stream)
+        let found = self.attached.iter().find(|&&(.., other)| other == tag);
+        found.map(|&(stream, ..)| stream)
     }
 
     /// Keeps a descriptor, in room that was reserved.

@@ -63,6 +63,18 @@ pub enum AttachError {
     Records,
     /// Tables of a shape that this SMMU does not walk.
     Shape,
+    /// A stream that has substreams, which are to be closed first.
+    Substreams {
+        /// The stream.
+        stream: u32,
+    },
+    /// A substream ID with more bits than there are.
+    UnknownSubstream {
+        /// The substream.
+        substream: u32,
+        /// Bits of a substream ID.
+        bits: u32,
+    },
     /// The SMMU did not say that it has forgotten the old entry.
     Sync(SyncFailure),
 }
@@ -76,6 +88,10 @@ impl fmt::Display for AttachError {
             Self::Memory(error) => write!(f, "no memory for a stream's table: {error}"),
             Self::NoTag => f.write_str("all ASIDs or VMIDs are in use"),
             Self::Records => f.write_str("no memory for the records of a stream"),
+            Self::Substreams { stream } => write!(f, "stream {stream:#x} has substreams"),
+            Self::UnknownSubstream { substream, bits } => {
+                write!(f, "substream {substream:#x} has more than {bits} bits")
+            }
             Self::Shape => f.write_str("this SMMU does not walk tables of that shape"),
             Self::Sync(error) => error.fmt(f),
         }

@@ -24,6 +24,8 @@ pub struct Features {
     pub vmid_16: bool,
     /// Two-level stream tables.
     pub two_level_streams: bool,
+    /// Two-level tables of context descriptors.
+    pub two_level_contexts: bool,
     /// Faulting transactions can be stalled.
     pub stalls: bool,
     /// Invalidation by range.
@@ -111,6 +113,7 @@ impl Features {
             messages: bit(idr0, 13),
             asid_16: bit(idr0, 12),
             vmid_16: bit(idr0, 18),
+            two_level_contexts: bit(idr0, 19),
             two_level_streams: idr0 >> 27 & 0b11 == 1,
             stalls: stall_model == 0,
             ranges: bit(idr3, 10),

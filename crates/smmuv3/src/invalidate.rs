@@ -21,22 +21,42 @@ pub(crate) struct Commands {
     tag: Tag,
     what: Invalidation,
     ranges: bool,
+    /// A command for one leaf, or one granule, at address 0.
+    single: Command,
+    /// Bytes that it forgets.
+    step: u64,
     at: u64,
     left: u64,
 }
 
 impl Commands {
+    #[inline]
     pub(crate) fn new(tag: Tag, what: Invalidation, ranges: bool) -> Self {
+        let shift = match ranges {
+            true => what.granule.shift(),
+            false => what.leaf_shift.unwrap_or(what.granule.shift()),
+        };
+        let single = TlbiRange {
+            address: 0,
+            num: 1,
+            scale: 0,
+            level_hint: 0,
+            granule: 0,
+            leaf: !what.tables,
+        };
         Self {
             tag,
             what,
             ranges,
+            single: tag.command(single),
+            step: 1 << shift,
             at: what.range.start().raw(),
             left: what.range.len(),
         }
     }
 
-    fn range(&mut self) -> TlbiRange {
+    /// The next stretch of granules; `None` where only a single command says it.
+    fn range(&mut self) -> Option<Command> {
         let shift = self.what.granule.shift();
         let granules = self.left >> shift;
         let scale = granules.trailing_zeros().min(31);
@@ -48,9 +68,9 @@ impl Commands {
         };
         if (num, scale, level_hint) == (1, 0, 0) {
             // One granule by range and without a level is a reserved encoding (4.4.1.1).
-            return self.single(shift);
+            return None;
         }
-        let command = TlbiRange {
+        let range = TlbiRange {
             address: self.at,
             num: num as u32,
             scale,
@@ -58,25 +78,24 @@ impl Commands {
             granule: (shift - 10) / 2,
             leaf: !self.what.tables,
         };
-        let bytes = num << scale << shift;
-        self.at += bytes;
-        self.left -= bytes;
-        command
+        self.pass(num << scale << shift);
+        Some(self.tag.command(range))
     }
 
-    fn single(&mut self, shift: u32) -> TlbiRange {
-        let command = TlbiRange {
-            address: self.at,
-            num: 1,
-            scale: 0,
-            level_hint: 0,
-            granule: 0,
-            leaf: !self.what.tables,
-        };
-        let bytes = (1 << shift).min(self.left);
+    #[inline]
+    fn pass(&mut self, bytes: u64) {
         self.at += bytes;
         self.left -= bytes;
-        command
+    }
+}
+
+impl Tag {
+    #[inline]
+    fn command(self, range: TlbiRange) -> Command {
+        match self {
+            Self::Asid(asid) => range.of_asid(asid),
+            Self::Vmid(vmid) => range.of_vmid(vmid),
+        }
     }
 }
 
@@ -97,15 +116,14 @@ impl Iterator for Commands {
         if self.left == 0 {
             return None;
         }
-        let range = if self.ranges {
-            self.range()
-        } else {
-            self.single(self.what.leaf_shift.unwrap_or(self.what.granule.shift()))
-        };
-        Some(match self.tag {
-            Tag::Asid(asid) => range.of_asid(asid),
-            Tag::Vmid(vmid) => range.of_vmid(vmid),
-        })
+        if self.ranges {
+            if let Some(command) = self.range() {
+                return Some(command);
+            }
+        }
+        let command = [self.single[0], self.single[1] | self.at];
+        self.pass(self.step.min(self.left));
+        Some(command)
     }
 }
 

@@ -30,6 +30,7 @@ mod refusal;
 mod smmu;
 pub mod spec;
 mod stream_table;
+mod substreams;
 mod tags;
 
 pub use bring_up::Inherited;
@@ -42,3 +43,4 @@ pub use invalidate::Tag;
 pub use queue::{COMMAND_TIME_MAX, CommandCounts};
 pub use refusal::{RefusedCommand, SyncFailure};
 pub use smmu::{EventCount, Smmu};
+pub use substreams::Substreams;

@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use dmakit_platform::{Barrier, IrqMutex, Mmio, Platform, Segment};
 
+use crate::atomic::spin_loop;
 use crate::progress::Progress;
 use crate::refusal::{RefusedCommand, Remedy, SyncFailure};
 use crate::spec::command::{Command, SYNC, sync_with_message};
@@ -16,7 +17,7 @@ use crate::spec::registers::{
 pub const COMMAND_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Looks at memory or the consumer index between looks at the clock and at errors.
-const LOOKS: u32 = 16;
+const LOOKS: u32 = if cfg!(loom) { 1 } else { 16 };
 
 /// A ring of commands that any CPU fills.
 ///
@@ -30,11 +31,16 @@ pub(crate) struct CommandQueue<P: Platform> {
     cleans: bool,
     /// Where syncs write the count that they complete, on an SMMU that can do so.
     message: Option<Segment>,
-    state: IrqMutex<P, State>,
-    progress: Progress,
     /// Whether an invalidation was lost for good.
     is_broken: AtomicBool,
+    state: Line<IrqMutex<P, State>>,
+    progress: Line<Progress>,
 }
+
+/// What CPUs write often, away from what they all only read. 128 bytes because adjacent lines are
+/// fetched in pairs on common machines.
+#[repr(align(128))]
+struct Line<T>(T);
 
 /// What went through the queue since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,6 +61,9 @@ pub struct CommandCounts {
 struct State {
     /// Commands written, counted from the start: `counts.commands`.
     counts: CommandCounts,
+    /// The count at which the ring is full, as far as is known: never more than the length of the
+    /// ring past what the SMMU is known to have executed.
+    full: u64,
     /// The count right after the last sync.
     synced: u64,
     /// The count that the SMMU was last told.
@@ -74,9 +83,12 @@ impl<P: Platform> CommandQueue<P> {
             shift,
             cleans,
             message,
-            state: IrqMutex::<P, _>::new(State::default()),
-            progress: Progress::new(),
             is_broken: AtomicBool::new(false),
+            state: Line(IrqMutex::<P, _>::new(State {
+                full: 1 << shift,
+                ..State::default()
+            })),
+            progress: Line(Progress::new(shift)),
         }
     }
 
@@ -105,32 +117,39 @@ impl<P: Platform> CommandQueue<P> {
             queue: self,
             platform,
             regs,
-            state: self.state.lock(),
+            state: self.state.0.lock(),
         }
     }
 
-    /// Waits until the SMMU has executed everything up to `target`.
+    /// Waits until the SMMU has executed everything up to `target`. No locked operation and no look
+    /// at the clock where it has already.
+    #[inline]
     pub(crate) fn wait<R: Mmio>(
         &self,
         platform: &P,
         regs: &R,
         target: u64,
     ) -> Result<(), SyncFailure> {
-        if self.look(regs) < target {
+        if !self.has_reached(regs, target) {
             self.wait_long(platform, regs, target)?;
         }
         // What the SMMU and the devices did before, before what this CPU does next.
         platform.barrier(Barrier::AfterDevice);
-        if self.is_broken.load(Ordering::Acquire) {
-            let refused = self.counts().last_refused;
-            return Err(refused.map_or(SyncFailure::Service, SyncFailure::Refused));
+        match self.is_broken.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(self.broken()),
         }
-        Ok(())
+    }
+
+    #[cold]
+    fn broken(&self) -> SyncFailure {
+        let refused = self.counts().last_refused;
+        refused.map_or(SyncFailure::Service, SyncFailure::Refused)
     }
 
     /// What went through it.
     pub(crate) fn counts(&self) -> CommandCounts {
-        self.state.lock().counts
+        self.state.0.lock().counts
     }
 
     #[cold]
@@ -138,10 +157,10 @@ impl<P: Platform> CommandQueue<P> {
         let start = platform.now();
         loop {
             for _ in 0..LOOKS {
-                if self.look(regs) >= target {
+                if self.has_reached(regs, target) {
                     return Ok(());
                 }
-                core::hint::spin_loop();
+                spin_loop();
             }
             // A sync that took the place of a refused command writes no message.
             let consumed = self.look_at_index(regs);
@@ -155,29 +174,18 @@ impl<P: Platform> CommandQueue<P> {
         }
     }
 
-    fn mask(&self) -> u64 {
-        (1 << (self.shift + 1)) - 1
-    }
-
-    /// Looks how far the SMMU has come: into memory where it writes there, else at its index.
+    /// Whether the SMMU has come to `target`: from memory where it writes there, else from its index.
     #[inline]
-    fn look<R: Mmio>(&self, regs: &R) -> u64 {
-        let Some(word) = self.message.as_ref().and_then(message_word) else {
-            return self.look_at_index(regs);
-        };
-        let known = self.progress.known();
-        // The low half of a count: syncs complete in order, so it only grows. One that is older
-        // than what is known comes out negative.
-        let ahead = word.load(Ordering::Acquire).wrapping_sub(known as u32) as i32;
-        match u64::try_from(ahead) {
-            Ok(0) | Err(_) => known,
-            Ok(ahead) => self.progress.reached(known + ahead),
+    fn has_reached<R: Mmio>(&self, regs: &R, target: u64) -> bool {
+        let progress = &self.progress.0;
+        match self.message.as_ref().and_then(message_word) {
+            Some(word) => progress.has_reported(target, || word.load(Ordering::Acquire)),
+            None => progress.has_reached(target, || regs.read32(CMDQ_CONS)),
         }
     }
 
-    #[inline]
     fn look_at_index<R: Mmio>(&self, regs: &R) -> u64 {
-        self.progress.look(self.mask(), || regs.read32(CMDQ_CONS))
+        self.progress.0.look(|| regs.read32(CMDQ_CONS))
     }
 
     /// Where the SMMU has stopped at a command, replaces that and lets it go on (7.1: acknowledged
@@ -191,7 +199,7 @@ impl<P: Platform> CommandQueue<P> {
         if active & GERROR_CMDQ == 0 {
             return Ok(());
         }
-        let mut state = self.state.lock();
+        let mut state = self.state.0.lock();
         // Another CPU may have been faster.
         if active_errors(regs) & GERROR_CMDQ == 0 {
             return Ok(());
@@ -230,10 +238,18 @@ impl<P: Platform> CommandQueue<P> {
         }
     }
 
-    #[inline]
     fn slot(&self, index: u64) -> Option<&[AtomicU64]> {
-        let words = self.segment.window().words64()?;
-        words.get(index as usize * 2..index as usize * 2 + 2)
+        self.words().get(index as usize * 2..index as usize * 2 + 2)
+    }
+
+    /// All slots, two words each.
+    #[inline]
+    fn words(&self) -> &[AtomicU64] {
+        // A queue's segment is aligned to its size, and may be longer.
+        let words = self.segment.window().words64();
+        words
+            .and_then(|words| words.get(..2 << self.shift))
+            .unwrap_or(&[])
     }
 }
 
@@ -254,37 +270,47 @@ pub(crate) struct Producer<'a, P: Platform, R: Mmio> {
 }
 
 impl<P: Platform, R: Mmio> Producer<'_, P, R> {
-    /// Adds a command, of which the SMMU hears with the next sync. Waits for room where the ring is
-    /// full.
+    /// Adds commands, built in their slots, of which the SMMU hears with the next sync. Waits for
+    /// room where the ring is full.
     #[inline]
-    pub(crate) fn push(&mut self, command: Command) -> Result<(), SyncFailure> {
-        let len = 1 << self.queue.shift;
-        if self.state.counts.commands - self.queue.progress.known() >= len {
-            self.wait_for_room(len)?;
+    pub(crate) fn push(
+        &mut self,
+        commands: impl IntoIterator<Item = Command>,
+    ) -> Result<(), SyncFailure> {
+        let words = self.queue.words();
+        let (mut at, mut full) = (self.state.counts.commands, self.state.full);
+        for command in commands {
+            if at == full {
+                self.state.counts.commands = at;
+                self.wait_for_room()?;
+                (at, full) = (self.state.counts.commands, self.state.full);
+            }
+            let first = (at as usize * 2) & (words.len() - 1);
+            if let Some([low, high]) = words.get(first..first + 2) {
+                low.store(command[0], Ordering::Relaxed);
+                high.store(command[1], Ordering::Relaxed);
+            }
+            at += 1;
         }
-        if let Some(slot) = self.queue.slot(self.state.counts.commands & (len - 1)) {
-            slot[0].store(command[0], Ordering::Relaxed);
-            slot[1].store(command[1], Ordering::Relaxed);
-        }
-        self.state.counts.commands += 1;
+        self.state.counts.commands = at;
         Ok(())
     }
 
     /// Hands everything to the SMMU, with a sync unless one stands at the end already; the count
     /// that it must come to.
+    #[inline]
     pub(crate) fn publish_with_sync(mut self) -> Result<u64, SyncFailure> {
         if self.state.synced != self.state.counts.commands || self.state.synced == 0 {
             // Room first: while it is waited for, others may add commands.
-            let len = 1 << self.queue.shift;
-            if self.state.counts.commands - self.queue.progress.known() >= len {
-                self.wait_for_room(len)?;
+            if self.state.counts.commands == self.state.full {
+                self.wait_for_room()?;
             }
             let count = self.state.counts.commands + 1;
             let sync = match &self.queue.message {
                 Some(word) => sync_with_message(word.range().start().raw(), count as u32),
                 None => SYNC,
             };
-            self.push(sync)?;
+            self.push([sync])?;
             self.state.counts.syncs += 1;
             self.state.synced = count;
         }
@@ -292,29 +318,35 @@ impl<P: Platform, R: Mmio> Producer<'_, P, R> {
         Ok(self.state.counts.commands)
     }
 
+    #[inline]
     fn ring(&mut self) {
         let (from, to) = (self.state.published, self.state.counts.commands);
         if from == to {
             return;
         }
         if self.queue.cleans {
-            let len = 1_u64 << self.queue.shift;
-            let (first, count) = (from & (len - 1), to - from);
-            let straight = count.min(len - first);
-            self.queue.clean(self.platform, first, straight);
-            self.queue.clean(self.platform, 0, count - straight);
+            self.clean(from, to - from);
         }
         // The commands before the index that makes them valid.
         self.platform.barrier(Barrier::BeforeDevice);
-        let index = (to & self.queue.mask()) as u32;
-        self.queue.progress.publish(to);
+        let index = self.queue.progress.0.publish(to);
         self.regs.write32(CMDQ_PROD, index);
         self.state.published = to;
         self.state.counts.doorbells += 1;
     }
 
+    /// Writes `count` slots from `from` on back to memory, round the end of the ring.
+    fn clean(&self, from: u64, count: u64) {
+        let len = 1_u64 << self.queue.shift;
+        let first = from & (len - 1);
+        let straight = count.min(len - first);
+        self.queue.clean(self.platform, first, straight);
+        self.queue.clean(self.platform, 0, count - straight);
+    }
+
     #[cold]
-    fn wait_for_room(&mut self, len: u64) -> Result<(), SyncFailure> {
+    fn wait_for_room(&mut self) -> Result<(), SyncFailure> {
+        let len = 1 << self.queue.shift;
         let start = self.platform.now();
         loop {
             self.ring();
@@ -322,6 +354,7 @@ impl<P: Platform, R: Mmio> Producer<'_, P, R> {
             let target = self.state.counts.commands + 1 - len;
             let consumed = self.queue.look_at_index(self.regs);
             if consumed >= target {
+                self.state.full = consumed + len;
                 return Ok(());
             }
             if active_errors(self.regs) & (GERROR_CMDQ | GERROR_SERVICE_FAILURE) != 0 {
@@ -332,7 +365,7 @@ impl<P: Platform, R: Mmio> Producer<'_, P, R> {
             if self.platform.now().saturating_since(start) > COMMAND_TIME_MAX {
                 return Err(SyncFailure::Timeout { consumed, target });
             }
-            core::hint::spin_loop();
+            spin_loop();
         }
     }
 }

@@ -142,16 +142,14 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     ///
     /// # Errors
     /// [`SyncFailure`] where the queue stayed full; part of the range may have been forgotten.
+    #[inline]
     pub fn invalidate(&self, tag: Tag, what: &Invalidation) -> Result<(), SyncFailure> {
         let ranges = self.features.ranges;
         let mut queue = self.commands.produce(&self.platform, &self.regs);
         if self.costs.is_whole_cheaper(count(what, ranges)) {
-            return queue.push(whole(tag));
+            return queue.push([whole(tag)]);
         }
-        for command in Commands::new(tag, *what, ranges) {
-            queue.push(command)?;
-        }
-        Ok(())
+        queue.push(Commands::new(tag, *what, ranges))
     }
 
     /// At most how many commands [`invalidate`](Self::invalidate) queues for a range.
@@ -170,7 +168,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     /// [`SyncFailure`] where the queue stayed full.
     pub fn invalidate_all(&self, tag: Tag) -> Result<(), SyncFailure> {
         let mut queue = self.commands.produce(&self.platform, &self.regs);
-        queue.push(whole(tag))
+        queue.push([whole(tag)])
     }
 
     /// Waits until everything that any CPU queued before has taken effect. Usable in any context;
@@ -178,21 +176,24 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     ///
     /// # Errors
     /// [`SyncFailure`]: nothing that waited for it may be used again.
+    #[inline]
     pub fn sync(&self) -> Result<(), SyncFailure> {
         let queue = self.commands.produce(&self.platform, &self.regs);
         let target = queue.publish_with_sync()?;
         self.commands.wait(&self.platform, &self.regs, target)
     }
 
-    /// Queues any commands, syncs and waits: for devices' own caches, prefetching, diagnosis.
+    /// Queues any commands, each as it comes, syncs and waits: for devices' own caches, prefetching,
+    /// diagnosis.
+    ///
+    /// The queue is held while `commands` are asked for: they must come at once, and not from it.
     ///
     /// # Errors
     /// [`SyncFailure`].
-    pub fn execute(&self, commands: &[Command]) -> Result<(), SyncFailure> {
+    #[inline]
+    pub fn execute(&self, commands: impl IntoIterator<Item = Command>) -> Result<(), SyncFailure> {
         let mut queue = self.commands.produce(&self.platform, &self.regs);
-        for command in commands {
-            queue.push(*command)?;
-        }
+        queue.push(commands)?;
         let target = queue.publish_with_sync()?;
         self.commands.wait(&self.platform, &self.regs, target)
     }
@@ -224,7 +225,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
 
     /// Queues commands and waits for them.
     pub(crate) fn run<const N: usize>(&self, commands: [Command; N]) -> Result<(), SyncFailure> {
-        self.execute(&commands)
+        self.execute(commands)
     }
 
     fn stage_1<Q: Platform, N: TableMemory>(
@@ -292,6 +293,19 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         tag: Option<Tag>,
     ) -> Result<(), AttachError> {
         let mut streams = self.streams.lock();
+        if streams.is_open(stream) {
+            return Err(AttachError::Substreams { stream });
+        }
+        self.write_entry(&mut streams, stream, words, tag)
+    }
+
+    pub(crate) fn write_entry(
+        &self,
+        streams: &mut Streams,
+        stream: u32,
+        words: &Ste,
+        tag: Option<Tag>,
+    ) -> Result<(), AttachError> {
         streams.reserve()?;
         let before = streams.tag_of(stream);
         let slot = streams.table.entry(stream, &self.platform, &self.memory)?;

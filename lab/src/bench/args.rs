@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-/// Count and time what bounce buffers cost on this machine
+/// Count and time what DMA costs on this machine: bounce buffers, device
+/// addresses, page tables, invalidation
 ///
-/// Counted rows (search steps, bytes of bookkeeping, bytes copied) stand with
-/// the bound that they must keep and are the same on every machine. Times stand
+/// Counted rows (search steps, bytes of bookkeeping, bytes copied, commands and
+/// syncs) stand with the bound that they must keep and are the same on every
+/// machine. Times stand
 /// apart, beside what the machine itself needs for the same memory touches in
 /// the same run, and beside published figures of Linux's own code on the same
 /// operations, which were taken on another machine.
@@ -14,6 +16,7 @@ use std::path::PathBuf;
 Examples:
   dmakit bench --counted
   dmakit bench --filter search/areas2
+  dmakit bench --filter tables/4KiB
   dmakit bench --against ./dmakit.old --filter search --pairs 12")]
 pub struct BenchArgs {
     /// Only rows whose name holds this; the floors that they stand on come along

@@ -70,6 +70,7 @@ pub fn rows(wants: &dyn Fn(&str) -> bool) -> Vec<CountedRow> {
             });
         }
     }
+    super::translation::counted(wants, &mut rows);
     rows
 }
 

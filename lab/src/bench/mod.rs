@@ -1,10 +1,21 @@
-//! What bounce buffers cost on this machine, counted and timed.
+//! What bounce buffers, device addresses, page tables and invalidation cost on this machine, counted
+//! and timed.
 
 mod against;
 mod args;
 mod counted;
 mod cpu;
 mod incumbent;
+#[path = "../../../crates/smmuv3/benches/instant.rs"]
+mod instant;
+#[path = "../../../crates/smmuv3/benches/translation.rs"]
+mod mapping;
+#[path = "../../../crates/iova/benches/mix.rs"]
+mod mix;
+#[path = "../../../crates/io-pgtable/benches/pages.rs"]
+mod pages;
+#[path = "../../../crates/iova/benches/passes.rs"]
+mod passes;
 #[path = "../../../crates/swiotlb/benches/sequences.rs"]
 mod sequences;
 mod student;
@@ -12,6 +23,7 @@ mod student;
 mod subjects;
 mod text;
 mod timed;
+mod translation;
 
 use std::path::Path;
 
@@ -57,6 +69,11 @@ struct Timing {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     against: Vec<Comparison>,
     notes: Vec<String>,
+}
+
+/// Whether a filter may mean rows of this kind.
+fn is_of(filter: &str, kind: &str) -> bool {
+    filter.is_empty() || filter.starts_with(kind)
 }
 
 impl Plan {
@@ -109,10 +126,16 @@ impl Plan {
 
     fn needs_floor(&self, floor: &str) -> bool {
         let filter = self.args.filter.as_deref().unwrap_or("");
-        match floor {
-            "floor/lock-pair" => !filter.starts_with("copies"),
+        let kind = floor.split('/').nth(1).unwrap_or("");
+        let size = floor.rsplit('/').next().unwrap_or("");
+        match kind {
+            "lock-pair" => !["copies", "tables", "commands"]
+                .iter()
+                .any(|other| filter.starts_with(other)),
+            "touches" => is_of(filter, "iova"),
+            "checked-stores" | "stores" => is_of(filter, "tables"),
+            "commands" => is_of(filter, "commands"),
             _ => {
-                let size = floor.rsplit('/').next().unwrap_or("");
                 filter.starts_with("copies")
                     && (filter.split('/').nth(2).is_none_or(|wanted| wanted == size))
             }

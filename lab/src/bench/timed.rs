@@ -91,6 +91,9 @@ impl Timer<'_> {
                 });
             }
         }
+        self.spaces();
+        self.tables();
+        self.commands();
     }
 
     fn fills(&mut self, prefix: &str, size: u32, count: u32, with: &dyn Fn(&mut User<'_>)) {
@@ -183,7 +186,7 @@ impl Timer<'_> {
         (count / self.divisor).max(100)
     }
 
-    fn time(&mut self, row: &str, count: u32, mut body: impl FnMut(u32)) {
+    pub fn time(&mut self, row: &str, count: u32, mut body: impl FnMut(u32)) {
         if !(self.wants)(row) {
             return;
         }
@@ -231,6 +234,9 @@ impl Timer<'_> {
 pub fn floor_of(row: &str) -> Option<String> {
     if row.starts_with("search/") {
         return Some("floor/lock-pair".to_owned());
+    }
+    if let Some(floor) = super::translation::floor_of(row) {
+        return Some(floor);
     }
     let size = row.strip_prefix("copies/")?.split('/').nth(1)?;
     match row.ends_with("random") {

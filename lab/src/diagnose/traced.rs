@@ -12,6 +12,7 @@ use super::evidence::{Evidence, Seen};
 
 /// Damage that does not hide the failures.
 const MALFORMED_MAX: u64 = 1000;
+const ENOMEM: u32 = 12;
 /// Operations come later than their events, by at most so many events.
 const PLACES_MAX: usize = 1 << 17;
 
@@ -93,14 +94,20 @@ fn claim(cma: &Cma, line: u64) -> Option<Seen> {
             count_pages,
             error,
             ..
-        } if *error < 0 => (
+        } => (
             area,
-            format!("{area}: claim of {count_pages} pages failed, error {error}"),
+            match error {
+                Some(error) => {
+                    format!("{area}: claim of {count_pages} pages failed, error {error}")
+                }
+                None => format!("{area}: claim of {count_pages} pages failed"),
+            },
             Event::CmaFailed {
                 // A trace does not say which kernel wrote it.
                 generation: CmaGeneration::Between,
                 pages: *count_pages,
-                errno: error.unsigned_abs(),
+                // Kernels that record none failed for want of room or of movable frames alike.
+                errno: error.map_or(ENOMEM, i32::unsigned_abs),
             },
         ),
         Cma::BusyRetry {

@@ -1,5 +1,6 @@
 //! What a load can be run on.
 
+mod areas;
 mod arena;
 mod bounce;
 mod no_pool;
@@ -10,6 +11,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use dmakit_linux_model as model;
 
+pub use areas::{claim_all, page_bytes, resized, with_pages};
 pub use run::{Failures, Run, failures, run};
 pub use setup::{PAGE_SLOTS, Setup};
 

@@ -160,6 +160,11 @@ impl Setup {
         sizes
     }
 
+    /// The whole line, before any rounding.
+    pub fn command_line(&self) -> &CommandLine {
+        &self.line
+    }
+
     /// Whether every streaming mapping is bounced.
     pub fn is_forced(&self) -> bool {
         self.pool.as_ref().is_ok_and(|pool| pool.is_forced)

@@ -1,5 +1,6 @@
 //! A trace as a load: what is asked of bounce memory, and how well it is known.
 
+mod claims;
 mod context;
 mod facts;
 mod split;
@@ -7,13 +8,14 @@ mod split;
 use anyhow::Context as _;
 use dmakit_linux_model::{
     Architecture, Demand, Engine as Linux, Known, Machine, Mapping, RecordedAddresses,
-    RecordedMachine, TraceIngest, learn_min_align_masks,
+    RecordedMachine, TraceIngest, cma, learn_min_align_masks,
 };
 use dmakit_trace::{Body, Options, Sidecar, Trace};
 
 use crate::engine::Engine;
 use crate::input::Source;
 
+pub use claims::{BLOCK_BYTES, Claims, named_pages};
 pub use context::ContextShare;
 pub use facts::{KernelFacts, TraceFacts};
 
@@ -26,6 +28,8 @@ pub struct Load {
     /// The sidecar's counters. Printed beside predictions, never used to make them.
     pub kernel: KernelFacts,
     pub demand: Demand,
+    /// What is asked of contiguous areas, where anything is.
+    pub claims: Option<Claims>,
     /// The addresses that the kernel chose; compared with, never used to predict.
     pub recorded: RecordedAddresses,
     /// From where mappings were asked for: those that were bounced, or all where none was.
@@ -55,6 +59,7 @@ impl Load {
         }
         .with_context(shown)?;
         let mut ingest = TraceIngest::new();
+        let mut claims = cma::Ingest::new();
         let (mut bounced, mut mapped) = (ContextShare::default(), ContextShare::default());
         let (mut begin_ns, mut end_ns) = (u64::MAX, 0);
         for event in &mut trace {
@@ -75,6 +80,7 @@ impl Load {
             begin_ns = begin_ns.min(event.time_ns);
             end_ns = end_ns.max(event.time_ns);
             ingest.push(&event);
+            claims.push(&event);
         }
         let (mut demand, mut recorded) = ingest.finish();
         let machine = sidecar.as_ref().map(RecordedMachine::new);
@@ -83,10 +89,14 @@ impl Load {
             None => drop(learn_min_align_masks(&mut demand, &recorded)),
         }
         let begin_ns = begin_ns.min(end_ns);
-        let facts = TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns);
+        let claims = Claims::new(claims, sidecar.as_ref());
+        let mut facts =
+            TraceFacts::new(source, &trace, &demand, sidecar.as_ref(), end_ns - begin_ns);
+        facts.unmatched += claims.as_ref().map_or(0, Claims::unmatched);
         let split = split::split_unbounced(&mut demand, &mut recorded);
         Ok(Self {
             split,
+            claims,
             facts,
             kernel: KernelFacts::new(&demand, sidecar.as_ref()),
             recorded,
@@ -180,6 +190,7 @@ impl Load {
             contexts: self.contexts,
             recorded_machine: self.recorded_machine.clone(),
             split: self.split,
+            claims: self.claims.as_ref().map(Claims::first_half),
             begin_ns: self.begin_ns,
             end_ns: demand.ops.last().map_or(self.begin_ns, |op| op.likely_ns),
             demand,

@@ -1,5 +1,7 @@
 //! What a configuration does under a recorded load.
 
+mod claims;
+mod claims_text;
 mod page;
 mod report;
 mod text;
@@ -7,7 +9,7 @@ mod text;
 use dmakit_trace::Options;
 
 use crate::args::ReplayArgs;
-use crate::engine::{self, Engine, Run, Setup};
+use crate::engine::{self, Engine, Setup};
 use crate::exit::Outcome;
 use crate::input::Source;
 use crate::load::Load;
@@ -15,6 +17,7 @@ use crate::load_args::LoadArgs;
 use crate::output::{Closing, Confidence, Show, envelope};
 use crate::progress::Progress;
 
+pub use claims::{ClaimsResult, ClientResult};
 pub use report::{BUCKETS, DeviceResult, EngineResult, GrowthFacts, PoolFacts, ReplayReport};
 pub use text::about;
 
@@ -39,7 +42,7 @@ impl Plan {
         let load = Load::read(&self.source, self.args.options(), |events| {
             progress.say(format!("{events} events read"));
         })?;
-        let mut runs = Vec::new();
+        let mut results = Vec::new();
         for engine in self.args.engines(&load) {
             progress.say(format!("replaying on {}", engine.name()));
             let setup = Setup::new(
@@ -50,18 +53,17 @@ impl Plan {
             )?;
             let mut run = engine::run(&load, &setup)?;
             run.compare_addresses(&load);
-            runs.push(run);
+            let mut result = EngineResult::new(&load, &run);
+            result.cma = ClaimsResult::new(&load, &setup)?;
+            results.push(result);
         }
         drop(progress);
         let report = ReplayReport {
             trace: load.facts.clone(),
-            results: runs
-                .iter()
-                .map(|run| EngineResult::new(&load, run))
-                .collect(),
+            results,
             kernel: load.kernel.clone(),
         };
-        let closing = self.closing(&report, &runs);
+        let closing = self.closing(&report);
         if let Some(path) = &self.args.html {
             crate::page::write(path, &page::render(&report, &closing))?;
         }
@@ -69,8 +71,7 @@ impl Plan {
             Show::Json => envelope("replay", &report, &closing)?,
             Show::Text(look) => text::render(&report, &closing, look).into_bytes(),
         };
-        let fails = |result: &EngineResult| result.failed.unwrap_or(0) > 0;
-        let outcome = if report.results.iter().any(fails) {
+        let outcome = if report.results.iter().any(EngineResult::has_failures) {
             Outcome::Refuted
         } else {
             Outcome::Answered
@@ -78,20 +79,20 @@ impl Plan {
         Ok((answer, outcome))
     }
 
-    fn closing(&self, report: &ReplayReport, runs: &[Run]) -> Closing {
+    fn closing(&self, report: &ReplayReport) -> Closing {
         let first = report.results.first();
         Closing {
             setting: first.map_or_else(String::new, |result| result.params.clone()),
-            confidence: first.map_or(Confidence::Exact, |result| result.confidence),
-            why: first.map_or_else(String::new, text::verdict),
-            reproduce: {
-                let _ = runs;
-                format!(
-                    "dmakit replay {}{}",
-                    self.source.argument(),
-                    self.args.reproduce()
-                )
-            },
+            confidence: first.map_or(Confidence::Exact, |result| match &result.cma {
+                Some(claims) if !report.is_about_bounces() => claims.confidence,
+                _ => result.confidence,
+            }),
+            why: first.map_or_else(String::new, |result| text::why(report, result)),
+            reproduce: format!(
+                "dmakit replay {}{}",
+                self.source.argument(),
+                self.args.reproduce()
+            ),
         }
     }
 }

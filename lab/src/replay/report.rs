@@ -3,6 +3,7 @@
 use dmakit_linux_model as model;
 use serde::Serialize;
 
+use super::claims::ClaimsResult;
 use crate::engine::{Run, SLOT_BYTES};
 use crate::load::{KernelFacts, Load, TraceFacts};
 use crate::output::Confidence;
@@ -76,6 +77,9 @@ pub struct EngineResult {
     pub unknown: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<AddressAgreement>,
+    /// What it did with claims of contiguous memory, where the trace has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cma: Option<ClaimsResult>,
     pub phases: Vec<PhaseResult>,
     pub devices: Vec<DeviceResult>,
     pub occupancy: Occupancy,
@@ -138,7 +142,21 @@ pub struct Occupancy {
     pub pool_slots: Vec<u64>,
 }
 
+impl ReplayReport {
+    /// Whether bounce buffers are what it is about: all but a trace of claims alone.
+    pub fn is_about_bounces(&self) -> bool {
+        let is_used = |result: &EngineResult| result.cma.is_none() || result.mappings > 0;
+        self.results.iter().any(is_used)
+    }
+}
+
 impl EngineResult {
+    /// Whether anything was not served.
+    pub fn has_failures(&self) -> bool {
+        let claims = self.cma.as_ref().map_or(0, |claims| claims.failed);
+        self.failed.unwrap_or(0) + claims > 0
+    }
+
     /// Lays out a run. Where lifetimes are not shown, what depends on them stays open.
     pub fn new(load: &Load, run: &Run) -> Self {
         let known = load.shows_lifetimes();
@@ -167,6 +185,7 @@ impl EngineResult {
             confidence: run.confidence,
             unknown: run.unknown.clone(),
             addresses: run.addresses.as_ref().map(address_agreement),
+            cma: None,
             phases: phases(load, run, known),
             devices: devices(load, run, known),
             occupancy: if known {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::claims::ClaimsResult;
+use super::claims_text;
 use super::report::{AddressAgreement, EngineResult, ReplayReport};
 use crate::chart;
 use crate::load::TraceFacts;
@@ -16,7 +18,7 @@ pub fn render(report: &ReplayReport, closing: &Closing, look: Look) -> String {
     text.push_str(&about(&report.trace, look));
     for result in &report.results {
         text.push('\n');
-        text.push_str(&one(result, look));
+        text.push_str(&one(report, result, look));
     }
     for (heading, table) in tables(report) {
         if !table.is_empty() {
@@ -61,7 +63,7 @@ pub fn about(trace: &TraceFacts, look: Look) -> String {
     text
 }
 
-fn one(result: &EngineResult, look: Look) -> String {
+fn one(report: &ReplayReport, result: &EngineResult, look: Look) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
@@ -69,24 +71,64 @@ fn one(result: &EngineResult, look: Look) -> String {
         look.paint(Tone::Strong, result.engine),
         result.params
     );
-    let tone = match result.failed {
-        Some(0) => Tone::Good,
-        Some(_) => Tone::Bad,
-        None => Tone::Warning,
-    };
-    let _ = writeln!(text, "  {}", look.paint(tone, &verdict(result)));
-    text.push_str(&look.field("pool", 9, Tone::Dim, &pool(result)));
+    if report.is_about_bounces() {
+        let tone = match result.failed {
+            Some(0) => Tone::Good,
+            Some(_) => Tone::Bad,
+            None => Tone::Warning,
+        };
+        let _ = writeln!(text, "  {}", look.paint(tone, &verdict(result)));
+        text.push_str(&look.field("pool", 9, Tone::Dim, &pool(result)));
+    }
     if let Some(addresses) = &result.addresses {
         text.push_str(&look.field("addresses", 9, Tone::Dim, &agreement(addresses)));
+    }
+    if let Some(claims) = &result.cma {
+        text.push_str(&contiguous(report, claims, look));
     }
     for unknown in &result.unknown {
         text.push_str(&look.field("unknown", 9, Tone::Warning, unknown));
     }
     text.push_str(&plot(result, look));
-    for note in &result.notes {
-        text.push_str(&look.field("note", 9, Tone::Dim, note));
+    if report.is_about_bounces() {
+        for note in &result.notes {
+            text.push_str(&look.field("note", 9, Tone::Dim, note));
+        }
     }
     text
+}
+
+fn contiguous(report: &ReplayReport, claims: &ClaimsResult, look: Look) -> String {
+    let tone = if claims.failed == 0 {
+        Tone::Good
+    } else {
+        Tone::Bad
+    };
+    let mut text = look.item(0, " ", &claims_text::verdict(claims));
+    text = look.paint(tone, text.trim_end()) + "\n";
+    text.push_str(&look.field("areas", 9, Tone::Dim, &claims_text::areas_line(claims)));
+    text.push_str(&look.field("agreement", 9, Tone::Dim, &claims_text::agreement(claims)));
+    for area in claims.areas.iter().filter(|area| area.high_water_pages > 0) {
+        let phases: Vec<f64> = if report.is_about_bounces() {
+            Vec::new()
+        } else {
+            claims.phases.iter().map(|phase| phase.begin_s).collect()
+        };
+        let step_s = area.occupancy.step_s;
+        text.push_str(&blocks(&area.occupancy.used_pages, step_s, &phases, look));
+    }
+    text
+}
+
+/// What the closing lines give as the reason.
+pub fn why(report: &ReplayReport, result: &EngineResult) -> String {
+    match &result.cma {
+        Some(claims) if report.is_about_bounces() => {
+            format!("{} {}", verdict(result), claims_text::verdict(claims))
+        }
+        Some(claims) => claims_text::verdict(claims),
+        None => verdict(result),
+    }
 }
 
 /// One sentence.
@@ -156,7 +198,13 @@ pub fn agreement(addresses: &AddressAgreement) -> String {
 }
 
 fn plot(result: &EngineResult, look: Look) -> String {
-    let used = &result.occupancy.used_slots;
+    let phases: Vec<f64> = result.phases.iter().map(|phase| phase.begin_s).collect();
+    let occupancy = &result.occupancy;
+    blocks(&occupancy.used_slots, occupancy.step_s, &phases, look)
+}
+
+/// Use over time, with letters where phases begin.
+fn blocks(used: &[u64], step_s: f64, phases: &[f64], look: Look) -> String {
     let Some(most) = used.iter().max().copied().filter(|most| *most > 0) else {
         return String::new();
     };
@@ -169,12 +217,12 @@ fn plot(result: &EngineResult, look: Look) -> String {
         let label = if number == 0 { top.as_str() } else { "" };
         let _ = writeln!(text, "  {label:>gutter$} \u{2502}{}", row.trim_end());
     }
-    let end_s = result.occupancy.step_s * used.len() as f64;
+    let end_s = step_s * used.len() as f64;
     let rule = "\u{2500}".repeat(columns);
     let _ = writeln!(text, "  {:>gutter$} \u{2514}{rule}", 0);
     let mut ruler: Vec<char> = vec![' '; columns];
-    for (number, phase) in result.phases.iter().enumerate() {
-        let place = (phase.begin_s / end_s.max(1e-9) * columns as f64) as usize;
+    for (number, begin_s) in phases.iter().enumerate() {
+        let place = (begin_s / end_s.max(1e-9) * columns as f64) as usize;
         if let Some(spot) = ruler.get_mut(place) {
             *spot = letter(number);
         }
@@ -186,7 +234,7 @@ fn plot(result: &EngineResult, look: Look) -> String {
 }
 
 /// Phases are lettered, so that the plot can name them.
-fn letter(number: usize) -> char {
+pub(super) fn letter(number: usize) -> char {
     char::from_u32('a' as u32 + number as u32)
         .filter(char::is_ascii_lowercase)
         .unwrap_or('*')
@@ -194,11 +242,16 @@ fn letter(number: usize) -> char {
 
 /// The tables, the same here and on the page.
 pub fn tables(report: &ReplayReport) -> Vec<(&'static str, Table)> {
-    vec![
-        ("engines", engines(report)),
-        ("phases (slots in use at most)", phases(report)),
-        ("devices", devices(report)),
-    ]
+    let mut tables = Vec::new();
+    if report.is_about_bounces() {
+        tables.extend([
+            ("engines", engines(report)),
+            ("phases (slots in use at most)", phases(report)),
+            ("devices", devices(report)),
+        ]);
+    }
+    tables.extend(claims_text::tables(report));
+    tables
 }
 
 fn number(value: Option<u64>) -> Cell {

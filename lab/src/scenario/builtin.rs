@@ -12,7 +12,12 @@ const PAGES: &[&str] = &[
     include_str!("../../../scenarios/disk-read.toml"),
     include_str!("../../../scenarios/smmu-edu.toml"),
     include_str!("../../../scenarios/smmu-nvme.toml"),
+    include_str!("../../../scenarios/smmu-nvme-batched.toml"),
     include_str!("../../../scenarios/smmu-nvme-lazy.toml"),
+    include_str!("../../../scenarios/per-node-cma.toml"),
+    include_str!("../../../scenarios/pins-versus-cma.toml"),
+    include_str!("../../../scenarios/movable-pressure.toml"),
+    include_str!("../../../scenarios/boot-carving.toml"),
 ];
 
 fn pages() -> anyhow::Result<Vec<Page>> {

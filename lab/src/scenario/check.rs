@@ -18,6 +18,30 @@ pub enum CheckName {
     NoViolations,
     /// Addresses, tables, tickets and memory in use are as before.
     AllReturned,
+    /// With room on the node, all its coherent memory lies there.
+    Local,
+    /// As room runs out, memory comes from where it should next.
+    FallBackOrder,
+    /// A claim is served while a window can be cleared and what has to move has room.
+    Claims,
+    /// Claims move no more than a tenth above the least number of frames.
+    FewMoves,
+    /// Every migration has asked the gate.
+    Gate,
+    /// A device whose pages are held never meets one on its way elsewhere.
+    NoDeviceFaults,
+    /// No long-term pin is in an area.
+    PinsOutside,
+    /// What is claimed early is zeroed, stays claimed, and can be freed.
+    EarlyClaims,
+    /// Areas are reserved in the order asked, and those expected.
+    Order,
+    /// An area lies on its node and nowhere else.
+    ExactNode,
+    /// A node without room leaves the others their areas.
+    OthersLeft,
+    /// The effective boot line asks for what came out.
+    BootLine,
     /// The same without what is claimed to be needed fails.
     Control,
 }
@@ -32,6 +56,18 @@ impl CheckName {
             Self::NoStaleHitsAfterFlush => "no-stale-hits-after-flush",
             Self::NoViolations => "no-violations",
             Self::AllReturned => "all-returned",
+            Self::Local => "local",
+            Self::FallBackOrder => "fall-back-order",
+            Self::Claims => "claims",
+            Self::FewMoves => "few-moves",
+            Self::Gate => "gate",
+            Self::NoDeviceFaults => "no-device-faults",
+            Self::PinsOutside => "pins-outside",
+            Self::EarlyClaims => "early-claims",
+            Self::Order => "order",
+            Self::ExactNode => "exact-node",
+            Self::OthersLeft => "others-left",
+            Self::BootLine => "boot-line",
             Self::Control => "control",
         }
     }

@@ -1,11 +1,12 @@
 //! A disk behind the SMMU.
 
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use anyhow::Context;
 use dmakit_addr::{DmaMask, Iova, PAGE_BYTES};
 use dmakit_io_pgtable::Permissions;
-use dmakit_iommu::Mapped;
+use dmakit_iommu::{Batch, BatchConfig, Mapped};
 use dmakit_platform::host::HostPlatform;
 use dmakit_qemu::devices::nvme::{Nvme, Operation};
 use dmakit_qemu::smmu::{Port, Scattered};
@@ -13,7 +14,7 @@ use dmakit_qemu::{FunctionId, QemuMmio};
 use dmakit_sim::Rng;
 
 use super::check::CheckName;
-use super::page::{DiskTable, Pattern};
+use super::page::{DiskTable, Mode, Pattern};
 use super::report::RunReport;
 use super::virt::{Place, Virt, disk_file, in_hex};
 use crate::progress::Progress;
@@ -24,6 +25,12 @@ const DISK: FunctionId = FunctionId::on_root(3, 0);
 const DEVICE: &str = "nvme,drive=disk,serial=dmakit,addr=3,mdts=9";
 /// What memory holds that nothing has landed in.
 const CANARY: u8 = 0xee;
+
+/// 32 unmaps to a sync; here no clock closes a batch, so that every run has as many.
+const BATCH: BatchConfig = BatchConfig {
+    debts: 32,
+    age_max: Duration::MAX,
+};
 
 type Disk = Nvme<HostPlatform, QemuMmio>;
 
@@ -38,11 +45,19 @@ struct Transfer {
     mapped: Mapped,
 }
 
+/// A buffer that the disk may still reach, and where to try that once it may not.
+struct Owed {
+    buffer: Scattered,
+    tried: Option<Iova>,
+}
+
 struct Load<'a> {
     virt: &'a Virt,
     port: &'a Port,
     disk: Disk,
     table: &'a DiskTable,
+    /// Unmaps that wait for a sync together, where they do.
+    batch: Option<Batch<Owed>>,
     rng: Rng,
     /// What the disk must hold.
     model: Vec<u8>,
@@ -52,7 +67,7 @@ struct Load<'a> {
 /// Runs the load.
 pub fn run(
     place: &Place,
-    table: &DiskTable,
+    (table, mode): (&DiskTable, Mode),
     seed: u64,
     report: &mut RunReport,
     progress: &Progress,
@@ -73,6 +88,10 @@ pub fn run(
         port: &port,
         disk,
         table,
+        batch: match mode {
+            Mode::Batched => Some(Batch::new(port.domain(), BATCH)?),
+            Mode::Strict | Mode::Lazy => None,
+        },
         rng,
         model,
         transfers: 0,
@@ -81,6 +100,7 @@ pub fn run(
         Pattern::Read => load.read_all(report, progress)?,
         Pattern::Mixed => load.mix(report, progress)?,
     }
+    load.settle(report)?;
     let (transfers, model, mut disk) = (load.transfers, load.model, load.disk);
     disk.flush()?;
     let mut stored = vec![0; model.len()];
@@ -213,6 +233,9 @@ impl Load<'_> {
             report.translation = batch.iter().find_map(|transfer| self.show(transfer));
         }
         let tried = self.warm(&batch, report)?;
+        if self.batch.is_some() {
+            return self.owe(batch, tried, report);
+        }
         let (mappings, buffers): (Vec<_>, Vec<_>) = batch
             .into_iter()
             .map(|transfer| (transfer.mapped, transfer.buffer))
@@ -227,6 +250,48 @@ impl Load<'_> {
             }
         }
         for buffer in buffers {
+            buffer.free(self.virt.stack.memory());
+        }
+        Ok(())
+    }
+
+    /// Unmaps in batches; judges what comes out of the disk's reach meanwhile.
+    fn owe(
+        &mut self,
+        batch: Vec<Transfer>,
+        tried: Option<(usize, Iova)>,
+        report: &mut RunReport,
+    ) -> anyhow::Result<()> {
+        let mut given = Vec::new();
+        if let Some(open) = &mut self.batch {
+            for (at, transfer) in batch.into_iter().enumerate() {
+                let owed = Owed {
+                    buffer: transfer.buffer,
+                    tried: tried.filter(|tried| tried.0 == at).map(|tried| tried.1),
+                };
+                let give = |owed| given.push(owed);
+                self.port.unmap_into(open, transfer.mapped, owed, give)?;
+            }
+        }
+        self.take_back(given, report)
+    }
+
+    /// Closes the batch: the ring is idle for good.
+    fn settle(&mut self, report: &mut RunReport) -> anyhow::Result<()> {
+        let mut given = Vec::new();
+        if let Some(open) = &mut self.batch {
+            self.port.close_batch(open, |owed| given.push(owed))?;
+            let pages = open.held().bytes_max / PAGE_BYTES;
+            report.counters.insert("held_pages_most", pages);
+        }
+        self.take_back(given, report)
+    }
+
+    fn take_back(&mut self, given: Vec<Owed>, report: &mut RunReport) -> anyhow::Result<()> {
+        for Owed { buffer, tried } in given {
+            if let Some(place) = tried {
+                self.retry(CheckName::NoStaleHits, place, &buffer, report)?;
+            }
             buffer.free(self.virt.stack.memory());
         }
         Ok(())

@@ -6,6 +6,7 @@ mod check;
 mod disk;
 mod edu;
 mod machine;
+mod numa;
 mod page;
 mod report;
 mod text;
@@ -102,7 +103,20 @@ impl One {
             Workload::Cache(table) => cache::run(table, self.seed, &mut report, progress)?,
             Workload::Disk(table) => {
                 let place = virt::Place::new(&self.page, self.qemu.as_deref());
-                disk::run(&place, table, self.seed, &mut report, progress)?;
+                let load = (table, self.page.mode());
+                disk::run(&place, load, self.seed, &mut report, progress)?;
+            }
+            Workload::Coherent(table) => {
+                numa::per_node::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
+            Workload::Pins(table) => {
+                numa::pins::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
+            Workload::Pressure(table) => {
+                numa::pressure::run(&self.page, table, self.seed, &mut report, progress)?;
+            }
+            Workload::Carving(table) => {
+                numa::carving::run(&self.page, table, self.seed, &mut report)?;
             }
             Workload::Edu(table) => {
                 let place = virt::Place::new(&self.page, self.qemu.as_deref());
@@ -120,10 +134,11 @@ impl One {
                 "device models that this project did not write",
             ),
         };
-        let setting = match (&self.page.workload, self.page.mode()) {
-            (Workload::Cache(_), _) => "none: this is how the stack always works",
-            (_, Mode::Strict) => "iommu.strict=1",
-            (_, Mode::Lazy) => "iommu.strict=0",
+        let setting = match (&report.detail, &self.page.workload, self.page.mode()) {
+            (Some(detail), ..) => detail.setting(),
+            (None, Workload::Cache(_), _) => "none: this is how the stack always works",
+            (None, _, Mode::Strict | Mode::Batched) => "iommu.strict=1",
+            (None, _, Mode::Lazy) => "iommu.strict=0",
         };
         let why = match report.first_failure() {
             None => format!("Every check held on {witness}."),

@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dmakit_sim::Figure;
 use serde::Serialize;
 
 use super::check::{Check, CheckName};
 use super::machine::MachineName;
+use super::numa::carving::Boot;
+use super::numa::per_node::Locality;
+use super::numa::pins::Holding;
+use super::numa::pressure::Lending;
 use super::page::Page;
+use crate::output::Table;
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -32,8 +38,70 @@ pub struct RunReport {
     pub counters: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub translation: Option<Translation>,
+    /// What only this kind of scenario has to say.
+    #[serde(flatten)]
+    pub detail: Option<Detail>,
     /// The only part that differs from run to run.
     pub timing: Timing,
+}
+
+/// What one kind of scenario has to say beside its checks.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    Boot(Boot),
+    Locality(Locality),
+    Lending(Lending),
+    Holding(Holding),
+}
+
+impl Detail {
+    /// The kernel parameters that this is about.
+    pub fn setting(&self) -> &str {
+        match self {
+            Self::Boot(boot) => &boot.effective,
+            Self::Locality(locality) => &locality.per_node.params,
+            Self::Lending(lending) => &lending.params,
+            Self::Holding(holding) => &holding.params,
+        }
+    }
+}
+
+/// A figure that virtual time goes by, and why it is believed.
+#[derive(Clone, Debug, Serialize)]
+pub struct FigureRow {
+    pub what: String,
+    pub distance: u8,
+    pub ns: u64,
+    /// `published`, `measured` or `assumed`.
+    pub source: String,
+    pub origin: &'static str,
+}
+
+impl FigureRow {
+    pub fn of(figure: &Figure) -> Self {
+        Self {
+            what: figure.cost.to_string(),
+            distance: figure.distance,
+            ns: figure.ns,
+            source: figure.source.to_string(),
+            origin: figure.origin,
+        }
+    }
+
+    /// For people.
+    pub fn table(rows: &[Self]) -> Table {
+        let mut table = Table::new(&["figure", "distance", "takes", "is"]);
+        for row in rows {
+            table.row(vec![
+                row.what.as_str().into(),
+                row.distance.to_string().into(),
+                format!("{} ns", row.ns).into(),
+                row.source.as_str().into(),
+            ]);
+        }
+        table
+    }
 }
 
 /// Something that this machine cannot show.
@@ -97,6 +165,7 @@ impl RunReport {
             provoked_faults: 0,
             counters: BTreeMap::new(),
             translation: None,
+            detail: None,
             timing: Timing::default(),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::report::{RunReport, Translation};
+use super::numa::{carving, per_node, pins, pressure};
+use super::report::{Detail, RunReport, Translation};
 use crate::output::{Cell, Closing, Look, Table, Tone};
 use crate::quantity::{bytes, grouped, span};
 
@@ -35,6 +36,10 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
     }
     text.push('\n');
     text.push_str(&counters(report).render(look));
+    if let Some(detail) = &report.detail {
+        text.push('\n');
+        text.push_str(&shown(detail, look));
+    }
     if let Some(translation) = &report.translation {
         text.push('\n');
         text.push_str(&walk(translation, look));
@@ -50,6 +55,15 @@ pub fn render(report: &RunReport, closing: &Closing, look: Look) -> String {
     text.push_str(&look.field("timing", 10, Tone::Dim, &timing(report)));
     text.push_str(&closing.render(look));
     text
+}
+
+fn shown(detail: &Detail, look: Look) -> String {
+    match detail {
+        Detail::Boot(boot) => carving::table(boot).render(look),
+        Detail::Locality(locality) => per_node::shown(locality, look),
+        Detail::Lending(lending) => pressure::shown(lending, look),
+        Detail::Holding(holding) => pins::shown(holding, look),
+    }
 }
 
 fn checks(report: &RunReport) -> Table {

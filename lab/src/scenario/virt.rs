@@ -35,7 +35,7 @@ impl Place {
         Self {
             nodes: page.nodes.clone(),
             mode: match page.mode() {
-                page::Mode::Strict => Mode::Strict,
+                page::Mode::Strict | page::Mode::Batched => Mode::Strict,
                 page::Mode::Lazy => Mode::Lazy,
             },
             program: program.map(Path::to_owned),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::boot::known::{DMA_PARAMETERS, fold, nearest_parameter};
 use crate::boot::{SwiotlbParams, SwiotlbParamsError};
+use crate::cma;
 
 /// One word of a command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +32,8 @@ pub enum CommandLineError {
     },
     /// A wrong `swiotlb=`.
     Swiotlb(SwiotlbParamsError),
+    /// A wrong size of contiguous areas.
+    Cma(cma::ParamsError),
 }
 
 impl fmt::Display for CommandLineError {
@@ -53,6 +56,7 @@ impl fmt::Display for CommandLineError {
             }
             Self::NoValue { name } => write!(f, "kernel parameter {name}= needs a value"),
             Self::Swiotlb(error) => error.fmt(f),
+            Self::Cma(error) => error.fmt(f),
         }
     }
 }
@@ -61,6 +65,7 @@ impl std::error::Error for CommandLineError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Swiotlb(error) => Some(error),
+            Self::Cma(error) => Some(error),
             _ => None,
         }
     }
@@ -69,6 +74,12 @@ impl std::error::Error for CommandLineError {
 impl From<SwiotlbParamsError> for CommandLineError {
     fn from(error: SwiotlbParamsError) -> Self {
         Self::Swiotlb(error)
+    }
+}
+
+impl From<cma::ParamsError> for CommandLineError {
+    fn from(error: cma::ParamsError) -> Self {
+        Self::Cma(error)
     }
 }
 
@@ -103,7 +114,7 @@ impl CommandLine {
     ///
     /// # Errors
     /// Whatever the kernel would ignore in silence: an unknown name, a missing value, a wrong
-    /// `swiotlb=`.
+    /// `swiotlb=`, a wrong size of contiguous areas.
     pub fn parse_dma(line: &str) -> Result<Self, CommandLineError> {
         let parsed = Self::parse(line);
         for parameter in &parsed.parameters {
@@ -126,6 +137,7 @@ impl CommandLine {
             }
         }
         parsed.swiotlb()?;
+        parsed.cma()?;
         Ok(parsed)
     }
 
@@ -148,6 +160,15 @@ impl CommandLine {
     pub fn swiotlb(&self) -> Result<SwiotlbParams, SwiotlbParamsError> {
         self.value("swiotlb")
             .map_or(Ok(SwiotlbParams::default()), str::parse)
+    }
+
+    /// What `cma=`, `cma_pernuma=` and `numa_cma=` say.
+    ///
+    /// # Errors
+    /// As for [`cma::Params::parse`].
+    pub fn cma(&self) -> Result<cma::Params, cma::ParamsError> {
+        let value = |name| self.value(name);
+        cma::Params::parse(value("cma"), value("cma_pernuma"), value("numa_cma"))
     }
 
     /// This line with `over` laid on it name by name: a name in `over` replaces its value here,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,9 @@ use crate::{Board, Clock, Config, PciBus, QemuError, Version};
 /// The longest that QEMU may take to open its socket.
 const START_MAX: Duration = Duration::from_secs(20);
 
+/// The name of the firmware that keeps an x86 CPU idle.
+const FIRMWARE: &str = "idle";
+
 /// QEMU, its RAM and the way to its registers. A clone is the same machine.
 #[derive(Clone)]
 pub struct Machine {
@@ -31,6 +35,8 @@ struct Inner {
     version: Version,
     platform: HostPlatform,
     ram: Vec<HostRam>,
+    /// The next free address for a BAR.
+    next_bar: AtomicU64,
     line: Mutex<Line>,
 }
 
@@ -58,6 +64,10 @@ impl Machine {
             .append(true)
             .open(files.path().join("log"))
             .map_err(system("making a log file"))?;
+        if config.board == Board::Q35 {
+            let firmware = files.path().join(FIRMWARE);
+            std::fs::write(firmware, idle_firmware()).map_err(system("making firmware"))?;
+        }
         let command = command(config, &socket, &memories);
         let mut qemu = Qemu::start(command, log).map_err(system("starting QEMU"))?;
         let stream = accept(&listener, &mut qemu)?;
@@ -83,6 +93,7 @@ impl Machine {
             version,
             platform,
             ram,
+            next_bar: AtomicU64::new(crate::pci::bars(config.board).0),
             line,
         };
         let machine = Self {
@@ -127,7 +138,7 @@ impl Machine {
         }
     }
 
-    /// The PCI functions of the machine.
+    /// The PCI functions of the machine. Every bus is the same one: no address is given to two BARs.
     pub fn pci(&self) -> PciBus {
         PciBus::new(self.clone())
     }
@@ -167,6 +178,11 @@ impl Machine {
     pub fn sync(&self) -> Result<(), QemuError> {
         self.ask("being waited for", |qtest| qtest.command("endianness"))
             .map(drop)
+    }
+
+    /// The next free address for a BAR.
+    pub(crate) fn next_bar(&self) -> &AtomicU64 {
+        &self.inner.next_bar
     }
 
     pub(crate) fn read(&self, width: char, address: u64) -> Result<u64, QemuError> {
@@ -273,6 +289,14 @@ fn system(doing: &'static str) -> impl FnOnce(std::io::Error) -> QemuError {
     move |error| QemuError::System { doing, error }
 }
 
+/// Firmware whose first instructions, at the reset vector, are `cli; hlt; jmp` to the `hlt`. A CPU
+/// that is stopped instead would stop the clock of devices with it.
+fn idle_firmware() -> Vec<u8> {
+    let mut image = vec![0; 64 << 10];
+    image[0xfff0..0xfff4].copy_from_slice(&[0xfa, 0xf4, 0xeb, 0xfd]);
+    image
+}
+
 fn ram_base(board: Board) -> PhysAddr {
     match board {
         Board::Virt => PhysAddr::new(0x4000_0000),
@@ -363,7 +387,9 @@ fn command(config: &Config, socket: &Path, memories: &[tempfile::NamedTempFile])
             "-global",
             "arm-cpu.start-powered-off=on",
         ]),
-        Board::Q35 => command.args(["-cpu", "qemu64", "-S"]),
+        Board::Q35 => command
+            .args(["-cpu", "qemu64", "-bios"])
+            .arg(socket.with_file_name(FIRMWARE)),
     };
     if let (Board::Q35, Some(iommu)) = (config.board, &config.iommu) {
         command.args(["-device", iommu]);

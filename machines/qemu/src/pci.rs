@@ -1,6 +1,7 @@
 //! PCI configuration space, BARs and bus mastering.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use dmakit_addr::{PhysAddr, PhysRange};
 
@@ -58,9 +59,14 @@ pub struct Bar {
 /// The PCI functions on the root bus.
 pub struct PciBus {
     machine: Machine,
-    /// The next free address for a BAR, and the end of the window.
-    next: u64,
-    end: u64,
+}
+
+/// Where a board has BARs: the first address, and the end.
+pub(crate) const fn bars(board: Board) -> (u64, u64) {
+    match board {
+        Board::Virt => (0x1000_0000, 0x3eff_0000),
+        Board::Q35 => (0xc000_0000, 0xfe00_0000),
+    }
 }
 
 /// One function, memory decoding and bus mastering on.
@@ -77,11 +83,7 @@ pub struct Function {
 
 impl PciBus {
     pub(crate) fn new(machine: Machine) -> Self {
-        let (next, end) = match machine.board() {
-            Board::Virt => (0x1000_0000, 0x3eff_0000),
-            Board::Q35 => (0xc000_0000, 0xfe00_0000),
-        };
-        Self { machine, next, end }
+        Self { machine }
     }
 
     /// The functions 0 of the devices that are there, with vendor and device numbers.
@@ -150,13 +152,19 @@ impl PciBus {
         }
         // No model here has a BAR of 4 GiB: the low half tells the size.
         let len = (!(low & !0xf) & 0xffff_ffff) + 1;
-        let start = self.next.next_multiple_of(len);
-        if start + len > self.end {
+        let end = bars(self.machine.board()).1;
+        let place = |next: u64| {
+            let start = next.checked_next_multiple_of(len)?;
+            start.checked_add(len).filter(|after| *after <= end)
+        };
+        let next = self.machine.next_bar();
+        let taken = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place);
+        let Ok(before) = taken else {
             return Err(QemuError::Device(format!(
                 "no room for a BAR of {len:#x} bytes"
             )));
-        }
-        self.next = start + len;
+        };
+        let start = before.next_multiple_of(len);
         self.machine.write('l', register, start)?;
         if wide {
             self.machine.write('l', register + 4, start >> 32)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dmakit_addr::{PhysAddr, PhysRange};
 use dmakit_platform::Mmio;
-use dmakit_qemu::{Config, FunctionId, Machine, QemuError};
+use dmakit_qemu::{Board, Config, FunctionId, Machine, QemuError};
 
 const SMMU: u64 = 0x0905_0000;
 
@@ -24,7 +24,14 @@ fn the_smmu_says_what_it_can_do() {
 
 #[test]
 fn a_transfer_of_edu_lands_at_the_physical_address_and_nowhere_else() {
+    for board in [Board::Virt, Board::Q35] {
+        untranslated(board);
+    }
+}
+
+fn untranslated(board: Board) {
     let mut config = Config::virt();
+    config.board = board;
     config.iommu = None;
     config
         .devices
@@ -60,6 +67,20 @@ fn a_transfer_of_edu_lands_at_the_physical_address_and_nowhere_else() {
         "below"
     );
     assert!(bytes[0x1040..].iter().all(|&byte| byte == 0xee), "above");
+}
+
+#[test]
+fn no_address_is_given_to_two_bars() {
+    let mut config = Config::virt();
+    for slot in [2, 3] {
+        config.devices.push(format!("edu,addr={slot}"));
+    }
+    let (machine, _ram) = Machine::start(&config).unwrap();
+    let [one, other] = [2, 3].map(|slot| {
+        let function = machine.pci().enable(FunctionId::on_root(slot, 0)).unwrap();
+        function.bars[0].range
+    });
+    assert!(one.end() <= other.start(), "{one}, {other}");
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn a_refused_command_is_replaced_and_the_queue_goes_on() {
         let iova = mapped.range().start().raw();
         rig.transfer(iova, 64, false);
         assert_eq!(rig.first(2), [0x5a; 64]);
-        smmu.execute(&[bad]).unwrap();
+        smmu.execute([bad]).unwrap();
         let counts = smmu.command_counts();
         assert_eq!(counts.refused, round as u64 + 1);
         let refused = counts.last_refused.unwrap();

@@ -5,6 +5,7 @@ use std::fmt;
 use dmakit_addr::{Address, DmaAddr, DmaRange, PhysAddr, PhysRange};
 
 use crate::SmmuId;
+use crate::smmu::Source;
 
 /// How far device addresses lie above physical ones unless a device says otherwise: no physical
 /// address of the default machine is a legal device address, nor the other way round.
@@ -35,7 +36,7 @@ pub(crate) enum Path {
     /// Through bridges that add an offset.
     Direct(Vec<BusWindow>),
     /// Through an SMMU, as a stream of it.
-    Translated(SmmuId, u32),
+    Translated(SmmuId, Source),
 }
 
 impl Path {

@@ -212,6 +212,24 @@ impl Cache {
         window.is_some()
     }
 
+    /// The bytes of RAM in `range` as a program on a CPU finds them.
+    pub(crate) fn load(&self, range: PhysRange, bytes: &mut [u8]) -> bool {
+        let window = self.views.cpu.hardware_window(range);
+        if let Some(window) = window {
+            window.read(bytes);
+        }
+        window.is_some()
+    }
+
+    /// Puts a program's bytes into the RAM of `range`.
+    pub(crate) fn store(&self, range: PhysRange, bytes: &[u8]) -> bool {
+        let window = self.views.cpu.hardware_window(range);
+        if let Some(window) = window {
+            window.write(bytes);
+        }
+        window.is_some()
+    }
+
     /// The bytes of RAM in `range` as a device finds them.
     pub(crate) fn device_read(
         &mut self,

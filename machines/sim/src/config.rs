@@ -3,7 +3,10 @@
 use std::fmt;
 use std::io;
 
-use dmakit_addr::{Address, PAGE_BYTES, PhysAddr, PhysRange};
+use dmakit_addr::{Address, NodeId, PAGE_BYTES, PhysAddr, PhysRange};
+
+use crate::LatencyTable;
+use crate::numa::{Distances, LOCAL};
 
 /// What a device finds in memory of a confidential guest that was not shared with the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +30,8 @@ pub struct MachineConfig {
     pub(crate) coherent: bool,
     pub(crate) private: Option<PrivateAccess>,
     pub(crate) record: bool,
+    pub(crate) distances: Distances,
+    pub(crate) latencies: LatencyTable,
 }
 
 /// RAM of a machine that was given none: start, MiB, node. Far from where a process of a 64-bit
@@ -49,14 +54,33 @@ impl MachineConfig {
             coherent: true,
             private: None,
             record: false,
+            distances: Distances::default(),
+            latencies: LatencyTable::default(),
         }
     }
 
-    /// One more NUMA node, with RAM at `ranges`, whole frames. The first call replaces the default
+    /// One more NUMA node, with RAM at `ranges`, whole frames; without any it has no memory. The
+    /// first call replaces the default
     /// layout. RAM costs the process memory only where it is touched.
     #[must_use]
     pub fn node(mut self, ranges: &[PhysRange]) -> Self {
         self.nodes.push(ranges.to_vec());
+        self
+    }
+
+    /// Says how far `to` is from `from`, and the way back: 10 is the same node, more is farther. Of
+    /// nodes of which nothing is said it is 20.
+    #[must_use]
+    pub fn distance(mut self, from: NodeId, to: NodeId, distance: u8) -> Self {
+        self.distances.set(from, to, distance);
+        self.distances.set(to, from, distance);
+        self
+    }
+
+    /// What distance costs; the default is [`LatencyTable::default`].
+    #[must_use]
+    pub fn latencies(mut self, latencies: LatencyTable) -> Self {
+        self.latencies = latencies;
         self
     }
 
@@ -96,6 +120,12 @@ impl MachineConfig {
         self
     }
 
+    pub(crate) fn node_of(&self, at: PhysAddr) -> Option<NodeId> {
+        let holds = |ranges: &Vec<PhysRange>| ranges.iter().any(|range| range.contains(at));
+        let index = self.nodes.iter().position(holds)?;
+        Some(NodeId::new(index as u16))
+    }
+
     /// The nodes with the default layout filled in, once everything has been checked.
     pub(crate) fn checked(mut self) -> Result<Self, MachineError> {
         if self.cpus == 0 {
@@ -107,6 +137,12 @@ impl MachineConfig {
         }
         if self.nodes.is_empty() {
             self.nodes = default_nodes()?;
+        }
+        for &(from, to, distance) in self.distances.said() {
+            let known = from.index() < self.nodes.len() && to.index() < self.nodes.len();
+            if !known || distance < LOCAL || (from == to && distance != LOCAL) {
+                return Err(MachineError::Distance(from, to, distance));
+            }
         }
         for range in self.nodes.iter().flatten() {
             if !range.start().is_aligned(PAGE_BYTES) || range.len() % PAGE_BYTES != 0 {
@@ -136,6 +172,8 @@ pub enum MachineError {
     LineBytes(u64),
     /// RAM that does not consist of whole frames.
     Unaligned(PhysRange),
+    /// A distance below 10, from a node that there is not, or not 10 from a node to itself.
+    Distance(NodeId, NodeId, u8),
     /// RAM that overlaps other RAM, or that this process cannot have.
     Ram(io::Error),
 }
@@ -149,6 +187,9 @@ impl fmt::Display for MachineError {
                 "a cache line of {bytes} bytes is not a power of two from 8 to {PAGE_BYTES}"
             ),
             Self::Unaligned(range) => write!(f, "RAM at {range} is not made of whole frames"),
+            Self::Distance(from, to, distance) => {
+                write!(f, "{distance} is no distance from {from} to {to}")
+            }
             Self::Ram(error) => write!(f, "RAM: {error}"),
         }
     }

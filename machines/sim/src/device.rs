@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dmakit_addr::{Direction, DmaAddr, DmaRange, PhysRange};
+use dmakit_addr::{Direction, DmaAddr, DmaRange, NodeId, PhysRange};
 
 use crate::bus::Path;
 use crate::machine::Machine;
@@ -45,6 +45,11 @@ impl SimDevice {
     /// Its number.
     pub fn id(&self) -> DeviceId {
         self.id
+    }
+
+    /// The node that it is closest to, where firmware says so.
+    pub fn node(&self) -> Option<NodeId> {
+        self.machine.with(|state| state.devices[self.id.0].node())
     }
 
     /// Whether its accesses look into the CPU's caches.

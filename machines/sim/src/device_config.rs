@@ -1,6 +1,6 @@
 //! How devices are built.
 
-use dmakit_addr::{BoundaryMask, DmaAddr, DmaMask, DmaRange, PhysAddr};
+use dmakit_addr::{BoundaryMask, DmaAddr, DmaMask, DmaRange, NodeId, PhysAddr};
 
 use crate::{BusWindow, SmmuId};
 
@@ -28,6 +28,8 @@ pub struct DeviceConfig {
     pub(crate) coherent: Option<bool>,
     pub(crate) ordered: bool,
     pub(crate) stream: Option<(SmmuId, u32)>,
+    pub(crate) node: Option<NodeId>,
+    pub(crate) substream: Option<u32>,
 }
 
 impl Default for DeviceConfig {
@@ -48,6 +50,8 @@ impl DeviceConfig {
             coherent: None,
             ordered: false,
             stream: None,
+            node: None,
+            substream: None,
         }
     }
 
@@ -105,6 +109,20 @@ impl DeviceConfig {
     #[must_use]
     pub fn stream(mut self, smmu: SmmuId, stream: u32) -> Self {
         self.stream = Some((smmu, stream));
+        self
+    }
+
+    /// The node that it is closest to; firmware may know of none.
+    #[must_use]
+    pub fn node(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// Its transactions carry a substream ID (a PASID, on PCI).
+    #[must_use]
+    pub fn substream(mut self, substream: u32) -> Self {
+        self.substream = Some(substream);
         self
     }
 

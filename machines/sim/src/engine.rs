@@ -1,10 +1,11 @@
 //! A device's DMA engine: from the transfer that it was told to do to bytes in memory.
 
-use dmakit_addr::{Direction, DmaAddr, DmaRange, PAGE_BYTES, PhysAddr, PhysRange};
+use dmakit_addr::{Direction, DmaAddr, DmaRange, NodeId, PAGE_BYTES, PhysAddr, PhysRange};
 
 use crate::bus::Path;
 use crate::log::{self, Event};
 use crate::machine::State;
+use crate::smmu::Source;
 use crate::spans::Spans;
 use crate::transfer::{Access, Begun, InFlight, Part};
 use crate::{BUS_OFFSET, BeyondWires, BusWindow, DeviceConfig, DeviceId, DmaFault, Violation};
@@ -47,7 +48,13 @@ impl DeviceState {
         Self {
             snoops: is_machine_coherent || config.coherent.unwrap_or(false),
             path: match config.stream {
-                Some((smmu, stream)) => Path::Translated(smmu, stream),
+                Some((smmu, stream)) => Path::Translated(
+                    smmu,
+                    Source {
+                        stream,
+                        substream: config.substream,
+                    },
+                ),
                 None => Path::Direct(windows),
             },
             config,
@@ -90,6 +97,10 @@ impl DeviceState {
             }
             grants
         });
+    }
+
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.config.node
     }
 
     /// Whether nothing is in flight.
@@ -253,14 +264,14 @@ impl State {
         range: DmaRange,
         latched: Option<u64>,
     ) -> Result<PhysRange, DmaFault> {
-        let Path::Translated(smmu, stream) = self.devices[id.0].path else {
+        let Path::Translated(smmu, source) = self.devices[id.0].path else {
             return self.devices[id.0].path.translate(range);
         };
         let lost = DmaFault::NotTranslated(range.start());
         let output = match latched {
             Some(output) => output,
             None => self
-                .translate(smmu, stream, access, range.start().raw())
+                .translate(smmu, source, access, range.start().raw())
                 .ok_or(lost)?,
         };
         // Parts do not cross frames, and no translation is of less.

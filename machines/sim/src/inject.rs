@@ -25,6 +25,8 @@ impl Step {
     pub const ALLOCATE_TABLE: Self = Self("allocate table");
     /// [`PoolMemory::allocate_pool`](dmakit_platform::PoolMemory::allocate_pool).
     pub const ALLOCATE_POOL: Self = Self("allocate pool");
+    /// [`Migrate::migrate`](dmakit_phys::Migrate::migrate) of a page of a program.
+    pub const MIGRATE: Self = Self("migrate");
 
     /// A step of the user's own, who asks [`FaultPlan::fails`] at the place.
     pub const fn new(name: &'static str) -> Self {

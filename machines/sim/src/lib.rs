@@ -32,14 +32,18 @@
 mod bus;
 mod cache;
 mod config;
+mod contents;
 mod cpu;
 mod device;
 mod device_config;
 mod engine;
 mod inject;
+mod its;
 mod log;
 mod machine;
 mod memory;
+mod numa;
+mod program;
 mod rng;
 mod sharing;
 mod smmu;
@@ -53,10 +57,16 @@ pub use cpu::MachineCpu;
 pub use device::{DeviceId, SimDevice};
 pub use device_config::{BeyondWires, DeviceConfig};
 pub use inject::{FaultPlan, Fired, Step, for_each_failure};
+pub use its::{ItsConfig, OnCommandError, PageSizes, Shareable, SimIts, SimRedistributor};
 pub use log::{Counts, DeviceAccess, Event};
 pub use machine::Machine;
 pub use memory::{Given, MachineMemory, MemoryKind};
+pub use numa::{Cost, Figure, LatencyTable, Source};
+pub use program::{
+    Damage, GateCounts, LineLoan, Mover, NoDevices, PageId, Pressure, PressureConfig, Programs,
+    Uses,
+};
 pub use rng::Rng;
-pub use smmu::{SimSmmu, SmmuConfig, SmmuId};
+pub use smmu::{SimSmmu, SmmuConfig, SmmuId, SyncWaits};
 pub use transfer::{Access, Transfer};
 pub use violation::{Violation, Violations};

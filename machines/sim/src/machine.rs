@@ -12,14 +12,15 @@ use dmakit_platform::{Barrier, ConversionError, CpuId, Instant, Platform, Segmen
 use crate::cache::{Cache, Maintenance};
 use crate::cpu::{MachineCpu, Seat};
 use crate::engine::DeviceState;
+use crate::its::ItsState;
 use crate::log::Log;
 use crate::sharing::{Conversion, FrameState};
 use crate::smmu::SmmuState;
 use crate::spans::Spans;
 use crate::violation::Recorder;
 use crate::{
-    Counts, DeviceConfig, DeviceId, Event, FaultPlan, MachineConfig, MachineError, PrivateAccess,
-    Rng, SimDevice, SimSmmu, SmmuConfig, SmmuId, Violation, Violations,
+    Counts, DeviceConfig, DeviceId, Event, FaultPlan, ItsConfig, MachineConfig, MachineError,
+    PrivateAccess, Rng, SimDevice, SimIts, SimSmmu, SmmuConfig, SmmuId, Violation, Violations,
 };
 
 /// A machine: RAM, CPUs, caches, devices and a clock.
@@ -32,7 +33,8 @@ use crate::{
 ///   stores in order (barriers are counted);
 /// * a cache line that was made dirty by storing what it held already: nothing can watch a store
 ///   that changes nothing, so tests write fresh patterns;
-/// * how long anything takes: time moves when it is [moved](Self::advance).
+/// * how long anything takes, but for what its [`LatencyTable`] has a figure for: otherwise time
+///   moves when it is [moved](Self::advance).
 #[derive(Clone, Debug)]
 pub struct Machine {
     inner: Arc<Inner>,
@@ -58,9 +60,13 @@ pub(crate) struct State {
     pub(crate) frames: Spans<FrameState>,
     pub(crate) devices: Vec<DeviceState>,
     pub(crate) smmus: Vec<SmmuState>,
+    pub(crate) its: Vec<ItsState>,
     pub(crate) plan: FaultPlan,
     pub(crate) log: Log,
     pub(crate) violations: Arc<Recorder>,
+    pub(crate) config: MachineConfig,
+    /// What took time since the clock was last moved.
+    pub(crate) elapsed_ns: u64,
     ram: Vec<Vec<Segment>>,
 }
 
@@ -99,9 +105,12 @@ impl MachineConfig {
             frames: Spans::default(),
             devices: Vec::new(),
             smmus: Vec::new(),
+            its: Vec::new(),
             plan: FaultPlan::none(),
             log: Log::new(config.record),
             violations: violations.clone(),
+            config: config.clone(),
+            elapsed_ns: 0,
             ram,
         };
         let machine = Machine {
@@ -134,6 +143,9 @@ impl State {
         for smmu in 0..self.smmus.len() {
             self.disturb_smmu(SmmuId(smmu));
         }
+        for its in 0..self.its.len() {
+            self.disturb_its(its);
+        }
         for device in 0..self.devices.len() {
             if self.devices[device].is_idle() {
                 continue;
@@ -146,6 +158,10 @@ impl State {
 }
 
 impl Machine {
+    pub(crate) fn config(&self) -> &MachineConfig {
+        &self.inner.config
+    }
+
     /// Runs `act` on the state.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self
@@ -154,7 +170,10 @@ impl Machine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         state.log.now = self.now();
-        act(&mut state)
+        let result = act(&mut state);
+        let elapsed = std::mem::take(&mut state.elapsed_ns);
+        self.inner.now_ns.fetch_add(elapsed, Ordering::Relaxed);
+        result
     }
 
     /// The RAM of `node`, which is handed out once: afterwards, and for an unknown node, there is
@@ -201,6 +220,15 @@ impl Machine {
             SmmuId(state.smmus.len() - 1)
         });
         SimSmmu::new(self.clone(), id)
+    }
+
+    /// Puts an interrupt translation service on the bus, and gives its registers.
+    pub fn add_its(&self, config: ItsConfig) -> SimIts {
+        let index = self.with(|state| {
+            state.its.push(ItsState::new(config));
+            state.its.len() - 1
+        });
+        SimIts::new(self.clone(), index)
     }
 
     /// Runs `act` with the calling thread as CPU `cpu`, then goes back to the CPU of before. A

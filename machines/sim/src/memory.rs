@@ -177,6 +177,11 @@ impl MachineMemory {
                 .iter()
                 .any(|device| device.is_granted_any(range))
                 .then_some("still lent to a device"))
+            .or(state
+                .its
+                .iter()
+                .any(|its| its.uses(range))
+                .then_some("still in use for interrupts"))
         });
         if let Some(why) = wrong {
             self.complain(range, why);

@@ -79,6 +79,11 @@ pub enum Violation {
         /// Which.
         range: PhysRange,
     },
+    /// An interrupt translation service, or a redistributor, was told what it must not be told.
+    Interrupts {
+        /// What is wrong.
+        what: &'static str,
+    },
     /// Memory was given to a provider in a state or shape in which it may not be.
     Freed {
         /// Which.
@@ -121,6 +126,7 @@ impl fmt::Display for Violation {
             ),
             Self::Conversion { range, why } => write!(f, "conversion of {range}: {why}"),
             Self::NotRam { range } => write!(f, "cache maintenance of {range}, which is not RAM"),
+            Self::Interrupts { what } => write!(f, "interrupt translation: {what}"),
             Self::Freed { range, why } => write!(f, "free of {range}: {why}"),
         }
     }

@@ -15,7 +15,11 @@ pub(super) fn parse(name: &str, text: &str, words: &mut Vocabulary) -> Result<Bo
                 return Ok(Body::Marker(marker(written, words)));
             }
         }
-        "cma_alloc_start" | "cma_alloc_finish" | "cma_alloc_busy_retry" | "cma_release" => {
+        "cma_alloc"
+        | "cma_alloc_start"
+        | "cma_alloc_finish"
+        | "cma_alloc_busy_retry"
+        | "cma_release" => {
             return cma(name, Fields::new(text), words).map(Body::Cma);
         }
         "map"
@@ -53,50 +57,50 @@ pub(crate) fn marker(text: &str, words: &mut Vocabulary) -> Marker {
     Marker::Text(text.into())
 }
 
-fn cma(name: &str, mut fields: Fields<'_>, words: &mut Vocabulary) -> Result<Cma, Expected> {
+/// Fields are looked up in any order: kernels have added and moved them. The oldest name no area
+/// and no error.
+fn cma(name: &str, fields: Fields<'_>, words: &mut Vocabulary) -> Result<Cma, Expected> {
     const PFN: Expected = "pfn= in hexadecimal";
+    const COUNT: Expected = "count= in decimal";
+    const ALIGN: Expected = "align= in decimal";
     const ERROR: Expected = "errorno= in decimal";
-    let area = words.name(fields.required("name", "name= of the area")?);
-    if name == "cma_alloc_start" {
-        let count_pages = fields.decimal("count", "count= in decimal")?;
-        let align_order = align(&mut fields)?;
-        return Ok(Cma::AllocStart {
+    let field = |key: &str| fields.clone().optional(key);
+    let area = words.name(field("name").unwrap_or(""));
+    let count = field("count").or_else(|| field("request_count"));
+    let count_pages = count.and_then(decimal).ok_or(COUNT)?;
+    let pfn = || field("pfn").and_then(hex).ok_or(PFN);
+    let align_order = || {
+        let order = field("align").and_then(decimal).ok_or(ALIGN)?;
+        u32::try_from(order).map_err(|_| ALIGN)
+    };
+    Ok(match name {
+        "cma_alloc_start" => Cma::AllocStart {
             area,
             count_pages,
-            align_order,
-        });
-    }
-    let pfn = fields.hex("pfn", PFN)?;
-    let count_pages = fields.decimal("count", "count= in decimal")?;
-    if name == "cma_release" {
-        return Ok(Cma::Release {
+            align_order: align_order()?,
+        },
+        "cma_release" => Cma::Release {
             area,
-            pfn: Pfn::new(pfn),
+            pfn: Pfn::new(pfn()?),
             count_pages,
-        });
-    }
-    let align_order = align(&mut fields)?;
-    if name == "cma_alloc_busy_retry" {
-        return Ok(Cma::BusyRetry {
+        },
+        "cma_alloc_busy_retry" => Cma::BusyRetry {
             area,
-            pfn: Pfn::new(pfn),
+            pfn: Pfn::new(pfn()?),
             count_pages,
-            align_order,
-        });
-    }
-    let error = fields.required("errorno", ERROR)?;
-    Ok(Cma::AllocFinish {
-        area,
-        pfn: (pfn != u64::MAX).then_some(Pfn::new(pfn)),
-        count_pages,
-        align_order,
-        error: error.parse().map_err(|_| ERROR)?,
+            align_order: align_order()?,
+        },
+        _ => Cma::AllocFinish {
+            area,
+            pfn: Some(pfn()?).filter(|pfn| *pfn != u64::MAX).map(Pfn::new),
+            count_pages,
+            align_order: align_order()?,
+            error: match field("errorno") {
+                Some(error) => Some(error.parse().map_err(|_| ERROR)?),
+                None => None,
+            },
+        },
     })
-}
-
-fn align(fields: &mut Fields<'_>) -> Result<u32, Expected> {
-    const EXPECTED: Expected = "align= in decimal";
-    u32::try_from(fields.decimal("align", EXPECTED)?).map_err(|_| EXPECTED)
 }
 
 fn iommu(

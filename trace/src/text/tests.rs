@@ -246,7 +246,49 @@ fn a_failed_contiguous_allocation_has_its_error() {
     else {
         panic!("not the end of an allocation");
     };
-    assert_eq!((area.as_str(), pfn, error), ("reserved", None, -12));
+    assert_eq!((area.as_str(), pfn, error), ("reserved", None, Some(-12)));
+}
+
+#[test]
+fn contiguous_allocations_of_every_kernel_are_read() {
+    let start = |text| match body("cma_alloc_start", text) {
+        Body::Cma(Cma::AllocStart {
+            area,
+            count_pages,
+            align_order,
+        }) => (area.as_str().to_owned(), count_pages, align_order),
+        other => panic!("{other:?}"),
+    };
+    let newest = "name=reserved request_count=16 available_count=40 total_count=8192 align=4";
+    assert_eq!(start(newest), ("reserved".to_owned(), 16, 4));
+    assert_eq!(
+        start("count=16 align=4 name=numa1"),
+        ("numa1".to_owned(), 16, 4)
+    );
+    assert_eq!(start("count=16 align=4"), (String::new(), 16, 4));
+    let ends = [
+        (
+            "cma_alloc",
+            "pfn=1ba10 page=00000000cd7c3bc1 count=16 align=4",
+            Some(0x1ba10),
+        ),
+        (
+            "cma_alloc_finish",
+            "name=a pfn=0x1ba10 page=0 count=16 align=4",
+            Some(0x1ba10),
+        ),
+        (
+            "cma_alloc",
+            "pfn=ffffffffffffffff page=0 count=16 align=4",
+            None,
+        ),
+    ];
+    for (name, text, at) in ends {
+        let Body::Cma(Cma::AllocFinish { pfn, error, .. }) = body(name, text) else {
+            panic!("{name} is not the end of an allocation");
+        };
+        assert_eq!((pfn, error), (at.map(Pfn::new), None), "{text}");
+    }
 }
 
 #[test]

@@ -11,14 +11,19 @@ use crate::zone::Zone;
 impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     /// The block that serves a request of 2^`order` frames: of the nearest node, there of the
     /// highest zone, there of the best type.
-    pub(super) fn search(&self, request: &FrameRequest, order: u32) -> Option<Found> {
+    pub(super) fn search(
+        &self,
+        request: &FrameRequest,
+        of: MigrateType,
+        order: u32,
+    ) -> Option<Found> {
         if order > MAX_ORDER {
             return None;
         }
         let last = request.limit.last();
         for zone in self.zones_for(request) {
             let cut = !ends_by(zone.top, last);
-            for migrate_type in request.migrate_type.served_by() {
+            for migrate_type in of.served_by() {
                 let found = if cut {
                     self.look_below(zone, *migrate_type, order, last)
                 } else {
@@ -34,7 +39,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
 
     /// The zones that may serve a request, best first: the nearest node first, and of a node the
     /// highest zone, which fewer devices reach.
-    fn zones_for(&self, request: &FrameRequest) -> impl Iterator<Item = &Zone> {
+    pub(super) fn zones_for(&self, request: &FrameRequest) -> impl Iterator<Item = &Zone> {
         let unplaced = self.order.len() - 1;
         let row = request
             .node
@@ -97,11 +102,16 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     }
 
     #[cold]
-    pub(super) fn no_frames(&self, request: &FrameRequest, order: u32) -> NoFrames {
+    pub(super) fn no_frames(
+        &self,
+        request: &FrameRequest,
+        of: MigrateType,
+        order: u32,
+    ) -> NoFrames {
         let (mut free, mut stocked) = (0, 0_u32);
         for zone in self.zones_for(request) {
             free += zone.free;
-            for migrate_type in request.migrate_type.served_by() {
+            for migrate_type in of.served_by() {
                 stocked |= zone.stocked[*migrate_type as usize];
             }
         }
@@ -110,7 +120,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             order,
             limit: request.limit,
             node: request.node,
-            migrate_type: request.migrate_type,
+            migrate_type: of,
             free,
             largest_order: stocked.checked_ilog2(),
         }

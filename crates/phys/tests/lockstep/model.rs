@@ -27,12 +27,18 @@ pub struct Source {
 }
 
 pub fn served_by(migrate_type: MigrateType) -> &'static [MigrateType] {
-    use MigrateType::{Contiguous, Movable, Unmovable};
+    use MigrateType::{Contiguous, Movable, MovableOnly, Unmovable};
     match migrate_type {
         Unmovable => &[Unmovable, Movable],
-        Movable => &[Movable, Contiguous, Unmovable],
-        Contiguous => &[Contiguous],
-        MigrateType::Isolated => &[],
+        Movable => &[MovableOnly, Movable, Contiguous, Unmovable],
+        _ => &[],
+    }
+}
+
+pub fn wanted_type(request: &FrameRequest) -> MigrateType {
+    match request.mover {
+        Some(_) => MigrateType::Movable,
+        None => MigrateType::Unmovable,
     }
 }
 
@@ -154,7 +160,7 @@ impl Model {
         }
         let rank = |source: &Source| {
             let place = |of: MigrateType| {
-                let types = served_by(request.migrate_type);
+                let types = served_by(wanted_type(request));
                 types.iter().position(|listed| *listed == of)
             };
             (
@@ -174,7 +180,7 @@ impl Model {
     fn block(&self, start: u64, len: u64, request: &FrameRequest) -> Option<Source> {
         let head = self.cell(start)?;
         let migrate_type = self.block_type(start);
-        let served = served_by(request.migrate_type).contains(&migrate_type);
+        let served = served_by(wanted_type(request)).contains(&migrate_type);
         let near = !request.only_node || request.node.is_none_or(|node| node.index() == head.node);
         let low = ((start + len) << 12) - 1 <= request.limit.last();
         let alike = || {

@@ -11,6 +11,14 @@ pub type Cd = [u64; WORDS];
 /// No translation: transactions fault.
 pub const INVALID: Cd = [0; WORDS];
 
+/// log2 of the descriptors in a level-2 table of 4 KiB.
+pub const LEAF_SHIFT: u32 = 6;
+
+/// The level-1 entry that leads to the level-2 table at `address`, aligned to 4 KiB (5.3).
+pub const fn table(address: u64) -> u64 {
+    address & 0x000f_ffff_ffff_f000 | 1
+}
+
 const T0_WRITE_BACK: u64 = 0b01 << 8 | 0b01 << 10;
 const T0_UNCACHED: u64 = 0;
 const T0_SHARE_INNER: u64 = 0b11 << 12;

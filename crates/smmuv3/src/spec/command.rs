@@ -32,6 +32,16 @@ pub const fn cfgi_cd(stream: u32, substream: u32) -> Command {
     [0x05 | (substream as u64) << 12 | (stream as u64) << 32, 1]
 }
 
+/// As [`cfgi_cd`], and what is known of the level-1 entry above it.
+pub const fn cfgi_cd_and_table(stream: u32, substream: u32) -> Command {
+    [cfgi_cd(stream, substream)[0], 0]
+}
+
+/// Forgets what is known of all context descriptors of a stream (`CMD_CFGI_CD_ALL`).
+pub const fn cfgi_cd_all(stream: u32) -> Command {
+    [0x06 | (stream as u64) << 32, 0]
+}
+
 /// Forgets all translations of an ASID (`CMD_TLBI_NH_ASID`).
 pub const fn tlbi_nh_asid(asid: u16) -> Command {
     [0x11 | (asid as u64) << 48, 0]

@@ -20,6 +20,7 @@ const CONFIG_STAGE_2: u64 = 0b110 << 1;
 const S1DSS_SUBSTREAM_0: u64 = 0b10;
 const S1C_WRITE_BACK: u64 = 1 << 2 | 1 << 4;
 const S1C_SHARE_INNER: u64 = 0b11 << 6;
+const S1FMT_TABLES_OF_4K: u64 = 0b01 << 4;
 const S1STALLD: u64 = 1 << 27;
 
 /// Stage 1 through the context descriptor at `context`, a physical address aligned to 64 bytes.
@@ -38,6 +39,18 @@ pub const fn stage_1(context: u64, disable_stalls: bool) -> Ste {
         0,
         0,
     ]
+}
+
+/// As [`stage_1`], through `2^shift` descriptors, one for each substream: side by side at `base`, or
+/// in tables of 64 that the entries at `base` lead to. Transactions without a substream use
+/// descriptor 0.
+pub const fn substreams(base: u64, shift: u32, two_levels: bool, disable_stalls: bool) -> Ste {
+    let mut words = stage_1(base, disable_stalls);
+    words[0] |= (shift as u64) << 59;
+    if two_levels {
+        words[0] |= S1FMT_TABLES_OF_4K;
+    }
+    words
 }
 
 /// Parameters of a stage 2 translation.

@@ -1,8 +1,10 @@
 //! The driver on an SMMU that does what the architecture allows, when it hurts most.
 
 mod costs;
+mod migrate;
 mod mutants;
 mod recovery;
 mod rig;
 mod room;
 mod shapes;
+mod substreams;

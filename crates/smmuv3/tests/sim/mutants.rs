@@ -76,7 +76,7 @@ fn publishing_a_command_before_it_is_there_is_found() {
         rig.shape.driver,
     );
     let found = started.map_or(true, |driver| {
-        let forgets = (0..48).map(|_| driver.execute(&[command::tlbi_nh_asid(1)]));
+        let forgets = (0..48).map(|_| driver.execute([command::tlbi_nh_asid(1)]));
         let failed = forgets.filter(Result::is_err).count();
         failed > 0 || driver.command_counts().refused > 0
     });

@@ -38,12 +38,12 @@ fn service_failure_is_said_at_once() {
     rig.smmu.fail_service();
     driver.sync().expect("nothing is waited for");
     let forget = [command::TLBI_NSNH_ALL];
-    assert_eq!(driver.execute(&forget), Err(SyncFailure::Service));
+    assert_eq!(driver.execute(forget), Err(SyncFailure::Service));
     assert!(driver.take_events(|_| ()).failed);
     // Only a new start leads out of it.
     drop(driver);
     let driver = rig.driver();
-    driver.execute(&forget).unwrap();
+    driver.execute(forget).unwrap();
 }
 
 #[test]
@@ -61,13 +61,13 @@ fn commands_that_could_not_be_read_are_read_again_and_illegal_ones_replaced() {
     let at = DmaAddr::new(mapped.range().start().raw());
     rig.device.write(at, &[1; 64]).unwrap();
     rig.smmu.fail_command_reads(3);
-    driver.execute(&[[0xfe, 0]]).unwrap();
+    driver.execute([[0xfe, 0]]).unwrap();
     let counts = driver.command_counts();
     assert_eq!(counts.refused, 4);
     assert_eq!(counts.last_refused.unwrap().command, [0xfe, 0]);
     // A refused invalidation became one of everything.
     let reserved = [0x12 | 1 << 48, 0x400];
-    driver.execute(&[reserved]).unwrap();
+    driver.execute([reserved]).unwrap();
     assert_eq!(driver.command_counts().refused, 5);
     let ticket = domain.unmap(mapped).unwrap();
     rig.redeem(&domain, ticket, &[buffer.range()]);

@@ -138,6 +138,18 @@ impl Rig {
         driver: &'a Driver<R>,
         mutant: Mutant,
     ) -> TestDomain<'a, R> {
+        let domain = self.detached_domain(driver, mutant);
+        let context = domain.hardware().inner.context();
+        driver.attach(STREAM, context).unwrap();
+        domain
+    }
+
+    /// A domain to which nothing is attached.
+    pub fn detached_domain<'a, R: Mmio + Send + Sync>(
+        &self,
+        driver: &'a Driver<R>,
+        mutant: Mutant,
+    ) -> TestDomain<'a, R> {
         let Shape {
             granule,
             stage,
@@ -157,7 +169,6 @@ impl Rig {
         let (machine, memory) = (self.machine.clone(), self.memory.clone());
         let table = PageTable::new(format, machine, memory, None, coherence).unwrap();
         let context = driver.create_context(&table).unwrap();
-        driver.attach(STREAM, &context).unwrap();
         let hardware = Broken {
             inner: Translation::new(driver, context),
             mutant,

@@ -76,7 +76,7 @@ fn room_is_looked_for_anew_after_others_had_the_queue() {
         let mut commands = vec![command::TLBI_NSNH_ALL; 65];
         commands[0] = [0xfe, 0];
         state.store(ARMED, Ordering::Relaxed);
-        driver.execute(&commands).unwrap();
+        driver.execute(commands).unwrap();
         assert_eq!(state.load(Ordering::Relaxed), DONE, "the moment came");
         assert_eq!(rig.smmu.consumed(0x11), 64, "seed {seed}");
         assert_eq!(rig.smmu.consumed(0x30) - before, 64, "seed {seed}");

@@ -210,7 +210,7 @@ fn cpus_that_fill_one_small_queue_lose_no_command() {
                         // More than the ring holds at once, and one that stops it.
                         let mut commands = vec![command::tlbi_nh_asid(7); 40];
                         commands[round % 40] = [0xfe, 0];
-                        driver.execute(&commands).unwrap();
+                        driver.execute(commands).unwrap();
                     }
                 });
             });

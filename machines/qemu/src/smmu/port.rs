@@ -7,7 +7,10 @@ use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, NodeId, PAGE_BYTES, PhysRan
 use dmakit_dma::{CoherentSource, Device, DeviceInfo, Path, PoolId, Unchecked};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{PageTable, Permissions, WalkCoherence};
-use dmakit_iommu::{Domain, DomainId, Exposure, Lazy, LazyConfig, Mapped, Switched, Translate};
+use dmakit_iommu::{
+    Batch, BatchFailure, Domain, DomainId, Exposure, Lazy, LazyConfig, Mapped, Switched, SyncError,
+    Translate,
+};
 use dmakit_iova::{CpuCache, Policy, Space};
 use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_platform::{CpuSlot, Platform, SegmentRequest, TableMemory};
@@ -182,6 +185,11 @@ impl Port {
         Device::new(self.machine.platform(), info, path, source)
     }
 
+    /// The number of its domain.
+    pub fn domain(&self) -> DomainId {
+        self.translated.domain().id()
+    }
+
     /// Maps runs of memory, one after the other, to contiguous addresses that the device reaches.
     ///
     /// # Errors
@@ -227,6 +235,60 @@ impl Port {
             self.tickets.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Ends a mapping together with others: the device reaches its memory until `batch` closes, which
+    /// this does where it makes it full. What comes out of reach goes to `give`, and `owned` with it
+    /// when its time has come.
+    ///
+    /// # Errors
+    /// [`StackError`]; what was not given must not be used again.
+    pub fn unmap_into<B>(
+        &self,
+        batch: &mut Batch<B>,
+        mapped: Mapped,
+        owned: B,
+        give: impl FnMut(B),
+    ) -> Result<(), StackError> {
+        let platform = self.machine.platform();
+        self.unmaps.fetch_add(1, Ordering::Relaxed);
+        self.tickets.fetch_add(1, Ordering::Relaxed);
+        self.counting(batch, |batch| {
+            let (cpu, now) = (platform.enter_cpu(), platform.now());
+            batch.unmap(self.translated.domain(), &cpu, now, mapped, owned, give)
+        })
+        .map_err(|failure| match failure {
+            BatchFailure::Refused { failure, .. } | BatchFailure::Lost(failure) => failure.into(),
+            BatchFailure::Full { error, .. } | BatchFailure::Sync(error) => error.into(),
+        })
+    }
+
+    /// Closes a batch: its ring is idle, or it is due.
+    ///
+    /// # Errors
+    /// [`StackError::Sync`]; everything still waits.
+    pub fn close_batch<B>(
+        &self,
+        batch: &mut Batch<B>,
+        give: impl FnMut(B),
+    ) -> Result<(), StackError> {
+        let platform = self.machine.platform();
+        let closed: Result<(), SyncError> = self.counting(batch, |batch| {
+            batch.close(self.translated.domain(), &platform.enter_cpu(), give)
+        });
+        Ok(closed?)
+    }
+
+    /// Counts the syncs and tickets of what is done with a batch.
+    fn counting<B, T>(&self, batch: &mut Batch<B>, run: impl FnOnce(&mut Batch<B>) -> T) -> T {
+        let before = batch.held();
+        let done = run(batch);
+        let after = batch.held();
+        self.syncs
+            .fetch_add(after.syncs - before.syncs, Ordering::Relaxed);
+        self.tickets
+            .fetch_sub(after.redeemed - before.redeemed, Ordering::Relaxed);
+        done
     }
 
     /// Lets the SMMU forget what was unmapped lazily. Nothing to do in strict mode.

@@ -86,9 +86,7 @@ pub fn rig_with(clock: Clock, bits: u32) -> Rig {
         .devices
         .push("edu,addr=3,dma_mask=0xffffffffffffffff".into());
     let (machine, mut ram) = Machine::start(&config).unwrap();
-    // One bus: it knows which addresses it has given out.
-    let mut pci = machine.pci();
-    let [edu, other] = [EDU, OTHER].map(|id| pci.enable(id).unwrap().bar(0).unwrap());
+    let [edu, other] = [EDU, OTHER].map(|id| machine.pci().enable(id).unwrap().bar(0).unwrap());
     Rig {
         memory: Bump {
             rest: Mutex::new(ram.pop()),

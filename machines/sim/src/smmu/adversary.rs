@@ -1,11 +1,11 @@
 //! What SMMUs do of themselves, at the worst moment.
 
 use super::state::{Memory, Progress};
-use super::{SmmuId, SmmuState};
-use crate::DeviceId;
+use super::{SmmuId, SmmuState, Source};
 use crate::bus::Path;
 use crate::machine::State;
 use crate::transfer::Access;
+use crate::{Cost, DeviceId};
 
 /// Commands that an undisturbed SMMU consumes at most at once.
 const STEPS: u64 = 4;
@@ -28,12 +28,12 @@ impl State {
     pub(crate) fn translate(
         &mut self,
         id: SmmuId,
-        stream: u32,
+        source: Source,
         access: Access,
         address: u64,
     ) -> Option<u64> {
         self.with_smmu(id, |smmu, memory| {
-            smmu.translate(stream, access, address, memory)
+            smmu.translate(source, access, address, memory)
         })
     }
 
@@ -48,6 +48,24 @@ impl State {
             }
         }
         self.with_smmu(id, SmmuState::complete_sync);
+        self.note_sync(id);
+    }
+
+    /// Counts a sync, and the time that it takes an SMMU that is on a node.
+    fn note_sync(&mut self, id: SmmuId) {
+        let smmu = &mut self.smmus[id.0];
+        let Some(node) = smmu.config.node else {
+            return;
+        };
+        let Some(queue) = self.config.node_of(smmu.command_queue()) else {
+            return;
+        };
+        let distance = self.config.distances.get(node, queue);
+        let ns = self.config.latencies.figure(Cost::Sync, distance).ns;
+        smmu.waits.syncs += 1;
+        smmu.waits.local += u64::from(queue == node);
+        smmu.waits.total_ns += ns;
+        self.elapsed_ns += ns;
     }
 
     /// Time passes: commands are consumed and take effect, things are forgotten, transactions are
@@ -63,17 +81,17 @@ impl State {
             self.with_smmu(id, |smmu, memory| smmu.evict(memory.rng));
         }
         for device in 0..self.devices.len() {
-            let Path::Translated(smmu, stream) = self.devices[device].path else {
+            let Path::Translated(smmu, source) = self.devices[device].path else {
                 continue;
             };
             if smmu == id && self.rng.chance(128) {
-                self.translate_ahead(DeviceId(device), smmu, stream);
+                self.translate_ahead(DeviceId(device), smmu, source);
             }
         }
     }
 
     /// Translates a part of a transfer, which lands later.
-    fn translate_ahead(&mut self, device: DeviceId, smmu: SmmuId, stream: u32) {
+    fn translate_ahead(&mut self, device: DeviceId, smmu: SmmuId, source: Source) {
         let in_flight = &mut self.devices[device.0].in_flight;
         let Some(part) = in_flight.any_part(&mut self.rng).copied() else {
             return;
@@ -86,7 +104,7 @@ impl State {
             return;
         }
         // One that is stopped is stopped then, and tried no more than that.
-        let Some(output) = self.translate(smmu, stream, access, address) else {
+        let Some(output) = self.translate(smmu, source, access, address) else {
             return;
         };
         let in_flight = &mut self.devices[device.0].in_flight;

@@ -53,7 +53,10 @@ const ENTRIES_MAX: usize = 256;
 pub(super) struct Caches {
     pub(super) level_1: BTreeMap<u32, u64>,
     pub(super) entries: BTreeMap<u32, [u64; 8]>,
-    pub(super) descriptors: BTreeMap<u32, [u64; 8]>,
+    /// By stream and number.
+    pub(super) descriptors: BTreeMap<(u32, u32), [u64; 8]>,
+    /// Entries above tables of descriptors, by stream and number.
+    pub(super) descriptor_tables: BTreeMap<(u32, u32), u64>,
     steps: Vec<Step>,
     leaves: Vec<Leaf>,
 }
@@ -113,6 +116,7 @@ impl Caches {
             }
             2 => drop(self.entries.pop_first()),
             3 => drop(self.descriptors.pop_first()),
+            4 => drop(self.descriptor_tables.pop_first()),
             _ => {}
         }
     }

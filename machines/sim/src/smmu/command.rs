@@ -61,10 +61,23 @@ pub(super) fn apply(command: Command, caches: &mut Caches, ranges: bool) {
             caches.entries.retain(|&id, _| block(id) != block(stream));
             caches
                 .descriptors
-                .retain(|&id, _| block(id) != block(stream));
+                .retain(|&(id, _), _| block(id) != block(stream));
+            caches
+                .descriptor_tables
+                .retain(|&(id, _), _| block(id) != block(stream));
             caches.level_1.clear();
         }
-        0x05 | 0x06 => drop(caches.descriptors.remove(&stream)),
+        0x05 => {
+            let number = (command[0] >> 12 & 0xf_ffff) as u32;
+            caches.descriptors.remove(&(stream, number));
+            if command[1] & 1 == 0 {
+                caches.descriptor_tables.remove(&(stream, number >> 6));
+            }
+        }
+        0x06 => {
+            caches.descriptors.retain(|&(id, _), _| id != stream);
+            caches.descriptor_tables.retain(|&(id, _), _| id != stream);
+        }
         0x10 => caches.forget_tags(|tag| matches!(tag, Tag::Asid(_))),
         0x11 => {
             let asid = (command[0] >> 48) as u16;

@@ -1,5 +1,7 @@
 //! What an SMMU can do.
 
+use dmakit_addr::NodeId;
+
 /// The description of an SMMU: by default all that the model has, with 16 bits of stream IDs and
 /// 44 bits of output addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +20,13 @@ pub struct SmmuConfig {
     pub wide_tags: bool,
     /// Bits of a stream ID.
     pub stream_bits: u32,
+    /// The node that it is on: a sync then takes as long as its queue is far. Without one, syncs
+    /// take no time.
+    pub node: Option<NodeId>,
+    /// Bits of a substream ID; 0 for an SMMU without substreams.
+    pub substream_bits: u32,
+    /// Two-level tables of context descriptors.
+    pub two_level_contexts: bool,
 }
 
 impl Default for SmmuConfig {
@@ -30,6 +39,9 @@ impl Default for SmmuConfig {
             stage_2: true,
             wide_tags: true,
             stream_bits: 16,
+            node: None,
+            substream_bits: 16,
+            two_level_contexts: true,
         }
     }
 }
@@ -48,10 +60,11 @@ impl SmmuConfig {
             | flag(self.wide_tags, 12)
             | flag(self.messages, 13)
             | flag(self.wide_tags, 18)
+            | flag(self.two_level_contexts, 19)
             // Faults abort, and nothing else.
             | 1 << 24
             | flag(self.two_levels, 27);
-        let idr1 = 19 << 21 | 19 << 16 | self.stream_bits;
+        let idr1 = 19 << 21 | 19 << 16 | self.substream_bits << 6 | self.stream_bits;
         // 4, 16 and 64 KiB granules, 44 bits.
         [idr0, idr1, flag(self.ranges, 10), 0x74]
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dmakit_addr::NodeId;
 use dmakit_platform::Mmio;
 
 use super::registers as reg;
@@ -12,6 +13,18 @@ use crate::machine::State;
 /// An SMMU, counted from 0 in the order in which they were added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SmmuId(pub(crate) usize);
+
+/// The syncs of an SMMU that is on a node, and what they took by the machine's
+/// [`LatencyTable`](crate::LatencyTable).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SyncWaits {
+    /// How many completed.
+    pub syncs: u64,
+    /// Of these, with the queue on the SMMU's own node.
+    pub local: u64,
+    /// What they took together, in nanoseconds.
+    pub total_ns: u64,
+}
 
 /// What a register read costs in virtual time: so that whoever waits comes to an end.
 const READ_TIME: Duration = Duration::from_micros(1);
@@ -51,6 +64,17 @@ impl SimSmmu {
     /// Commands of this number do nothing from now on, as if the driver had not sent them.
     pub fn ignore(&self, opcode: u8) {
         self.with(|smmu| smmu.faults.ignored.insert(opcode));
+    }
+
+    /// The node that its command queue lies on, once it has one.
+    pub fn queue_node(&self) -> Option<NodeId> {
+        let queue = self.with(|smmu| smmu.command_queue());
+        self.machine.node_of(queue)
+    }
+
+    /// Its syncs so far, modelled.
+    pub fn sync_waits(&self) -> SyncWaits {
+        self.with(|smmu| smmu.waits)
     }
 
     /// How many commands of this number it has consumed; syncs are not counted.

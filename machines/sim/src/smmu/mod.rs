@@ -6,7 +6,7 @@
 //! translated go on with what they got until then. It remembers stream entries, descriptors, walks
 //! and translations, whatever the tables say meanwhile, until it is told to forget them.
 //!
-//! It has no device caches, page requests, stalls, substreams or nested stages.
+//! It has no device caches, page requests, stalls or nested stages.
 
 mod adversary;
 mod caches;
@@ -20,5 +20,12 @@ mod structures;
 mod walk;
 
 pub use config::SmmuConfig;
-pub use handle::{SimSmmu, SmmuId};
+pub use handle::{SimSmmu, SmmuId, SyncWaits};
 pub(crate) use state::SmmuState;
+
+/// Who sends a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Source {
+    pub(crate) stream: u32,
+    pub(crate) substream: Option<u32>,
+}

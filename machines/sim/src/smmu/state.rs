@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dmakit_addr::{PhysAddr, PhysRange};
 
-use super::SmmuConfig;
 use super::caches::Caches;
 use super::command::{Command, Kind, apply, kind, opcode};
-use super::record::{BAD_STREAM, DESCRIPTOR_FETCH, ENTRY_FETCH, Stopped, words};
+use super::record::{BAD_STREAM, BAD_SUBSTREAM, DESCRIPTOR_FETCH, ENTRY_FETCH, Stopped, words};
 use super::registers as reg;
-use super::structures::{Route, context, route};
+use super::structures::{Contexts, Place, Route, context, route};
+use super::{SmmuConfig, Source, SyncWaits};
 use crate::cache::Cache;
 use crate::log::Log;
 use crate::rng::Rng;
@@ -26,6 +26,7 @@ pub(crate) struct SmmuState {
     /// How many were consumed, by number, syncs not counted.
     pub(super) consumed: BTreeMap<u8, u64>,
     pub(super) faults: Injected,
+    pub(super) waits: SyncWaits,
 }
 
 /// What goes wrong on purpose.
@@ -68,6 +69,7 @@ impl SmmuState {
             pending: Vec::new(),
             consumed: BTreeMap::new(),
             faults: Injected::default(),
+            waits: SyncWaits::default(),
         }
     }
 
@@ -196,6 +198,11 @@ impl SmmuState {
         }
     }
 
+    /// Where the command queue begins.
+    pub(super) fn command_queue(&self) -> PhysAddr {
+        PhysAddr::new(self.queue(reg::CMDQ_BASE).0)
+    }
+
     /// Lets one pending command, any of them, take effect.
     pub(crate) fn apply_one(&mut self, rng: &mut Rng) {
         if self.pending.is_empty() {
@@ -235,7 +242,7 @@ impl SmmuState {
     /// Where an access goes; `None` where it was stopped, and recorded.
     pub(crate) fn translate(
         &mut self,
-        stream: u32,
+        source: Source,
         access: Access,
         address: u64,
         memory: &mut Memory<'_>,
@@ -244,12 +251,12 @@ impl SmmuState {
             let aborts = self.get(reg::GBPA) & reg::GBPA_ABORT != 0;
             return (!aborts).then_some(address);
         }
-        let stopped = match self.look_up(stream, access, address, memory) {
+        let stopped = match self.look_up(source, access, address, memory) {
             Ok(output) => return Some(output),
             Err(stopped) => stopped,
         };
         if let Stopped::Record(number) = stopped {
-            let record = words(number, stream, address, access == Access::Read);
+            let record = words(number, source, address, access == Access::Read);
             self.record(record, memory);
         }
         None
@@ -257,21 +264,17 @@ impl SmmuState {
 
     fn look_up(
         &mut self,
-        stream: u32,
+        source: Source,
         access: Access,
         address: u64,
         memory: &mut Memory<'_>,
     ) -> Result<u64, Stopped> {
-        let entry = self.entry(stream, memory)?;
-        let (tag, tables) = match route(&entry, self.config.stage_2)? {
+        let entry = self.entry(source.stream, memory)?;
+        let (tag, tables) = match route(&entry, &self.config)? {
             Route::Bypass => return Ok(address),
-            Route::Stage1(at) => {
-                let descriptor = match self.caches.descriptors.get(&stream) {
-                    Some(known) => *known,
-                    None => self.read(at, memory).ok_or(DESCRIPTOR_FETCH)?,
-                };
-                self.caches.descriptors.insert(stream, descriptor);
-                context(&descriptor)?
+            Route::Stage1(contexts) => {
+                let number = contexts.number(source.substream)?;
+                context(&self.descriptor(source.stream, number, contexts, memory)?)?
             }
             Route::Stage2(tag, tables) => (tag, tables),
         };
@@ -289,6 +292,38 @@ impl SmmuState {
         }
         self.caches = caches;
         leaf?.access(access, address)
+    }
+
+    /// A context descriptor; whatever was read is remembered, valid or not.
+    fn descriptor(
+        &mut self,
+        stream: u32,
+        number: u32,
+        contexts: Contexts,
+        memory: &mut Memory<'_>,
+    ) -> Result<[u64; 8], Stopped> {
+        let key = (stream, number);
+        if let Some(known) = self.caches.descriptors.get(&key) {
+            return Ok(*known);
+        }
+        let at = match contexts.place(number) {
+            Place::At(at) => at,
+            Place::Below(entry, offset) => {
+                let key = (stream, number >> 6);
+                let table = match self.caches.descriptor_tables.get(&key) {
+                    Some(known) => *known,
+                    None => self.read::<1>(entry, memory).ok_or(DESCRIPTOR_FETCH)?[0],
+                };
+                self.caches.descriptor_tables.insert(key, table);
+                if table & 1 == 0 {
+                    return Err(BAD_SUBSTREAM);
+                }
+                (table & 0x000f_ffff_ffff_f000) + offset
+            }
+        };
+        let descriptor = self.read(at, memory).ok_or(DESCRIPTOR_FETCH)?;
+        self.caches.descriptors.insert(key, descriptor);
+        Ok(descriptor)
     }
 
     /// A stream's entry; whatever was read is remembered, valid or not.

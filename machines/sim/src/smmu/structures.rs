@@ -1,16 +1,57 @@
 //! Reading stream table entries and context descriptors.
 
+use super::SmmuConfig;
 use super::caches::Tag;
-use super::record::{BAD_DESCRIPTOR, BAD_ENTRY, Stopped};
+use super::record::{BAD_DESCRIPTOR, BAD_ENTRY, BAD_SUBSTREAM, Stopped};
 use super::walk::Tables;
 
 /// What a stream table entry says to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Route {
     Bypass,
-    /// Through the context descriptor at this address.
-    Stage1(u64),
+    Stage1(Contexts),
     Stage2(Tag, Tables),
+}
+
+/// Where a stream's context descriptors are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Contexts {
+    pub(super) base: u64,
+    /// log2 of how many there are; 0 for one, without substreams.
+    pub(super) shift: u32,
+    /// Whether `base` is a table of tables of 64.
+    pub(super) two_levels: bool,
+    /// Whether transactions without a substream use descriptor 0.
+    pub(super) plain_uses_0: bool,
+}
+
+/// Where a descriptor is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    At(u64),
+    /// In the table that the entry at the first address leads to, so far from its start.
+    Below(u64, u64),
+}
+
+impl Contexts {
+    /// The descriptor of a transaction, by its number.
+    pub(super) fn number(&self, substream: Option<u32>) -> Result<u32, Stopped> {
+        match (self.shift, substream) {
+            (0, None) => Ok(0),
+            (_, None) if self.plain_uses_0 => Ok(0),
+            // Descriptor 0 is that of transactions without one.
+            (1.., Some(id)) if id >> self.shift == 0 && !(id == 0 && self.plain_uses_0) => Ok(id),
+            _ => Err(BAD_SUBSTREAM),
+        }
+    }
+
+    pub(super) fn place(&self, number: u32) -> Place {
+        let number = u64::from(number);
+        match self.two_levels {
+            true => Place::Below(self.base + (number >> 6) * 8, (number & 63) * 64),
+            false => Place::At(self.base + number * 64),
+        }
+    }
 }
 
 fn bits(word: u64, high: u32, low: u32) -> u64 {
@@ -18,22 +59,33 @@ fn bits(word: u64, high: u32, low: u32) -> u64 {
 }
 
 /// 5.2.
-pub(super) fn route(entry: &[u64; 8], has_stage_2: bool) -> Result<Route, Stopped> {
+pub(super) fn route(entry: &[u64; 8], config: &SmmuConfig) -> Result<Route, Stopped> {
     let valid = entry[0] & 1 != 0;
     match (valid, bits(entry[0], 3, 1)) {
         (false, _) => Err(BAD_ENTRY),
         (true, 0b000) => Err(Stopped::Abort),
         (true, 0b100) => Ok(Route::Bypass),
         (true, 0b101) => {
-            let formats = bits(entry[0], 5, 4) | bits(entry[0], 63, 59);
+            let shift = bits(entry[0], 63, 59) as u32;
+            // The format says nothing where there is one descriptor.
+            let two_levels = match (shift, bits(entry[0], 5, 4)) {
+                (0, _) | (_, 0) => false,
+                (_, 1) if config.two_level_contexts => true,
+                _ => return Err(BAD_ENTRY),
+            };
             // Stalls cannot be turned off where there are none.
             let stalls = bits(entry[1], 27, 27);
-            if formats | stalls != 0 {
+            if shift > config.substream_bits || stalls != 0 {
                 return Err(BAD_ENTRY);
             }
-            Ok(Route::Stage1(entry[0] & 0x000f_ffff_ffff_ffc0))
+            Ok(Route::Stage1(Contexts {
+                base: entry[0] & 0x000f_ffff_ffff_ffc0,
+                shift,
+                two_levels,
+                plain_uses_0: bits(entry[1], 1, 0) == 0b10,
+            }))
         }
-        (true, 0b110) if has_stage_2 => stage_2(entry),
+        (true, 0b110) if config.stage_2 => stage_2(entry),
         _ => Err(BAD_ENTRY),
     }
 }
@@ -95,8 +147,16 @@ mod tests {
     fn what_an_unmodified_linux_driver_wrote_is_understood() {
         // Linux 6.12.95, out of a paused guest.
         let entry = [0x4587_c00b, 0xd6, 0, 0, 0, 0, 0, 0];
-        assert_eq!(route(&entry, false), Ok(Route::Stage1(0x4587_c000)));
-        assert_eq!(route(&[1, 0, 0, 0, 0, 0, 0, 0], false), Err(Stopped::Abort));
+        let config = SmmuConfig::default();
+        let contexts = Contexts {
+            base: 0x4587_c000,
+            shift: 0,
+            two_levels: false,
+            plain_uses_0: true,
+        };
+        assert_eq!(route(&entry, &config), Ok(Route::Stage1(contexts)));
+        let abort = [1, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(route(&abort, &config), Err(Stopped::Abort));
         let words = [
             0x0003_e204_c000_3510,
             0x4587_d000,

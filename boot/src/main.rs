@@ -1,0 +1,146 @@
+//! A bare-metal image that links the stack as a kernel would.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod block;
+mod board;
+mod console;
+mod heap;
+mod interrupts;
+mod memory;
+mod nvme;
+mod once;
+mod parameters;
+mod path;
+mod pci;
+mod registers;
+mod translation;
+mod tree;
+
+use core::panic::PanicInfo;
+
+use aarch64_paging::descriptor::El1Attributes;
+use aarch64_rt::{
+    ExceptionHandlers, InitialPagetable, RegisterStateRef, entry, exception_handlers,
+    initial_pagetable,
+};
+use smccc::Hvc;
+
+use interrupts::{Interrupts, Nothing};
+use memory::Found;
+use parameters::{Client, Parameters};
+use translation::Translator;
+
+const DEVICE: El1Attributes = El1Attributes::VALID
+    .union(El1Attributes::ATTRIBUTE_INDEX_0)
+    .union(El1Attributes::ACCESSED)
+    .union(El1Attributes::UXN);
+const MEMORY: El1Attributes = El1Attributes::VALID
+    .union(El1Attributes::ATTRIBUTE_INDEX_1)
+    .union(El1Attributes::INNER_SHAREABLE)
+    .union(El1Attributes::ACCESSED)
+    .union(El1Attributes::NON_GLOBAL);
+
+initial_pagetable!({
+    let mut table = [0; 512];
+    table[0] = DEVICE.bits();
+    let mut index = 1;
+    while index < 256 {
+        table[index] = (index << 30) | MEMORY.bits();
+        index += 1;
+    }
+    table[256] = (256 << 30) | DEVICE.bits();
+    InitialPagetable(table)
+});
+
+struct Exceptions;
+impl ExceptionHandlers for Exceptions {
+    extern "C" fn irq_current(_: RegisterStateRef<'_>) {
+        interrupts::take();
+    }
+}
+exception_handlers!(Exceptions);
+
+entry!(main);
+fn main(device_tree: u64, _: u64, _: u64, _: u64) -> ! {
+    heap::start();
+    if let Err(error) = run(device_tree) {
+        println!("dmakit-boot: {error}");
+    }
+    off()
+}
+
+fn run(device_tree: u64) -> Result<(), &'static str> {
+    // SAFETY: the boot protocol passes the tree's address, and nobody writes there.
+    let machine = unsafe { tree::read(device_tree) }?;
+    let parameters = Parameters::read(&machine.parameters)?;
+    let image = memory::image().ok_or("no image")?;
+    // SAFETY: QEMU's tree is right, the page table maps memory to the same numbers, and nothing ran
+    // before this image.
+    let found = unsafe { Found::take(&machine, image) }?;
+    let early = found.reserve(&parameters.areas)?;
+    // SAFETY: the device tree's word, and nobody else uses the GIC.
+    let interrupts = unsafe { Interrupts::start(&machine, &early.areas) }?;
+    println!(
+        "its: {} bytes of tables from early areas",
+        early.areas.taken_bytes()
+    );
+    let interrupts = interrupts.with_memory(Nothing);
+    let memory = early.activate()?;
+    let interrupts = interrupts.with_memory(memory.coherent);
+    println!(
+        "phys: {} frames free",
+        memory.movable.allocator().free_frames()
+    );
+
+    let configuration = machine.configuration.ok_or("no PCI")?;
+    let window = machine.window.ok_or("no PCI window")?;
+    // SAFETY: the device tree's word.
+    let mut bus = unsafe { pci::Bus::scan(configuration, window) };
+    let translator = match parameters.passthrough {
+        true => None,
+        // SAFETY: the device tree's word, and nobody else uses the SMMU.
+        false => Some(unsafe { Translator::start(&machine, memory.tables) }?),
+    };
+    let translator = translator.as_ref();
+    let (bus, coherent) = (&mut bus, memory.coherent);
+    match parameters.client {
+        Client::Nvme => {
+            let function = nvme::find(bus)?;
+            let interrupts = &interrupts;
+            let client = nvme::ReadDisk {
+                bus,
+                function,
+                interrupts,
+            };
+            let device = ("nvme", pci::requester(function));
+            path::run(&parameters, translator, coherent, device, client)
+        }
+        Client::VirtioBlk => {
+            let function = block::find(bus)?;
+            let client = block::ReadDisk { bus, function };
+            let device = ("virtio-blk", pci::requester(function));
+            path::run(&parameters, translator, coherent, device, client)
+        }
+    }?;
+    if let Some(translator) = translator {
+        println!("faults={}", translator.faults());
+    }
+    println!("cma: {:?}", memory.coherent.statistics());
+    Ok(())
+}
+
+fn off() -> ! {
+    let _ = smccc::psci::system_off::<Hvc>();
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    println!("{info}");
+    off()
+}

@@ -1,0 +1,102 @@
+//! The SMMU, and domains for devices behind it.
+
+use alloc::vec;
+
+use dmakit_addr::{Granule, Iova, IovaRange};
+use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
+use dmakit_io_pgtable::{PageTable, WalkCoherence};
+use dmakit_iommu::{Domain, DomainId, Lazy, LazyConfig};
+use dmakit_iova::{CpuCache, Policy, Space};
+use dmakit_platform::{CpuSlot, Platform};
+use dmakit_smmuv3::{Config, Smmu, Translation};
+
+use crate::board::Board;
+use crate::memory::{Coherent, leak};
+use crate::println;
+use crate::registers::Registers;
+use crate::tree::Machine;
+
+type Driver = Smmu<Board, Registers, &'static Coherent>;
+type Slots = vec::Vec<CpuSlot<CpuCache>>;
+
+/// A domain whose unmaps are strict.
+pub type Strict = Domain<Board, Slots, Lpae, &'static Coherent, Translation<&'static Driver>>;
+/// A domain whose invalidations are put off.
+pub type LazyDomain = Lazy<Board, Slots, Lpae, &'static Coherent, Translation<&'static Driver>>;
+
+/// Bits of device addresses.
+const INPUT_BITS: u32 = 48;
+
+/// An SMMU that aborts every stream until it is given a domain.
+pub struct Translator {
+    smmu: &'static Driver,
+    memory: &'static Coherent,
+}
+
+impl Translator {
+    /// Brings up the SMMU, its tables and queues near it.
+    ///
+    /// # Safety
+    /// The device tree tells the truth, and nobody else uses the SMMU.
+    pub unsafe fn start(
+        machine: &Machine,
+        memory: &'static Coherent,
+    ) -> Result<Self, &'static str> {
+        let registers = machine.smmu.ok_or("no SMMU")?;
+        // SAFETY: the caller's promise.
+        let regs = unsafe { Registers::new(registers.start().raw(), registers.len()) };
+        let smmu = Smmu::start(Board, regs, memory, Config::default());
+        let smmu = leak(smmu.map_err(|_| "the SMMU does not start")?);
+        Ok(Self { smmu, memory })
+    }
+
+    /// A domain of a stream's own.
+    pub fn strict(&self, stream: u32) -> Result<&'static Strict, &'static str> {
+        self.domain(stream).map(leak)
+    }
+
+    /// The same, lazy.
+    pub fn lazy(&self, stream: u32) -> Result<&'static LazyDomain, &'static str> {
+        let lazy = Lazy::new(self.domain(stream)?, Board, LazyConfig::default());
+        lazy.map(leak).map_err(|_| "no queues for a lazy domain")
+    }
+
+    /// What devices were refused so far; says each.
+    pub fn faults(&self) -> u64 {
+        let mut faults = 0;
+        let _ = self.smmu.take_events(|event| {
+            println!("smmu: {event:?}");
+            faults += 1;
+        });
+        faults
+    }
+
+    fn domain(&self, stream: u32) -> Result<Strict, &'static str> {
+        let output = self.smmu.features().output_bits.min(48);
+        let format = Lpae::new(
+            Stage::One,
+            Granule::K4,
+            INPUT_BITS,
+            output,
+            ContiguousHint::Never,
+        );
+        let format = format.map_err(|_| "no such page table")?;
+        let aperture = IovaRange::new(Iova::new(0), 1 << (INPUT_BITS - 1));
+        let aperture = aperture.map_err(|_| "no such aperture")?;
+        let cpus = (0..Board.cpu_count()).map(|_| CpuSlot::default()).collect();
+        let space = Space::new(Granule::K4, aperture, Policy::TopDown, cpus);
+        let space = space.map_err(|_| "no address space")?;
+        let coherence = match self.smmu.features().coherent {
+            true => WalkCoherence::Coherent,
+            false => WalkCoherence::NonCoherent,
+        };
+        let table = PageTable::new(format, Board, self.memory, None, coherence);
+        let table = table.map_err(|_| "no page table")?;
+        let context = self.smmu.create_context(&table).map_err(|_| "no context")?;
+        self.smmu
+            .attach(stream, &context)
+            .map_err(|_| "the stream is not attached")?;
+        let hardware = Translation::new(self.smmu, context);
+        Ok(Domain::new(DomainId(stream.into()), space, table, hardware))
+    }
+}

@@ -1,0 +1,158 @@
+//! One claim.
+
+use alloc::vec::Vec;
+
+use dmakit_addr::{PAGE_BYTES, PAGE_SHIFT, Pfn, PfnRange};
+use dmakit_phys::{ClaimLimits, Frame, Frames, Migrate, MovableMemory, WindowIn, WindowRequest};
+use dmakit_platform::Platform;
+
+use super::{Active, AreaClaim, AreaClaimError, AreaId, Areas, NoClaim};
+
+/// Idle windows that one claim tries.
+const IDLE_TRIES: usize = 4;
+
+/// One claim on its way.
+pub(super) struct Request<'r, P: Platform, S, M> {
+    memory: &'r MovableMemory<P, S, M>,
+    area: &'r Active<P>,
+    id: AreaId,
+    asked: AreaClaim,
+    /// Whole units.
+    frames: u64,
+    align_order: u32,
+}
+
+impl<'r, P, S, M> Request<'r, P, S, M>
+where
+    P: Platform,
+    S: AsRef<[Frame]> + AsMut<[Frame]>,
+    M: Migrate,
+{
+    pub(super) fn new(
+        areas: &'r Areas<'_, P, S, M>,
+        id: AreaId,
+        claim: &AreaClaim,
+    ) -> Result<Self, AreaClaimError> {
+        let refused = AreaClaimError {
+            claim: *claim,
+            area: id,
+            reason: NoClaim::NoArea,
+        };
+        let area = areas.areas.get(id.index()).ok_or(refused)?;
+        let unit = 1 << area.unit_order;
+        Ok(Self {
+            memory: areas.memory,
+            area,
+            id,
+            asked: *claim,
+            // Too many stay too many.
+            frames: claim
+                .frames
+                .checked_next_multiple_of(unit)
+                .unwrap_or(claim.frames),
+            align_order: claim.align_order.max(area.unit_order),
+        })
+    }
+
+    /// The window that the books name first, if it is idle and within the limit.
+    pub(super) fn claim_first(&self) -> Result<Option<Frames>, NoClaim> {
+        let window = self.area.books.claim(self.frames, self.align_order);
+        let window = window.map_err(NoClaim::Full)?;
+        let reached = window
+            .bytes()
+            .is_some_and(|bytes| self.asked.limit.reaches(&bytes));
+        let frames = reached.then(|| self.memory.claim_free(window)).flatten();
+        if frames.is_none() {
+            self.withdraw(window);
+        }
+        Ok(frames)
+    }
+
+    /// A window that is idle, looked for in the page allocator.
+    pub(super) fn claim_idle(&self) -> Result<Frames, NoClaim> {
+        let within = self.within()?;
+        let mut entered = Vec::new();
+        for _ in 0..IDLE_TRIES {
+            let found = self.memory.find(&self.windows(&within, &entered));
+            let window = found.map_err(NoClaim::InTheWay)?;
+            if window.moves > 0 {
+                break;
+            }
+            if self.area.books.claim_at(window.range) {
+                match self.memory.claim_free(window.range) {
+                    Some(frames) => return Ok(frames),
+                    None => self.withdraw(window.range),
+                }
+            }
+            // Somebody else was faster.
+            entered.push(window.range);
+        }
+        Err(NoClaim::Lent)
+    }
+
+    /// The window that is cheapest to clear.
+    pub(super) fn claim_cheapest(&self, limits: &ClaimLimits) -> Result<Frames, NoClaim> {
+        let within = self.within()?;
+        let mut moves = 0;
+        let claimed = self.memory.claim_window_in(
+            &self.windows(&within, &[]),
+            limits,
+            |window| {
+                moves = window.moves;
+                self.area.books.claim_at(window.range)
+            },
+            |window| self.withdraw(window.range),
+        );
+        let frames = claimed.map_err(NoClaim::InTheWay)?;
+        self.area.counters.moved(moves);
+        Ok(frames)
+    }
+
+    /// The ranges of the area, as far as the limit allows.
+    fn within(&self) -> Result<Vec<PfnRange>, NoClaim> {
+        let last = self.asked.limit.last();
+        let end = Pfn::new((last >> PAGE_SHIFT) + u64::from(last % PAGE_BYTES == PAGE_BYTES - 1));
+        let reached = self.area.ranges.iter().filter_map(|range| {
+            let within = PfnRange::between(range.start(), range.end().min(end))?;
+            (!within.is_empty()).then_some(within)
+        });
+        let within: Vec<PfnRange> = reached.collect();
+        match within.is_empty() {
+            true => Err(NoClaim::OutOfReach),
+            false => Ok(within),
+        }
+    }
+
+    fn windows<'w>(&self, within: &'w [PfnRange], excluded: &'w [PfnRange]) -> WindowRequest<'w> {
+        WindowRequest {
+            within,
+            frames: self.frames,
+            align_order: self.align_order,
+            excluded,
+            memory: WindowIn::Areas,
+        }
+    }
+
+    /// Takes a window out of the books again that did not become a claim.
+    fn withdraw(&self, window: PfnRange) {
+        let released = self.area.books.release(window);
+        debug_assert!(released.is_ok(), "the books lost frames {window}");
+    }
+
+    pub(super) fn done(&self, found: Result<Frames, NoClaim>) -> Result<Frames, AreaClaimError> {
+        match found {
+            Ok(frames) => {
+                self.area.counters.claimed(frames.range().len());
+                Ok(frames)
+            }
+            Err(reason) => {
+                self.area.counters.failed(self.asked.frames);
+                Err(AreaClaimError {
+                    claim: self.asked,
+                    area: self.id,
+                    reason,
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The driver on an ITS that does what the architecture allows, when it hurts most.
+
+mod early;
+mod errors;
+mod interrupts;
+mod mutants;
+mod rig;
+mod sweep;

@@ -1,0 +1,99 @@
+//! What a frame lies in.
+
+use super::{Buddy, is_taken};
+use crate::frame::{Frame, State};
+use crate::page_allocator::MAX_ORDER;
+use crate::zone::NO_ZONE;
+
+/// What is done with a run of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Status {
+    /// Not the allocator's.
+    Missing,
+    /// On its way between two states: a claim is taking it.
+    Passing,
+    Free,
+    Unmovable,
+    Movable,
+    Leased,
+    Pinned,
+    Moving,
+}
+
+/// A free block, an allocation, or a frame that is neither.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Span {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) status: Status,
+}
+
+impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
+    /// What `frame` lies in. Blocks start at multiples of their power of two, so there are few
+    /// places to look at.
+    pub(crate) fn span_at(&self, frame: u64) -> Span {
+        let alone = |status| Span {
+            start: frame,
+            end: frame + 1,
+            status,
+        };
+        if !self.manages(frame) {
+            return alone(Status::Missing);
+        }
+        for order in 0..=MAX_ORDER {
+            let start = frame >> order << order;
+            let Some(entry) = self.entry(start) else {
+                break;
+            };
+            let span = match entry.state {
+                State::Inside => continue,
+                State::Free => Span {
+                    start,
+                    end: start + (1 << entry.order),
+                    status: Status::Free,
+                },
+                State::Joined => {
+                    let start = self.sections.frame(entry.next);
+                    let Some(head) = self.entry(start) else {
+                        break;
+                    };
+                    allocation(start, head)
+                }
+                _ => allocation(start, entry),
+            };
+            if frame < span.end {
+                return span;
+            }
+            break;
+        }
+        alone(Status::Passing)
+    }
+
+    /// The allocation that `frame` lies in: its first frame and length.
+    pub(crate) fn owner(&self, frame: u64) -> Option<(u64, u64)> {
+        let span = self.span_at(frame);
+        let head = self.entry(span.start).filter(|entry| is_taken(entry))?;
+        Some((span.start, u64::from(head.next)))
+    }
+
+    /// Whether a frame is the allocator's and lies in a zone.
+    pub(crate) fn zone_of(&self, frame: u64) -> Option<u16> {
+        let entry = self.entry(frame)?;
+        (entry.zone != NO_ZONE).then_some(entry.zone)
+    }
+}
+
+fn allocation(start: u64, head: &Frame) -> Span {
+    let status = match head.state {
+        State::Moving | State::Doomed => Status::Moving,
+        State::Movable if head.pins > 0 => Status::Pinned,
+        State::Movable if head.order > 0 => Status::Leased,
+        State::Movable => Status::Movable,
+        _ => Status::Unmovable,
+    };
+    Span {
+        start,
+        end: start + u64::from(head.next),
+        status,
+    }
+}

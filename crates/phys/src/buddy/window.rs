@@ -1,0 +1,413 @@
+//! The cheapest window, known beforehand.
+
+use dmakit_addr::PfnRange;
+
+use super::clear::frame_range;
+use super::{Buddy, PAGEBLOCK_FRAMES, Status};
+use crate::frame::Frame;
+use crate::page_allocator::PAGEBLOCK_ORDER;
+use crate::window::WindowIn;
+
+const WORDS: usize = (PAGEBLOCK_FRAMES / 64) as usize;
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'w> {
+    pub(crate) within: PfnRange,
+    /// More than zero.
+    pub(crate) frames: u64,
+    /// A power of two.
+    pub(crate) align: u64,
+    /// Frames that will not do.
+    pub(crate) excluded: &'w [PfnRange],
+    pub(crate) memory: WindowIn,
+}
+
+/// A window and what it costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    pub(crate) start: u64,
+    /// Frames of the allocations in it, also of their parts outside.
+    pub(crate) moves: u64,
+    /// Those of them that are leased.
+    pub(crate) leased: u64,
+}
+
+impl Found {
+    fn beats(&self, other: &Self) -> bool {
+        (self.moves, self.leased) < (other.moves, other.leased)
+    }
+}
+
+/// The whole page blocks that every window from a start block on covers.
+#[derive(Clone, Copy, Default)]
+struct Inner {
+    first: u64,
+    end: u64,
+    moves: u64,
+    leased: u64,
+    /// The last one seen that cannot be cleared.
+    blocked: Option<u64>,
+}
+
+/// A search that can be left and gone on with: windows by the page block they start in.
+///
+/// It goes over the blocks twice, looking at their counts: first for the block with the least
+/// bound, whose windows are looked at frame by frame; then for all whose bound is below the best
+/// window that is known. A block is looked at frame by frame at most once as a first and twice as
+/// a last one.
+pub(crate) struct Scan {
+    zone: u16,
+    low: u64,
+    /// The last start.
+    high: u64,
+    at: u64,
+    inner: Inner,
+    seed: Option<(u64, u64, Inner)>,
+    best: Option<Found>,
+    seeded: bool,
+    /// Counts of page blocks read, and page blocks looked at frame by frame.
+    pub(crate) steps: u64,
+}
+
+/// One page block, frame by frame.
+struct Bits {
+    block: u64,
+    blocked: [u64; WORDS],
+    moves: [u64; WORDS],
+    leased: [u64; WORDS],
+}
+
+impl Scan {
+    /// A search in one zone; `None` where no window fits there.
+    pub(crate) fn new(zone: u16, low: u64, high: u64, wanted: &Wanted<'_>) -> Option<Self> {
+        let low = low
+            .max(wanted.within.start().raw())
+            .checked_next_multiple_of(wanted.align)?;
+        let high = high
+            .min(wanted.within.end().raw())
+            .checked_sub(wanted.frames)?;
+        let high = high / wanted.align * wanted.align;
+        (low <= high).then_some(Self {
+            zone,
+            low,
+            high,
+            at: low >> PAGEBLOCK_ORDER,
+            inner: Inner::default(),
+            seed: None,
+            best: None,
+            seeded: false,
+            steps: 0,
+        })
+    }
+
+    pub(crate) fn best(&self) -> Option<Found> {
+        self.best
+    }
+
+    /// Looks at up to `budget` more start blocks; `true` once all is seen, or nothing can be
+    /// better.
+    pub(crate) fn advance<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        wanted: &Wanted<'_>,
+        budget: u32,
+    ) -> bool {
+        for _ in 0..budget {
+            if self.best.is_some_and(|best| best.moves == 0) {
+                return true;
+            }
+            if self.at > self.high >> PAGEBLOCK_ORDER {
+                if self.seeded {
+                    return true;
+                }
+                self.seeded = true;
+                self.at = self.low >> PAGEBLOCK_ORDER;
+                if let Some((_, block, inner)) = self.seed {
+                    self.look(buddy, wanted, block, &inner);
+                }
+                self.inner = Inner::default();
+                continue;
+            }
+            let block = self.at;
+            // Where starts are further apart than page blocks are long, most blocks have none.
+            let next = ((block + 1) << PAGEBLOCK_ORDER).next_multiple_of(wanted.align);
+            self.at = next >> PAGEBLOCK_ORDER;
+            self.slide(buddy, wanted, block);
+            if let Some(bound) = self.bound(buddy, wanted, block) {
+                self.consider(buddy, wanted, block, bound);
+            }
+        }
+        false
+    }
+
+    fn consider<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        wanted: &Wanted<'_>,
+        block: u64,
+        bound: u64,
+    ) {
+        if !self.seeded {
+            if self.seed.is_none_or(|(least, ..)| bound < least) {
+                self.seed = Some((bound, block, self.inner));
+            }
+            return;
+        }
+        let known = self.seed.is_some_and(|(_, seed, _)| seed == block);
+        let hopeless = self
+            .best
+            .is_some_and(|best| (best.moves, best.leased) <= (bound, 0));
+        if !known && !hopeless {
+            let inner = self.inner;
+            self.look(buddy, wanted, block, &inner);
+        }
+    }
+
+    /// The first start in a block, and the last.
+    fn starts(&self, wanted: &Wanted<'_>, block: u64) -> (u64, u64) {
+        let first = (block << PAGEBLOCK_ORDER).max(self.low);
+        let last = (((block + 1) << PAGEBLOCK_ORDER) - 1).min(self.high);
+        let first = first.next_multiple_of(wanted.align);
+        (first, last / wanted.align * wanted.align)
+    }
+
+    /// Moves the inner blocks on to those of windows that start in `block`.
+    fn slide<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        wanted: &Wanted<'_>,
+        block: u64,
+    ) {
+        let (start, _) = self.starts(wanted, block);
+        let first = block + 1;
+        let end = ((start + wanted.frames - 1) >> PAGEBLOCK_ORDER).max(first);
+        let mut inner = self.inner;
+        if inner.end < first {
+            (inner.first, inner.end) = (first, first);
+            (inner.moves, inner.leased) = (0, 0);
+        }
+        while inner.first < first {
+            let left = self.whole(buddy, wanted, inner.first).unwrap_or_default();
+            // Counts may have changed since they were added: a search is not a snapshot.
+            inner.moves = inner.moves.saturating_sub(left.0);
+            inner.leased = inner.leased.saturating_sub(left.1);
+            inner.first += 1;
+        }
+        while inner.end < end {
+            match self.whole(buddy, wanted, inner.end) {
+                Some((moves, leased)) => {
+                    inner.moves += moves;
+                    inner.leased += leased;
+                }
+                None => inner.blocked = Some(inner.end),
+            }
+            inner.end += 1;
+        }
+        self.inner = inner;
+    }
+
+    /// What clearing a whole page block costs; `None` where it cannot be cleared.
+    fn whole<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        wanted: &Wanted<'_>,
+        block: u64,
+    ) -> Option<(u64, u64)> {
+        self.steps += 1;
+        let start = block << PAGEBLOCK_ORDER;
+        let counts = buddy.block(start)?;
+        let range = frame_range(start, start + PAGEBLOCK_FRAMES);
+        let excluded = wanted.excluded.iter().any(|other| other.overlaps(&range));
+        let moves = u64::from(counts.movable) + u64::from(counts.leased);
+        let ours = counts.zone == self.zone && counts.clearing == 0 && wanted.memory.has(&counts);
+        (counts.blocked() == 0 && ours && !excluded).then_some((moves, u64::from(counts.leased)))
+    }
+
+    /// What windows that start in `block` cost at least; `None` where none can be cleared.
+    fn bound<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        wanted: &Wanted<'_>,
+        block: u64,
+    ) -> Option<u64> {
+        let Inner { first, end, .. } = self.inner;
+        if self.inner.blocked.is_some_and(|blocked| blocked >= first) {
+            return None;
+        }
+        let (start, last) = self.starts(wanted, block);
+        let inside = (end - first) << PAGEBLOCK_ORDER;
+        let edges = [block, (last + wanted.frames - 1) >> PAGEBLOCK_ORDER];
+        let first_tail = (start + wanted.frames - 1) >> PAGEBLOCK_ORDER;
+        let free = |index: u64| {
+            let counts = buddy.block(index << PAGEBLOCK_ORDER);
+            counts.map_or(0, |counts| u64::from(counts.free))
+        };
+        let mut spare = free(edges[0]);
+        if edges[1] > edges[0] {
+            spare += free(edges[1]);
+        }
+        if first_tail > edges[0] && first_tail < edges[1] {
+            spare += free(first_tail);
+        }
+        self.steps += 3;
+        Some(self.inner.moves + (wanted.frames - inside).saturating_sub(spare))
+    }
+
+    /// Looks at every window that starts in `block`.
+    fn look<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        wanted: &Wanted<'_>,
+        block: u64,
+        inner: &Inner,
+    ) {
+        let (mut start, last) = self.starts(wanted, block);
+        let tails = [start, last].map(|start| (start + wanted.frames - 1) >> PAGEBLOCK_ORDER);
+        let mut edges = [None, None, None];
+        edges[0] = Some(Bits::of(buddy, wanted, self.zone, block));
+        for (slot, tail) in edges[1..].iter_mut().zip(tails) {
+            if tail > block {
+                *slot = Some(Bits::of(buddy, wanted, self.zone, tail));
+            }
+            self.steps += 1;
+        }
+        if tails[0] == tails[1] {
+            edges[2] = None;
+        }
+        while start <= last {
+            let end = start + wanted.frames;
+            let parts = edges.iter().flatten();
+            if let Some(blocked) = parts.filter_map(|bits| bits.last_blocked(start, end)).max() {
+                start = (blocked + 1).next_multiple_of(wanted.align);
+                continue;
+            }
+            let mut found = Found {
+                start,
+                moves: inner.moves,
+                leased: inner.leased,
+            };
+            for bits in edges.iter().flatten() {
+                found.moves += bits.count(&bits.moves, start, end);
+                found.leased += bits.count(&bits.leased, start, end);
+            }
+            if self.best.is_none_or(|best| found.beats(&best)) {
+                add_overhang(buddy, &mut found, end);
+                if self.best.is_none_or(|best| found.beats(&best)) {
+                    self.best = Some(found);
+                }
+            }
+            start += wanted.align;
+        }
+    }
+}
+
+/// Adds the frames outside the window of allocations that reach into it.
+fn add_overhang<S: AsRef<[Frame]> + AsMut<[Frame]>>(buddy: &Buddy<S>, found: &mut Found, end: u64) {
+    let (before, after) = (buddy.span_at(found.start), buddy.span_at(end - 1));
+    let outside = [
+        (before.status, found.start - before.start.min(found.start)),
+        (after.status, after.end.saturating_sub(end)),
+    ];
+    for (status, frames) in outside {
+        if matches!(status, Status::Movable | Status::Leased | Status::Moving) {
+            found.moves += frames;
+        }
+        if status == Status::Leased {
+            found.leased += frames;
+        }
+    }
+}
+
+impl Bits {
+    fn of<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        buddy: &Buddy<S>,
+        wanted: &Wanted<'_>,
+        zone: u16,
+        block: u64,
+    ) -> Self {
+        let mut bits = Self {
+            block,
+            blocked: [0; WORDS],
+            moves: [0; WORDS],
+            leased: [0; WORDS],
+        };
+        let first = block << PAGEBLOCK_ORDER;
+        let end = first + PAGEBLOCK_FRAMES;
+        if !buddy
+            .block(first)
+            .is_some_and(|counts| wanted.memory.has(&counts))
+        {
+            fill(&mut bits.blocked, 0, PAGEBLOCK_FRAMES as usize);
+            return bits;
+        }
+        let mut at = first;
+        while at < end {
+            let span = buddy.span_at(at);
+            // What spans lie in has one zone, but for blocks of frames that nobody has.
+            let ours = buddy.zone_of(at) == Some(zone);
+            let (from, to) = ((at - first) as usize, (span.end.min(end) - first) as usize);
+            match span.status {
+                Status::Free if ours => {}
+                Status::Movable | Status::Moving if ours => fill(&mut bits.moves, from, to),
+                Status::Leased if ours => {
+                    fill(&mut bits.moves, from, to);
+                    fill(&mut bits.leased, from, to);
+                }
+                _ => fill(&mut bits.blocked, from, to),
+            }
+            at = span.end;
+        }
+        let here = frame_range(first, end);
+        for range in wanted.excluded.iter().chain(&buddy.clearing) {
+            let part = range.intersection(&here);
+            if let Some((from, to)) = bits.place(part.start().raw(), part.end().raw()) {
+                fill(&mut bits.blocked, from, to);
+            }
+        }
+        bits
+    }
+
+    /// Where the frames from `start` up to `end` stand in the bits, as far as they are here.
+    fn place(&self, start: u64, end: u64) -> Option<(usize, usize)> {
+        let first = self.block << PAGEBLOCK_ORDER;
+        let from = start.max(first) - first;
+        let to = end.min(first + PAGEBLOCK_FRAMES).checked_sub(first)?;
+        (from < to).then_some((from as usize, to as usize))
+    }
+
+    fn count(&self, bits: &[u64; WORDS], start: u64, end: u64) -> u64 {
+        let Some((from, to)) = self.place(start, end) else {
+            return 0;
+        };
+        let words = (from / 64..=(to - 1) / 64).zip(bits[from / 64..].iter());
+        let ones = words.map(|(index, word)| (word & mask(index, from, to)).count_ones());
+        u64::from(ones.sum::<u32>())
+    }
+
+    /// The last frame from `start` up to `end` that cannot be cleared.
+    fn last_blocked(&self, start: u64, end: u64) -> Option<u64> {
+        let (from, to) = self.place(start, end)?;
+        let found = (from / 64..=(to - 1) / 64).rev().find_map(|index| {
+            let bit = (self.blocked[index] & mask(index, from, to)).checked_ilog2()?;
+            Some(index as u64 * 64 + u64::from(bit))
+        });
+        found.map(|offset| (self.block << PAGEBLOCK_ORDER) + offset)
+    }
+}
+
+/// The bits of word `index` that lie from `from` up to `to`.
+fn mask(index: usize, from: usize, to: usize) -> u64 {
+    let low = from.saturating_sub(index * 64).min(63);
+    let high = (to - index * 64).min(64);
+    (u64::MAX << low) & (u64::MAX >> (64 - high))
+}
+
+fn fill(bits: &mut [u64; WORDS], from: usize, to: usize) {
+    if from < to {
+        let words = bits.iter_mut().enumerate();
+        for (index, word) in words.take((to - 1) / 64 + 1).skip(from / 64) {
+            *word |= mask(index, from, to);
+        }
+    }
+}

@@ -1,0 +1,527 @@
+//! Contiguous ranges: clear, then take.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use dmakit_addr::PfnRange;
+use dmakit_platform::{Instant, Platform};
+
+use crate::buddy::{Scan, Span, Status, Wanted, frame_range, page_blocks, part_in};
+use crate::error::NoFrames;
+use crate::frame::Frame;
+use crate::migration::{Migrate, MigrationCause, Refusal};
+use crate::movable_memory::{Destination, Failed, MovableMemory};
+use crate::page_allocator::Frames;
+use crate::pin::PinInfo;
+use crate::pin_table::Entry;
+use crate::window::{Window, WindowIn, WindowRequest};
+
+/// Start blocks that a search looks at under one hold of the lock.
+const SCAN_BUDGET: u32 = 32;
+
+/// Spans of frames that a claim skips under one hold of the lock.
+const WALK_BUDGET: u32 = 64;
+
+/// Blocking frames that an error names.
+const NAMED_MAX: usize = 8;
+
+/// How long a claim goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClaimLimits {
+    /// Nothing new is begun after this.
+    pub deadline: Instant,
+    /// How often frames that are busy are asked again.
+    pub tries: u32,
+}
+
+/// Why frames are in the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Obstacle {
+    /// They are not the allocator's, or not all of one zone of one node.
+    NotHere,
+    /// They are of an area, or of none, and that is not where a window was wanted.
+    OtherMemory,
+    /// They belong to memory that nobody can move.
+    Unmovable,
+    /// They are pinned.
+    Pinned,
+    /// They are leased and the holder did not let go.
+    Leased,
+    /// Another claim is clearing them, or somebody moves them just now.
+    BeingCleared,
+    /// Their mover said no.
+    Refused(Refusal),
+    /// There is no room for them elsewhere.
+    NoRoom,
+}
+
+/// Frames in the way of a claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Blocking {
+    /// The frames: of one allocation.
+    pub frames: PfnRange,
+    /// Why they are in the way.
+    pub why: Obstacle,
+    /// Who holds them, where they are pinned or leased: the first of those who do.
+    pub holder: Option<PinInfo>,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotHere => f.write_str("no memory of one zone"),
+            Self::OtherMemory => f.write_str("other memory than was wanted"),
+            Self::Unmovable => f.write_str("unmovable"),
+            Self::Pinned => f.write_str("pinned"),
+            Self::Leased => f.write_str("leased"),
+            Self::BeingCleared => f.write_str("being cleared or moved"),
+            Self::Refused(reason) => reason.fmt(f),
+            Self::NoRoom => f.write_str("without room elsewhere"),
+        }
+    }
+}
+
+impl fmt::Display for Blocking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frames {} are {}", self.frames, self.why)?;
+        match &self.holder {
+            Some(PinInfo {
+                id, owner, since, ..
+            }) => write!(f, " by {owner} ({id} since {since:?})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a claim came to its end at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClaimFailure {
+    /// Nothing, or more than there can be, was asked for.
+    Request,
+    /// Everywhere something is in the way that does not move, or no range is as long.
+    NoWindow,
+    /// Something in the range does not move.
+    Blocked,
+    /// Something in the range did not move in the tries there were.
+    Tries,
+    /// The deadline has passed.
+    Deadline,
+    /// There is no room for what has to move.
+    NoRoom(NoFrames),
+    /// So many ranges are being cleared that no more can be.
+    TooManyClaims,
+}
+
+/// A claim that failed. What has moved meanwhile stays where it is now; everything else is as it
+/// was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClaimError {
+    /// How many frames were asked for.
+    pub frames: u64,
+    /// Why it failed.
+    pub reason: ClaimFailure,
+    /// What is in the way: the first eight allocations.
+    pub blocking: Vec<Blocking>,
+}
+
+impl fmt::Display for ClaimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} contiguous frames: ", self.frames)?;
+        match &self.reason {
+            ClaimFailure::Request => f.write_str("no such claim can be made"),
+            ClaimFailure::NoWindow => f.write_str("every window is blocked"),
+            ClaimFailure::Blocked => f.write_str("the range is blocked"),
+            ClaimFailure::Tries => f.write_str("what is in the range did not move in time"),
+            ClaimFailure::Deadline => f.write_str("the deadline passed"),
+            ClaimFailure::NoRoom(error) => write!(f, "no room to move to: {error}"),
+            ClaimFailure::TooManyClaims => f.write_str("too many claims at once"),
+        }?;
+        let mut blocking = self.blocking.iter();
+        blocking.try_for_each(|blocking| write!(f, "; {blocking}"))
+    }
+}
+
+impl core::error::Error for ClaimError {}
+
+impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<P, S, M> {
+    /// The window that is cheapest to clear: the fewest frames move, and of those as few as can be
+    /// are leased. Nothing in it is unmovable, pinned, or being cleared by somebody else.
+    ///
+    /// Steps: for each page block of the ranges its counts at most eight times, and at most three
+    /// looks frame by frame, most blocks none. Takes the allocator's lock for 32 blocks at a time.
+    ///
+    /// # Errors
+    /// [`ClaimError`] with what is in the way.
+    pub fn find(&self, request: &WindowRequest<'_>) -> Result<Window, ClaimError> {
+        let align = 1_u64.checked_shl(request.align_order);
+        let (Some(align), true) = (align, request.frames > 0) else {
+            return Err(self.refuse(request.frames, ClaimFailure::Request, Vec::new()));
+        };
+        let mut steps = 0;
+        let mut best: Option<Window> = None;
+        for within in request.within {
+            let wanted = Wanted {
+                within: *within,
+                frames: request.frames,
+                align,
+                excluded: request.excluded,
+                memory: request.memory,
+            };
+            let span = |zone| self.allocator.locked(|buddy| buddy.zone_span(zone));
+            let spans = (0..).map_while(|zone| span(zone).map(|span| (zone, span)));
+            for (zone, (low, high)) in spans {
+                let Some(mut scan) = Scan::new(zone, low, high, &wanted) else {
+                    continue;
+                };
+                while !self
+                    .allocator
+                    .locked(|buddy| scan.advance(buddy, &wanted, SCAN_BUDGET))
+                {}
+                steps += scan.steps;
+                let window = scan.best().map(|found| Window {
+                    range: frame_range(found.start, found.start + request.frames),
+                    moves: found.moves,
+                    leased: found.leased,
+                    steps,
+                });
+                best = [best, window]
+                    .into_iter()
+                    .flatten()
+                    .min_by_key(|window| (window.moves, window.leased));
+            }
+        }
+        match best {
+            Some(window) => Ok(Window { steps, ..window }),
+            None => Err(self.no_window(request)),
+        }
+    }
+
+    /// Claims the cheapest window. Where it turns out that something in it does not move, the
+    /// cheapest without that is tried, as long as the deadline is not past. May sleep.
+    ///
+    /// It fails only where every window holds something that is unmovable, pinned, leased for
+    /// longer than the deadline, refused by its mover, or being cleared by somebody else, or where
+    /// there is no room to move to.
+    ///
+    /// # Errors
+    /// [`ClaimError`]: of the last window tried, or with what is in the way of all.
+    pub fn claim_window(
+        &self,
+        request: &WindowRequest<'_>,
+        limits: &ClaimLimits,
+    ) -> Result<Frames, ClaimError> {
+        self.claim_window_in(request, limits, |_| true, |_| {})
+    }
+
+    /// The same for whoever keeps books of claims: `enter` writes a window down before anything in
+    /// it moves, or says that somebody else has it, and `withdraw` takes it out again where it comes
+    /// to nothing. No lock is held when they are called.
+    ///
+    /// # Errors
+    /// As for [`claim_window`](Self::claim_window).
+    pub fn claim_window_in(
+        &self,
+        request: &WindowRequest<'_>,
+        limits: &ClaimLimits,
+        mut enter: impl FnMut(&Window) -> bool,
+        mut withdraw: impl FnMut(&Window),
+    ) -> Result<Frames, ClaimError> {
+        self.movers.drain();
+        let mut excluded = request.excluded.to_vec();
+        let mut leased = self.unrecallable(request.within, limits.deadline);
+        let mut entered: Vec<PfnRange> = Vec::new();
+        let mut rounds = 0;
+        let mut last = None;
+        loop {
+            let avoided = [&excluded[..], &leased[..], &entered[..]].concat();
+            let narrowed = WindowRequest {
+                excluded: &avoided,
+                ..*request
+            };
+            let window = match self.find(&narrowed) {
+                Ok(window) => window,
+                Err(_) if !leased.is_empty() => {
+                    // Their holders need not let go in time, but they may.
+                    leased.clear();
+                    continue;
+                }
+                Err(_) if !entered.is_empty() && rounds < limits.tries => {
+                    // Those who have entered them may not get them.
+                    entered.clear();
+                    rounds += 1;
+                    continue;
+                }
+                Err(error) => return Err(last.unwrap_or(error)),
+            };
+            if !enter(&window) {
+                entered.push(window.range);
+                continue;
+            }
+            let error = match self.claim(window.range, limits) {
+                Ok(frames) => return Ok(frames),
+                Err(error) => error,
+            };
+            withdraw(&window);
+            let elsewhere = match error.reason {
+                ClaimFailure::Blocked | ClaimFailure::Tries => true,
+                // The cheapest window has no room for one frame, so no other has.
+                ClaimFailure::NoRoom(error) => error.frames > 1,
+                _ => false,
+            };
+            if !elsewhere || error.blocking.is_empty() || self.platform.now() >= limits.deadline {
+                return Err(error);
+            }
+            excluded.extend(error.blocking.iter().map(|blocking| blocking.frames));
+            last = Some(error);
+        }
+    }
+
+    /// Claims exactly these frames: checks that nothing in them is unmovable, marks their page
+    /// blocks so that what becomes free there stays free, has everything moved out to other page
+    /// blocks, nearest node first, and takes them. They are one unmovable allocation then.
+    ///
+    /// Claims of ranges that do not overlap go on beside each other. May sleep.
+    ///
+    /// # Errors
+    /// [`ClaimError`]. What has moved stays where it is now; everything else is as it was.
+    pub fn claim(&self, range: PfnRange, limits: &ClaimLimits) -> Result<Frames, ClaimError> {
+        let refuse = |reason, blocking| self.refuse(range.len(), reason, blocking);
+        if range.is_empty() {
+            return Err(refuse(ClaimFailure::Request, Vec::new()));
+        }
+        let mut blocking = self.blocking(range, None);
+        if !blocking.is_empty() {
+            // By frames that nobody has, perhaps.
+            self.movers.drain();
+            blocking = self.blocking(range, None);
+        }
+        if !blocking.is_empty() {
+            return Err(refuse(ClaimFailure::Blocked, blocking));
+        }
+        match self.allocator.locked(|buddy| buddy.begin_clearing(range)) {
+            Ok(()) => {}
+            Err(None) => return Err(refuse(ClaimFailure::TooManyClaims, Vec::new())),
+            Err(Some(frames)) => {
+                let blocking = self.name(frames, Obstacle::BeingCleared);
+                return Err(refuse(ClaimFailure::Blocked, alloc::vec![blocking]));
+            }
+        }
+        for block in page_blocks(range) {
+            self.allocator.locked(|buddy| buddy.mark(block));
+        }
+        self.movers.drain();
+        self.recall(range);
+        let outcome = self
+            .clear(range, limits)
+            .and_then(|()| self.take(range).ok_or((ClaimFailure::Tries, Vec::new())));
+        for block in page_blocks(range) {
+            self.allocator.locked(|buddy| buddy.unmark(block));
+        }
+        self.allocator.locked(|buddy| buddy.end_clearing(range));
+        outcome.map_err(|(reason, blocking)| refuse(reason, blocking))
+    }
+
+    /// Claims exactly these frames if all of them are free, as one unmovable allocation; `None`, and
+    /// nothing has changed, where some are not, or are not all of one zone of one node. Asks nobody
+    /// and never sleeps: takes the allocator's lock for a page block at a time.
+    ///
+    /// It takes frames that their map set aside too: what was used before there was an allocator.
+    pub fn claim_free(&self, range: PfnRange) -> Option<Frames> {
+        if range.is_empty() || self.allocator.locked(|buddy| buddy.is_being_cleared(range)) {
+            return None;
+        }
+        self.is_alike(range).then(|| self.take(range))?
+    }
+
+    /// Has everything in a marked range moved out.
+    fn clear(
+        &self,
+        range: PfnRange,
+        limits: &ClaimLimits,
+    ) -> Result<(), (ClaimFailure, Vec<Blocking>)> {
+        let mut tried = 0;
+        loop {
+            let mut left = Vec::new();
+            let mut at = range.start().raw();
+            while let Some(span) = self.next_taken(at, range.end().raw()) {
+                let frames = frame_range(span.start, span.end);
+                let blocking = |why| alloc::vec![self.name(frames, why)];
+                if self.platform.now() >= limits.deadline {
+                    let why = obstacle(span.status).unwrap_or(Obstacle::Refused(Refusal::Busy));
+                    return Err((ClaimFailure::Deadline, blocking(why)));
+                }
+                let cause = MigrationCause::Claim;
+                match self.vacate(&span, cause, Destination::NEAR, limits) {
+                    Ok(_) => {}
+                    Err(Failed::NoRoom(error)) => {
+                        let blocking = blocking(Obstacle::NoRoom);
+                        return Err((ClaimFailure::NoRoom(error), blocking));
+                    }
+                    Err(Failed::For(why)) => return Err((ClaimFailure::Blocked, blocking(why))),
+                    Err(Failed::Now(why)) if left.len() < NAMED_MAX => left.extend(blocking(why)),
+                    Err(Failed::Now(_)) => {}
+                }
+                at = span.end;
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            if tried >= limits.tries {
+                return Err((ClaimFailure::Tries, left));
+            }
+            tried += 1;
+            self.movers.pause(self.platform.now());
+        }
+    }
+
+    /// The first span from `at` up to `end` that is not free.
+    fn next_taken(&self, at: u64, end: u64) -> Option<Span> {
+        let mut at = at;
+        while at < end {
+            let found = self.allocator.locked(|buddy| {
+                for _ in 0..WALK_BUDGET {
+                    let span = buddy.span_at(at);
+                    if span.status != Status::Free {
+                        return Some(span);
+                    }
+                    at = span.end;
+                    if at >= end {
+                        break;
+                    }
+                }
+                None
+            });
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// Takes a cleared range. `None`, and nothing has changed, where some of it is not free.
+    fn take(&self, range: PfnRange) -> Option<Frames> {
+        for block in page_blocks(range) {
+            let (start, end) = part_in(range, block);
+            if self.allocator.locked(|buddy| buddy.take(start, end)) {
+                continue;
+            }
+            for taken in page_blocks(range).take_while(|taken| *taken < block) {
+                let (start, end) = part_in(range, taken);
+                self.allocator.locked(|buddy| buddy.give_back(start, end));
+            }
+            return None;
+        }
+        let start = range.start().raw();
+        let number = self
+            .allocator
+            .locked(|buddy| buddy.seal(start, range.len()));
+        Some(Frames::new(start, range.len(), number))
+    }
+
+    /// What in a range cannot be cleared: up to eight allocations. Of most page blocks the counts
+    /// say that there is nothing.
+    fn blocking(&self, range: PfnRange, memory: Option<WindowIn>) -> Vec<Blocking> {
+        let mut found: Vec<Blocking> = Vec::new();
+        let start = range.start().raw();
+        let zone = self.allocator.locked(|buddy| buddy.zone_of(start));
+        for block in page_blocks(range) {
+            let counts = self.allocator.locked(|buddy| buddy.block(block));
+            let clear =
+                counts.is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0);
+            let (mut at, end) = part_in(range, block);
+            let other = memory.filter(|memory| counts.is_some_and(|counts| !memory.has(&counts)));
+            if other.is_some() {
+                add(
+                    &mut found,
+                    self.name(frame_range(at, end), Obstacle::OtherMemory),
+                );
+                continue;
+            }
+            while !clear && at < end && found.len() < NAMED_MAX {
+                let (span, here) = self
+                    .allocator
+                    .locked(|buddy| (buddy.span_at(at), buddy.zone_of(at)));
+                let elsewhere = (here != zone).then_some(Obstacle::NotHere);
+                if let Some(why) = obstacle(span.status).or(elsewhere) {
+                    add(
+                        &mut found,
+                        self.name(frame_range(span.start, span.end), why),
+                    );
+                }
+                at = span.end;
+            }
+        }
+        found
+    }
+
+    /// Whether all frames of a range are the allocator's and of one zone.
+    fn is_alike(&self, range: PfnRange) -> bool {
+        self.allocator.locked(|buddy| {
+            let zone = buddy.zone_of(range.start().raw());
+            let alike = |block| {
+                let (start, end) = part_in(range, block);
+                let whole = buddy.block(block).map(|counts| counts.zone);
+                whole == zone || (start..end).all(|frame| buddy.zone_of(frame) == zone)
+            };
+            zone.is_some() && page_blocks(range).all(alike)
+        })
+    }
+
+    fn no_window(&self, request: &WindowRequest<'_>) -> ClaimError {
+        let mut blocking = Vec::new();
+        for within in request.within {
+            blocking.extend(self.blocking(*within, Some(request.memory)));
+        }
+        blocking.truncate(NAMED_MAX);
+        self.refuse(request.frames, ClaimFailure::NoWindow, blocking)
+    }
+
+    /// An obstacle with whoever holds the frames.
+    pub(crate) fn name(&self, frames: PfnRange, why: Obstacle) -> Blocking {
+        let holder = self.pins.locked(|books| {
+            let mut pins = books.pins().iter().filter(|pin| pin.overlaps(frames));
+            match why {
+                Obstacle::Pinned => pins.find(|pin| pin.terms.is_none()).map(Entry::info),
+                Obstacle::Leased => pins.find(|pin| pin.terms.is_some()).map(Entry::info),
+                _ => None,
+            }
+        });
+        Blocking {
+            frames,
+            why,
+            holder,
+        }
+    }
+
+    fn refuse(&self, frames: u64, reason: ClaimFailure, blocking: Vec<Blocking>) -> ClaimError {
+        ClaimError {
+            frames,
+            reason,
+            blocking,
+        }
+    }
+}
+
+/// Adds an obstacle to those before it: frames beside each other that are no allocation are one.
+fn add(found: &mut Vec<Blocking>, next: Blocking) {
+    let Some(last) = found.last_mut() else {
+        return found.push(next);
+    };
+    let alike =
+        last.why == next.why && matches!(next.why, Obstacle::NotHere | Obstacle::OtherMemory);
+    if alike && last.frames.end() == next.frames.start() {
+        last.frames = frame_range(last.frames.start().raw(), next.frames.end().raw());
+    } else if last.frames != next.frames {
+        found.push(next);
+    }
+}
+
+/// Why a span can never be cleared as it is.
+fn obstacle(status: Status) -> Option<Obstacle> {
+    match status {
+        Status::Missing => Some(Obstacle::NotHere),
+        Status::Unmovable => Some(Obstacle::Unmovable),
+        Status::Pinned => Some(Obstacle::Pinned),
+        Status::Free | Status::Movable | Status::Leased | Status::Moving | Status::Passing => None,
+    }
+}

@@ -1,0 +1,120 @@
+//! Claims of contiguous frames: what moves, where to, and what stands in the way.
+
+// Each test uses a part of it.
+#[allow(dead_code)]
+mod movers;
+
+use dmakit_addr::{NodeId, PfnRange};
+use dmakit_phys::{
+    ClaimFailure, ClaimLimits, FrameRequest, MigrateType, MigrationCause, MoverId, Obstacle,
+    Refusal, WindowIn, WindowRequest,
+};
+use dmakit_platform::Instant;
+use movers::owners::{Memory, Owners, build, frames};
+
+const MOVER: MoverId = MoverId::new(3);
+
+const LIMITS: ClaimLimits = ClaimLimits {
+    deadline: Instant::from_nanos(u64::MAX),
+    tries: 3,
+};
+
+fn anywhere<'r>(within: &'r [PfnRange], count: u64, align_order: u32) -> WindowRequest<'r> {
+    WindowRequest {
+        within,
+        frames: count,
+        align_order,
+        excluded: &[],
+        memory: WindowIn::OtherMemory,
+    }
+}
+
+/// Movable single frames in every frame of `range`, which has to be free.
+fn fill(memory: &Memory, owners: &Owners, range: PfnRange) {
+    while let Ok(frames) = memory
+        .allocator()
+        .allocate(&FrameRequest::movable(1, MOVER))
+    {
+        if range.contains(frames.range().start()) {
+            owners.keep(frames);
+        } else {
+            owners.set_aside(frames);
+        }
+    }
+    owners.free_aside(memory);
+}
+
+#[test]
+fn a_claim_moves_what_is_in_its_way_and_keeps_every_byte() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 2048, 0)], owners.clone());
+    let range = frames(512, 700);
+    fill(&memory, &owners, range);
+    let claimed = memory.claim(range, &LIMITS).unwrap();
+    assert_eq!(claimed.range(), range);
+    owners.check_all();
+    assert!(owners.ranges().iter().all(|held| !held.overlaps(&range)));
+    assert_eq!(memory.migrations(MigrationCause::Claim).moved, 700);
+    assert_eq!(memory.allocator().owner(range.start()), Some(range));
+    assert_eq!(memory.allocator().owner(range.last().unwrap()), Some(range));
+    memory.allocator().free(claimed).unwrap();
+    owners.free_all(&memory);
+    assert_eq!(memory.allocator().free_blocks(11, MigrateType::Movable), 1);
+}
+
+#[test]
+fn a_refused_claim_leaves_everything_as_it_was() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 2048, 0)], owners.clone());
+    let range = frames(0, 512);
+    fill(&memory, &owners, range);
+    owners.refuse(range.start(), Refusal::Busy, u32::MAX);
+    let before = memory.allocator().free_frames();
+    let error = memory.claim(range, &LIMITS).unwrap_err();
+    assert_eq!(error.reason, ClaimFailure::Tries);
+    assert_eq!(error.blocking[0].frames, frames(0, 1));
+    assert_eq!(error.blocking[0].why, Obstacle::Refused(Refusal::Busy));
+    assert_eq!(memory.allocator().free_frames(), before);
+    let counts = memory.migrations(MigrationCause::Claim);
+    assert_eq!(counts.refused[Refusal::Busy as usize], 4);
+    owners.check_all();
+    owners.free_all(&memory);
+    assert_eq!(memory.allocator().free_blocks(11, MigrateType::Movable), 1);
+}
+
+#[test]
+fn the_cheapest_window_is_found_and_nothing_unmovable_is_in_it() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 4096, 0)], owners.clone());
+    let all = [frames(0, 4096)];
+    fill(&memory, &owners, frames(0, 4000));
+    let window = memory.find(&anywhere(&all, 96, 5)).unwrap();
+    assert_eq!((window.range, window.moves), (frames(4000, 96), 0));
+    let window = memory.find(&anywhere(&all, 100, 2)).unwrap();
+    assert_eq!((window.range, window.moves), (frames(3996, 100), 4));
+    let claimed = memory
+        .claim_window(&anywhere(&all, 96, 5), &LIMITS)
+        .unwrap();
+    let window = memory.find(&anywhere(&all, 96, 5)).unwrap();
+    assert_eq!(window.moves, 96);
+    let error = memory.find(&anywhere(&all, 4096, 0)).unwrap_err();
+    assert_eq!(error.reason, ClaimFailure::NoWindow);
+    assert_eq!(error.blocking[0].frames, claimed.range());
+    assert_eq!(error.blocking[0].why, Obstacle::Unmovable);
+}
+
+#[test]
+fn what_moves_goes_to_the_nearest_node_outside_of_what_is_cleared() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 1024, 0), (4096, 1024, 1)], owners.clone());
+    fill(&memory, &owners, frames(0, 100));
+    let claimed = memory.claim(frames(0, 100), &LIMITS).unwrap();
+    let near = |held: &PfnRange| frames(512, 512).contains(held.start());
+    assert!(
+        owners.ranges().iter().all(near),
+        "the rest of the block is marked"
+    );
+    let rest = memory.allocator().free_on(NodeId::new(1));
+    assert_eq!(rest, 1024);
+    drop(claimed);
+}

@@ -1,0 +1,13 @@
+//! Scenarios on simulated machines with several nodes.
+
+mod board;
+pub mod carving;
+mod claims;
+mod lend;
+mod params;
+pub mod per_node;
+pub mod pins;
+pub mod pressure;
+mod shared;
+mod system;
+mod windows;

@@ -1,0 +1,240 @@
+//! An area whose frames a device's driver pins, leases, or leaves alone.
+
+mod device;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Context;
+use dmakit_addr::{PAGE_BYTES, PfnRange};
+use dmakit_cma::{GiganticTurn, InactiveAreas, Purpose};
+use dmakit_phys::{Account, AttachedRam};
+use dmakit_sim::{PageId, Rng};
+use serde::Serialize;
+
+use super::claims::Claims;
+use super::shared::Shared;
+use super::system::{SEGMENTS, System};
+use super::{lend, params, windows};
+use crate::output::{Cell, Look, Table};
+use crate::progress::Progress;
+use crate::quantity::grouped;
+use crate::scenario::check::CheckName;
+use crate::scenario::page::{HoldWord, Page, PinsTable};
+use crate::scenario::report::{Detail, RunReport};
+use device::Sharer;
+
+/// What claims and the device met, by how the device's pages are held.
+#[derive(Clone, Debug, Serialize)]
+pub struct Holding {
+    pub params: String,
+    pub rows: Vec<Row>,
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub by: HoldWord,
+    /// Percent of the area that the device's pages had when they were to be held.
+    pub percent: u64,
+    pub served: u64,
+    pub refused: u64,
+    pub frames_moved: u64,
+    /// Pages that left the area when they were pinned.
+    pub left_the_area: u64,
+    /// Leases that claims called in.
+    pub recalled: u64,
+    pub device_writes: u64,
+    /// I/O page faults.
+    pub device_faults: u64,
+}
+
+pub fn run(
+    page: &Page,
+    table: &PinsTable,
+    seed: u64,
+    report: &mut RunReport,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    for &by in &table.by {
+        for &percent in &table.percent {
+            progress.say(format!("{} on {percent} % of the area", by.word()));
+            rows.push(one(page, table, by, percent, seed, report)?);
+        }
+    }
+    let faults = |by| {
+        let rows = rows.iter().filter(move |row: &&Row| row.by == by);
+        rows.map(|row| row.device_faults).sum::<u64>()
+    };
+    if table.by.contains(&HoldWord::Nothing) {
+        let failure = (faults(HoldWord::Nothing) == 0)
+            .then(|| "a device whose pages nobody holds met no fault".to_owned());
+        report.trial(CheckName::Control, failure);
+    }
+    let sum = |of: fn(&Row) -> u64| rows.iter().map(of).sum();
+    report
+        .counters
+        .insert("claims_served", sum(|row| row.served));
+    report
+        .counters
+        .insert("claims_refused", sum(|row| row.refused));
+    report
+        .counters
+        .insert("frames_moved", sum(|row| row.frames_moved));
+    report
+        .counters
+        .insert("leases_recalled", sum(|row| row.recalled));
+    report.faults = sum(|row| row.device_faults);
+    let asked = params::read(&page.params, GiganticTurn::First)?;
+    report.detail = Some(Detail::Holding(Holding {
+        params: params::written(&asked),
+        rows,
+    }));
+    Ok(())
+}
+
+/// Memory for the queues and tables of the device's SMMU.
+const TABLE_BYTES: u64 = 8 << 20;
+
+fn one(
+    page: &Page,
+    table: &PinsTable,
+    by: HoldWord,
+    percent: u64,
+    seed: u64,
+    report: &mut RunReport,
+) -> anyhow::Result<Row> {
+    let asked = params::read(&page.params, GiganticTurn::First)?;
+    let system = System::boot_with_tables(page, &asked, seed, TABLE_BYTES, Shared::new)?;
+    let memory = &system.memory;
+    let (areas, _) = InactiveAreas::new(system.reserved).activate(memory);
+    let area = areas
+        .find(Purpose::Default)
+        .context("params has to ask for an area with cma=")?;
+    let ram = AttachedRam::new(
+        system.machine.clone(),
+        memory.allocator(),
+        system.ram,
+        SEGMENTS,
+    );
+    let ranges: Vec<PfnRange> = areas.ranges(area).to_vec();
+    let mut rng = Rng::derived(seed, 0x9135 + percent);
+    let free_before = memory.allocator().free_frames();
+    let inside = lend::lend(memory, &ranges, 100, 16, &mut rng)?;
+    let programs = memory.movers().programs().clone();
+    let held = inside.len() as u64 * percent / 100;
+    let chosen: Vec<PageId> = inside.into_iter().take(held as usize).collect();
+    let account = Arc::new(Account::new(u64::MAX));
+    let mut sharer = Sharer::new(memory, by, account.clone(), seed)?;
+    let left_the_area = sharer.share(&chosen, &ranges)?;
+    let mut claims = Claims::new(&areas, &ram, area);
+    let frames = table.claim.0 / PAGE_BYTES;
+    for _ in 0..table.claims {
+        sharer.begin_writes(table.writes)?;
+        if claims.out() >= 2 {
+            claims.release(rng.below(claims.out() as u64) as usize, report)?;
+        }
+        let short: BTreeSet<PageId> = sharer.in_the_way();
+        let seen = windows::Frames::look(&ranges, &programs, |frame, page| {
+            claims.has(frame) || page.is_some_and(|page| short.contains(&page))
+        });
+        claims.claim(frames, 0, &seen, &mut rng, report)?;
+        sharer.end_writes()?;
+        sharer.hold_again()?;
+        programs.run(16);
+        judge_pins(&ranges, &sharer, report);
+    }
+    programs.check();
+    let damage = programs.uses().damage.map(|damage| damage.to_string());
+    report.trial(CheckName::Data, damage);
+    claims.release_all(report)?;
+    let counts = claims.counts;
+    let row = Row {
+        by,
+        percent,
+        served: counts.served,
+        refused: counts.refused,
+        frames_moved: counts.moved,
+        left_the_area,
+        recalled: sharer.recalled(),
+        device_writes: sharer.writes,
+        device_faults: sharer.faults,
+    };
+    if by != HoldWord::Nothing {
+        let failure = (row.device_faults > 0)
+            .then(|| format!("{} faults with {}", row.device_faults, by.word()));
+        report.trial(CheckName::NoDeviceFaults, failure);
+    }
+    report.dma_bytes += sharer.written_bytes;
+    sharer.leave();
+    give_everything_back(memory);
+    let (left, charged) = (
+        i128::from(free_before) - i128::from(memory.allocator().free_frames()),
+        account.charged(),
+    );
+    let failure = (left != 0 || charged != 0)
+        .then(|| format!("{left} frames in use and {charged} charged are left"));
+    report.trial(CheckName::AllReturned, failure);
+    let violations = system.machine.check().err();
+    report.trial(
+        CheckName::NoViolations,
+        violations.map(|violations| violations.to_string()),
+    );
+    Ok(row)
+}
+
+/// No long-term pin is in an area.
+fn judge_pins(ranges: &[PfnRange], sharer: &Sharer, report: &mut RunReport) {
+    let inside = sharer.long_term().find(|pinned| {
+        let mut ranges = ranges.iter();
+        ranges.any(|range| range.overlaps(pinned))
+    });
+    report.trial(
+        CheckName::PinsOutside,
+        inside.map(|pinned| format!("{pinned} is pinned in the area")),
+    );
+}
+
+fn give_everything_back(memory: &super::system::Movable<Shared>) {
+    let programs = memory.movers().programs();
+    while let Some(page) = programs.page(0) {
+        let Some(frames) = programs.remove(page) else {
+            return;
+        };
+        if memory.allocator().free(frames).is_err() {
+            return;
+        }
+    }
+}
+
+/// For people.
+pub fn shown(holding: &Holding, look: Look) -> String {
+    let mut table = Table::new(&[
+        "held by",
+        "of the area",
+        "served",
+        "refused",
+        "moved",
+        "recalled",
+        "writes",
+        "I/O faults",
+    ]);
+    for row in &holding.rows {
+        let faults = match row.by {
+            HoldWord::Nothing => Cell::from(grouped(row.device_faults)),
+            _ => Cell::bad_unless_zero(row.device_faults),
+        };
+        table.row(vec![
+            row.by.word().into(),
+            format!("{} %", row.percent).into(),
+            grouped(row.served).into(),
+            grouped(row.refused).into(),
+            grouped(row.frames_moved).into(),
+            grouped(row.recalled).into(),
+            grouped(row.device_writes).into(),
+            faults,
+        ]);
+    }
+    table.render(look)
+}

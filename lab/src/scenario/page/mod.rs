@@ -1,0 +1,270 @@
+//! A scenario as it is written: one page of TOML.
+
+mod bounds;
+mod numa;
+mod tables;
+
+use serde::Deserialize;
+
+use super::check::CheckName;
+use super::machine::MachineName;
+use bounds::MIB;
+use numa::MemoryTable;
+
+pub use bounds::Size;
+pub use numa::{
+    CarvingTable, CoherentTable, GateWord, GiganticWord, HoldWord, PinsTable, PressureTable,
+};
+pub use tables::{CacheTable, DiskTable, EduTable, Pattern};
+
+/// A checked scenario.
+#[derive(Debug)]
+pub struct Page {
+    pub name: String,
+    /// What it shows, for people.
+    pub shows: String,
+    /// Where it can run.
+    pub machines: Vec<MachineName>,
+    pub checks: Vec<CheckName>,
+    /// Bytes of RAM of each node.
+    pub nodes: Vec<u64>,
+    /// Row by row, how far nodes are apart; empty where nothing is said.
+    pub distances: Vec<Vec<u8>>,
+    /// Kernel parameters.
+    pub params: String,
+    mode: Mode,
+    pub workload: Workload,
+}
+
+/// What is done.
+#[derive(Debug)]
+pub enum Workload {
+    Cache(CacheTable),
+    Disk(DiskTable),
+    Edu(EduTable),
+    Coherent(CoherentTable),
+    Pins(PinsTable),
+    Pressure(PressureTable),
+    Carving(CarvingTable),
+}
+
+/// When unmapped memory is out of a device's reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    #[default]
+    Strict,
+    /// As strict, with one sync for many unmaps.
+    Batched,
+    Lazy,
+}
+
+/// The page as it is typed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Typed {
+    name: String,
+    shows: String,
+    machines: Vec<MachineName>,
+    checks: Vec<CheckName>,
+    params: Option<String>,
+    memory: Option<MemoryTable>,
+    domain: Option<DomainTable>,
+    cache: Option<CacheTable>,
+    disk: Option<DiskTable>,
+    edu: Option<EduTable>,
+    coherent: Option<CoherentTable>,
+    pins: Option<PinsTable>,
+    pressure: Option<PressureTable>,
+    carving: Option<CarvingTable>,
+}
+
+/// The tables of which a page has one.
+const TABLES: [&str; 7] = [
+    "cache", "disk", "edu", "coherent", "pins", "pressure", "carving",
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DomainTable {
+    mode: Mode,
+}
+
+impl Workload {
+    /// Whether it is about areas of contiguous memory.
+    pub fn has_areas(&self) -> bool {
+        matches!(
+            self,
+            Self::Coherent(_) | Self::Pins(_) | Self::Pressure(_) | Self::Carving(_)
+        )
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Cache(table) => table.check(),
+            Self::Disk(table) => table.check(),
+            Self::Edu(table) => table.check(),
+            Self::Coherent(table) => table.check(),
+            Self::Pins(table) => table.check(),
+            Self::Pressure(table) => table.check(),
+            Self::Carving(table) => table.check(),
+        }
+    }
+}
+
+impl Typed {
+    /// The one table that says what is done.
+    fn workload(&mut self) -> anyhow::Result<Workload> {
+        let tables = [
+            self.cache.take().map(Workload::Cache),
+            self.disk.take().map(Workload::Disk),
+            self.edu.take().map(Workload::Edu),
+            self.coherent.take().map(Workload::Coherent),
+            self.pins.take().map(Workload::Pins),
+            self.pressure.take().map(Workload::Pressure),
+            self.carving.take().map(Workload::Carving),
+        ];
+        let mut tables = tables.into_iter().flatten();
+        let (Some(workload), None) = (tables.next(), tables.next()) else {
+            anyhow::bail!("expected one of [{}]", TABLES.join("], ["));
+        };
+        workload.check()?;
+        if matches!(workload, Workload::Cache(_)) && self.memory.is_some() {
+            anyhow::bail!("[memory] says nothing about a [cache] scenario");
+        }
+        let translates = matches!(workload, Workload::Disk(_) | Workload::Edu(_));
+        if !translates && self.domain.is_some() {
+            anyhow::bail!("[domain] says nothing about this scenario");
+        }
+        if !workload.has_areas() && self.params.is_some() {
+            anyhow::bail!("params says nothing about this scenario");
+        }
+        Ok(workload)
+    }
+}
+
+impl Page {
+    /// Reads and checks a page.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let mut typed: Typed = toml::from_str(text)?;
+        let workload = typed.workload()?;
+        let memory = match typed.memory {
+            Some(memory) => memory,
+            None => MemoryTable {
+                nodes: vec![Size(256 * MIB); 2],
+                distances: None,
+            },
+        };
+        match workload.has_areas() {
+            true => memory.check_sim()?,
+            false => memory.check_virt()?,
+        }
+        let mode = typed.domain.map_or(Mode::Strict, |domain| domain.mode);
+        if mode == Mode::Batched && !matches!(workload, Workload::Disk(_)) {
+            anyhow::bail!("domain.mode is \"batched\", which needs a ring: that of a [disk]");
+        }
+        if typed.checks.is_empty() {
+            anyhow::bail!("checks is empty: nothing would be shown");
+        }
+        Ok(Self {
+            name: typed.name,
+            shows: typed.shows,
+            machines: typed.machines,
+            checks: typed.checks,
+            nodes: memory.nodes.iter().map(|size| size.0).collect(),
+            distances: memory.distances.unwrap_or_default(),
+            params: typed.params.unwrap_or_default(),
+            mode,
+            workload,
+        })
+    }
+
+    /// When unmapped memory is out of reach.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether `machine` can do it.
+    pub fn runs_on(&self, machine: MachineName) -> anyhow::Result<()> {
+        if !self.machines.contains(&machine) {
+            let names: Vec<_> = self.machines.iter().map(|name| name.word()).collect();
+            anyhow::bail!(
+                "scenario '{}' does not run on {}: it is for {}; try --machine {}",
+                self.name,
+                machine.word(),
+                names.join(", "),
+                names.first().unwrap_or(&"sim")
+            );
+        }
+        let why = match (&self.workload, machine) {
+            (Workload::Cache(_), MachineName::Sim) => return Ok(()),
+            (workload, MachineName::Sim) if workload.has_areas() => return Ok(()),
+            (workload, _) if workload.has_areas() => "programs and areas are on the simulated one",
+            (Workload::Cache(_), _) => "QEMU's memory has no caches to be seen",
+            (_, MachineName::QemuVirt) => return Ok(()),
+            (_, MachineName::Sim) => "its scenarios on the simulated machine do not translate yet",
+            (_, MachineName::QemuQ35) => "there is no driver for its IOMMU",
+        };
+        anyhow::bail!(
+            "scenario '{}' cannot run on {}: {why}",
+            self.name,
+            machine.word()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = include_str!("../../../../scenarios/smmu-nvme.toml");
+
+    fn complaint(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from));
+        let parsed = Page::parse(&GOOD.replace(from, to));
+        parsed
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_with_its_bounds() {
+        for (from, to, says) in [
+            (
+                "depth = 32",
+                "depth = 64",
+                "disk.depth is 64, expected 1 to 63",
+            ),
+            ("\"1M\"", "\"3M\"", "disk.sizes is 3145728"),
+            ("\"4K\"", "\"4X\"", "unknown unit 'X'"),
+            ("\"4K\"", "100", "disk.sizes is 100"),
+            ("rounds = 1000", "", "needs disk.rounds"),
+            ("size = \"32M\"", "size = \"8M\"", "disk.size is 8388608"),
+            ("\"256M\", \"256M\"", "\"63M\"", "memory.nodes"),
+            ("[disk]", "[floppy]", "floppy"),
+            ("\"data\", ", "\"date\", ", "date"),
+            ("\"strict\"", "\"slack\"", "slack"),
+            (
+                "pattern = \"mixed\"",
+                "pattern = \"read\"",
+                "from end to end",
+            ),
+        ] {
+            let said = complaint(from, to);
+            assert!(said.contains(says), "{to}: {said}");
+        }
+        assert!(Page::parse("").is_err());
+    }
+
+    #[test]
+    fn a_machine_that_cannot_do_it_gets_a_reason() {
+        let page = Page::parse(GOOD).unwrap();
+        let refused = page.runs_on(MachineName::Sim).unwrap_err().to_string();
+        assert!(refused.contains("try --machine qemu:virt"), "{refused}");
+        let text = GOOD.replace("[\"qemu:virt\"]", "[\"qemu:q35\"]");
+        let page = Page::parse(&text).unwrap();
+        let refused = page.runs_on(MachineName::QemuQ35).unwrap_err().to_string();
+        assert!(refused.contains("no driver for its IOMMU"), "{refused}");
+    }
+}

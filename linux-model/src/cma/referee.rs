@@ -1,0 +1,543 @@
+//! The model beside the kernel, call by call.
+
+use super::demand::{Call, Demand, OpKind, Outcome, Owner, Recorded};
+use super::unseen::Unseen;
+use super::{Area, Place};
+use crate::cma::FailureReport;
+
+const ENOMEM: i32 = -12;
+const EBUSY: i32 = -16;
+const EINTR: i32 = -4;
+/// Ranges that one call is believed to have passed over.
+const PASSED_MAX: usize = 4096;
+/// The log's clock and the trace's differ by less.
+const CLOCKS_NS: u64 = 500_000_000;
+
+/// How many answers agree.
+///
+/// The model is told when a claim begins, how many pages it wants and how many ranges were found
+/// busy. Where the kernel's answer shows what it had given away before the recording, the call has
+/// *told*; where the answer depends on an order that the recording leaves open, or on what nothing
+/// shows, it is *unknowable*. Neither counts as agreeing. After each answer the model goes on from
+/// the kernel's, so that one difference is counted once.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Agreement {
+    /// Calls whose answer follows from what came before: those that agree and those that do not.
+    pub calls: u64,
+    /// Those with the kernel's answer.
+    pub agree: u64,
+    /// Those without.
+    pub disagree: Vec<Disagreement>,
+    /// Calls that told of pages claimed before the recording.
+    pub told: u64,
+    /// Calls whose answer cannot be known from the recording.
+    pub unknowable: Vec<Disagreement>,
+    /// Calls without an end in the recording.
+    pub unfinished: u64,
+    /// Free runs of the model against those that the kernel printed.
+    pub bitmaps: Bitmaps,
+    /// Pages that somebody had before the recording and never gave back, as far as calls told
+    /// each for certain.
+    pub held_before: Vec<(u32, u64)>,
+}
+
+impl Agreement {
+    /// Agreeing per knowable, in percent; `None` if nothing is knowable.
+    pub fn percent(&self) -> Option<f64> {
+        (self.calls > 0).then(|| 100.0 * self.agree as f64 / self.calls as f64)
+    }
+}
+
+/// A call with another answer than the kernel's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Disagreement {
+    /// Index into the demand's calls.
+    pub call: u32,
+    /// What the kernel answered.
+    pub kernel: Outcome,
+    /// What the model did.
+    pub model: Outcome,
+    /// Why they differ.
+    pub reason: Reason,
+}
+
+/// Why an answer differs, or cannot be known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// The place was free, but the kernel could not move what was in it, for another reason than
+    /// that it was busy. No event says that of a range.
+    NotMoved,
+    /// The caller was killed while pages were moved.
+    Interrupted,
+    /// The kernel passed over a range that every event shows free.
+    PassedOver,
+    /// The kernel used pages that no event gave back.
+    ReleaseNotRecorded,
+    /// The kernel found another range busy than the model tried.
+    OtherRangeBusy,
+    /// The error is not the one that the search ends with.
+    OtherError,
+    /// Another task claimed or released while this call ran: the answer depends on who came first.
+    OrderOpen,
+    /// Nothing shows whether pages of the place were claimed before the recording.
+    BeforeRecording,
+}
+
+impl Reason {
+    /// For people.
+    pub fn says(self) -> &'static str {
+        match self {
+            Self::NotMoved => {
+                "the place was free, but its pages could not be moved; no event tells that of a range"
+            }
+            Self::Interrupted => "the caller was killed while pages were moved",
+            Self::PassedOver => "the kernel passed over a range that every event shows free",
+            Self::ReleaseNotRecorded => "the kernel used pages that no event gave back",
+            Self::OtherRangeBusy => "the kernel found another range busy than the model tried",
+            Self::OtherError => "the error is not the one that the search ends with",
+            Self::OrderOpen => {
+                "another task claimed or released during the call; who came first is not recorded"
+            }
+            Self::BeforeRecording => {
+                "nothing shows whether the place was claimed before the recording"
+            }
+        }
+    }
+}
+
+/// The model's free runs against those that the kernel printed with a failure.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bitmaps {
+    /// Printed and found in the trace.
+    pub compared: u64,
+    /// Equal to the page.
+    pub equal: u64,
+    /// Equal but for pages of which nothing shows whether they were claimed before the recording.
+    pub equal_where_known: u64,
+    /// Calls with other free runs.
+    pub differ: Vec<u32>,
+}
+
+/// Compares the model with what the kernel answered.
+///
+/// O(operations × pages / 64), more only where calls overlap. `reports` are used for
+/// [`Agreement::bitmaps`] and nothing else.
+pub fn agree(
+    demand: &Demand,
+    recorded: &Recorded,
+    places: &[Place],
+    reports: &[FailureReport],
+) -> Agreement {
+    let mut referee = Referee::new(demand, recorded, places, reports);
+    for op in &demand.ops {
+        referee.step(op.kind);
+    }
+    referee.finish()
+}
+
+/// A call that has begun.
+struct Running {
+    call: u32,
+    /// Page of the area from which the search went on.
+    from: u64,
+    /// Where it is believed to be now.
+    at: Option<u64>,
+    /// Other places where it would be if it had looked at another moment of its life.
+    others: Vec<Option<u64>>,
+    /// Ranges found busy so far.
+    busy: usize,
+    /// What the busy ranges showed.
+    so_far: SoFar,
+}
+
+/// What the ranges that a call found busy show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SoFar {
+    /// They are those that the model tried.
+    Equal,
+    /// Some other order gives them.
+    OrderOpen,
+    /// The first of another place told of pages claimed before the recording.
+    Told,
+    /// They are others.
+    Other,
+}
+
+struct Referee<'a> {
+    demand: &'a Demand,
+    recorded: &'a Recorded,
+    areas: Vec<Area>,
+    unseen: Vec<Unseen>,
+    running: Vec<Running>,
+    /// Where each call's pages are.
+    placed: Vec<Option<u64>>,
+    /// The report of each call that has one.
+    reports: Vec<Option<&'a FailureReport>>,
+    agreement: Agreement,
+}
+
+impl<'a> Referee<'a> {
+    fn new(
+        demand: &'a Demand,
+        recorded: &'a Recorded,
+        places: &[Place],
+        reports: &'a [FailureReport],
+    ) -> Self {
+        let mut areas: Vec<Area> = places.iter().map(Place::area).collect();
+        let mut unseen: Vec<Unseen> = areas.iter().map(Unseen::new).collect();
+        for holding in &demand.holdings {
+            areas[holding.area as usize].take(holding.pfn, holding.pages);
+            unseen[holding.area as usize].settle(holding.pfn, holding.pages);
+        }
+        Self {
+            demand,
+            recorded,
+            areas,
+            unseen,
+            running: Vec::new(),
+            placed: vec![None; demand.calls.len()],
+            reports: reports_of(demand, recorded, reports),
+            agreement: Agreement::default(),
+        }
+    }
+
+    fn step(&mut self, kind: OpKind) {
+        match kind {
+            OpKind::Start(call) => self.start(call),
+            OpKind::Busy(call) => self.busy(call),
+            OpKind::Finish(call) => self.end(call),
+            OpKind::Release {
+                from,
+                offset,
+                pages,
+            } => self.release(from, offset, pages),
+            OpKind::PhaseBegin(_) | OpKind::PhaseEnd(_) => {}
+        }
+    }
+
+    fn start(&mut self, call: u32) {
+        let mut running = Running {
+            call,
+            from: 0,
+            at: self.find(call, 0),
+            others: Vec::new(),
+            busy: 0,
+            so_far: SoFar::Equal,
+        };
+        // Had this call looked before one that began earlier did, that one's place was free, and
+        // that one found the next.
+        let wish = self.demand.calls[call as usize].wish;
+        let area = self.demand.calls[call as usize].area as usize;
+        for index in 0..self.running.len() {
+            if self.shares_area(index, call) {
+                self.mark(index, false);
+                let first = self.find(call, 0);
+                let pages = first.map_or(0, |_| wish.pages);
+                self.areas[area].take(first.unwrap_or(0), pages);
+                let second = self.find(self.running[index].call, self.running[index].from);
+                self.areas[area].release(first.unwrap_or(0), pages);
+                self.mark(index, true);
+                running.others.push(first);
+                self.running[index].others.push(second);
+            }
+        }
+        self.running.push(running);
+        self.mark(self.running.len() - 1, true);
+        self.look_again(call);
+    }
+
+    fn busy(&mut self, call: u32) {
+        let Some(index) = self.running.iter().position(|r| r.call == call) else {
+            return;
+        };
+        self.mark(index, false);
+        let Running {
+            at, busy, so_far, ..
+        } = self.running[index];
+        let asked = &self.demand.calls[call as usize];
+        let kernel = self.recorded.busy[call as usize].get(busy).copied();
+        let others = std::mem::take(&mut self.running[index].others);
+        let so_far = match (so_far, kernel) {
+            (SoFar::Equal, _) if others.iter().any(|other| *other != at) => SoFar::OrderOpen,
+            (SoFar::Equal, Some(pfn)) if at == kernel || self.learns(asked, at, pfn) => {
+                if at == kernel {
+                    SoFar::Equal
+                } else {
+                    SoFar::Told
+                }
+            }
+            (SoFar::Equal, _) => SoFar::Other,
+            (known, _) => known,
+        };
+        let from = kernel
+            .or(at)
+            .map(|pfn| self.areas[asked.area as usize].after_busy(asked.wish, pfn));
+        let running = &mut self.running[index];
+        running.so_far = so_far;
+        running.busy += 1;
+        running.from = from.unwrap_or(running.from);
+        let from = running.from;
+        self.running[index].at = self.find(call, from);
+        self.mark(index, true);
+        self.look_again(call);
+    }
+
+    fn release(&mut self, from: Owner, offset: u64, pages: u64) {
+        let (area, pfn) = match from {
+            Owner::Holding(index) => {
+                let holding = &self.demand.holdings[index as usize];
+                (holding.area, Some(holding.pfn))
+            }
+            Owner::Call(call) => {
+                let area = self.demand.calls[call as usize].area;
+                (area, self.placed[call as usize])
+            }
+        };
+        if let Some(pfn) = pfn {
+            self.areas[area as usize].release(pfn + offset, pages);
+        }
+        for index in 0..self.running.len() {
+            if self.demand.calls[self.running[index].call as usize].area == area {
+                self.look_now(index);
+            }
+        }
+    }
+
+    /// What the other calls under way would find now that `call` has changed something.
+    fn look_again(&mut self, call: u32) {
+        for index in 0..self.running.len() {
+            if self.running[index].call != call && self.shares_area(index, call) {
+                self.look_now(index);
+            }
+        }
+    }
+
+    fn look_now(&mut self, index: usize) {
+        self.mark(index, false);
+        let Running { call, from, .. } = self.running[index];
+        let found = self.find(call, from);
+        self.mark(index, true);
+        self.running[index].others.push(found);
+    }
+
+    fn shares_area(&self, index: usize, call: u32) -> bool {
+        let area = |call: u32| self.demand.calls[call as usize].area;
+        area(self.running[index].call) == area(call)
+    }
+
+    fn find(&self, call: u32, from: u64) -> Option<u64> {
+        let call = &self.demand.calls[call as usize];
+        let index = call.area as usize;
+        self.unseen[index].find(&self.areas[index], call.wish, from)
+    }
+
+    /// Marks or clears where a call under way is believed to be.
+    fn mark(&mut self, index: usize, taken: bool) {
+        let running = &self.running[index];
+        let call = &self.demand.calls[running.call as usize];
+        let area = &mut self.areas[call.area as usize];
+        match (running.at, taken) {
+            (Some(pfn), true) => area.take(pfn, call.wish.pages),
+            (Some(pfn), false) => area.release(pfn, call.wish.pages),
+            (None, _) => {}
+        }
+    }
+
+    fn end(&mut self, call: u32) {
+        let Some(index) = self.running.iter().position(|r| r.call == call) else {
+            return;
+        };
+        self.mark(index, false);
+        let running = self.running.swap_remove(index);
+        if let Some(kernel) = self.recorded.outcomes[call as usize] {
+            self.judge(&running, kernel);
+            self.follow(call, kernel);
+        }
+        self.look_again(call);
+    }
+
+    /// Goes on from the kernel's answer.
+    fn follow(&mut self, call: u32, kernel: Outcome) {
+        let asked = &self.demand.calls[call as usize];
+        let area = asked.area as usize;
+        if let Outcome::At(pfn) = kernel {
+            self.areas[area].take(pfn, asked.wish.pages);
+            self.unseen[area].settle(pfn, asked.wish.pages);
+            self.placed[call as usize] = Some(pfn);
+        }
+        if let Some(report) = self.reports[call as usize] {
+            self.compare_runs(call, area, report);
+        }
+    }
+
+    fn judge(&mut self, running: &Running, kernel: Outcome) {
+        let busy = self.demand.calls[running.call as usize].busy;
+        let exhausted = Outcome::Failed(Some(if busy == 0 { ENOMEM } else { EBUSY }));
+        let model = running.at.map_or(exhausted, Outcome::At);
+        let depends = running.so_far == SoFar::OrderOpen
+            || running.others.iter().any(|other| *other != running.at);
+        let is_equal = model == kernel || running.at.is_none() && kernel == Outcome::Failed(None);
+        let entry = |reason| Disagreement {
+            call: running.call,
+            kernel,
+            model,
+            reason,
+        };
+        if depends {
+            self.agreement.unknowable.push(entry(Reason::OrderOpen));
+        } else if running.so_far == SoFar::Told {
+            self.agreement.told += 1;
+        } else if is_equal && running.so_far == SoFar::Equal {
+            self.agreement.calls += 1;
+            self.agreement.agree += 1;
+        } else if running.so_far == SoFar::Equal && self.has_told(running, kernel) {
+            self.agreement.told += 1;
+        } else {
+            let reason = self.reason(running, kernel);
+            if reason == Reason::BeforeRecording {
+                self.agreement.unknowable.push(entry(reason));
+            } else {
+                self.agreement.calls += 1;
+                self.agreement.disagree.push(entry(reason));
+            }
+        }
+    }
+
+    fn has_told(&mut self, running: &Running, kernel: Outcome) -> bool {
+        let call = &self.demand.calls[running.call as usize];
+        let area = &self.areas[call.area as usize];
+        match kernel {
+            Outcome::At(pfn) if area.is_free(pfn, call.wish.pages) => {
+                self.learns(call, running.at, pfn)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the kernel, which tried `pfn`, passed over ranges from `at` on of which nothing shows
+    /// whether they were claimed before the recording: then each of them was, in part.
+    fn learns(&mut self, call: &Call, at: Option<u64>, pfn: u64) -> bool {
+        let index = call.area as usize;
+        let area = &self.areas[index];
+        let mut passed = Vec::new();
+        let mut next = at;
+        while let Some(at) = next.filter(|at| *at < pfn) {
+            if !self.unseen[index].is_open(at, call.wish.pages) {
+                return false;
+            }
+            if passed.len() == PASSED_MAX {
+                return false;
+            }
+            passed.push(at);
+            let from = area.after_busy(call.wish, at);
+            next = self.unseen[index].find(area, call.wish, from);
+        }
+        let is_all = !passed.is_empty() && next == Some(pfn);
+        is_all && self.unseen[index].refuse(&passed, call.wish.pages)
+    }
+
+    fn reason(&self, running: &Running, kernel: Outcome) -> Reason {
+        let call = &self.demand.calls[running.call as usize];
+        let index = call.area as usize;
+        if running.so_far == SoFar::Other {
+            return Reason::OtherRangeBusy;
+        }
+        match (kernel, running.at) {
+            (Outcome::Failed(Some(EINTR)), _) => Reason::Interrupted,
+            (Outcome::Failed(_), None) => Reason::OtherError,
+            (Outcome::Failed(_), Some(at)) => match self.printed_free(running.call, at) {
+                Some(true) => Reason::NotMoved,
+                Some(false) if self.unseen[index].is_open(at, call.wish.pages) => {
+                    Reason::BeforeRecording
+                }
+                None if self.unseen[index].is_open(at, call.wish.pages) => Reason::BeforeRecording,
+                Some(false) => Reason::PassedOver,
+                None => Reason::NotMoved,
+            },
+            (Outcome::At(pfn), at) => {
+                if self.areas[index].is_free(pfn, call.wish.pages) && at.is_some_and(|at| at < pfn)
+                {
+                    Reason::PassedOver
+                } else {
+                    Reason::ReleaseNotRecorded
+                }
+            }
+        }
+    }
+
+    /// Whether the kernel's own free runs, printed with this failure, hold a place.
+    fn printed_free(&self, call: u32, at: u64) -> Option<bool> {
+        let runs = self.reports[call as usize]?.free_runs.as_ref()?;
+        let asked = &self.demand.calls[call as usize];
+        let at = at - self.areas[asked.area as usize].base();
+        Some(
+            runs.iter()
+                .any(|(from, len)| *from <= at && at + asked.wish.pages <= from + len),
+        )
+    }
+
+    fn compare_runs(&mut self, call: u32, index: usize, report: &FailureReport) {
+        let (Some(runs), bitmaps) = (&report.free_runs, &mut self.agreement.bitmaps) else {
+            return;
+        };
+        let (area, unseen) = (&self.areas[index], &self.unseen[index]);
+        bitmaps.compared += 1;
+        if area.free_runs().eq(runs.iter().copied()) {
+            bitmaps.equal += 1;
+            return;
+        }
+        // Free for the kernel is free for the model, and the other way round where it is known.
+        let mut printed = Area::new(area.base(), area.pages(), 0);
+        printed.take(area.base(), area.pages());
+        for (at, pages) in runs {
+            printed.release(area.base() + at, *pages);
+        }
+        let differs = (0..area.pages()).any(|page| {
+            let free = |area: &Area| area.is_free(area.base() + page, 1);
+            free(area) != free(&printed) && (free(&printed) || unseen.is_settled(page))
+        });
+        if differs {
+            bitmaps.differ.push(call);
+        } else {
+            bitmaps.equal_where_known += 1;
+        }
+    }
+
+    fn finish(mut self) -> Agreement {
+        let is_open = |outcome: &&Option<Outcome>| outcome.is_none();
+        self.agreement.unfinished = self.recorded.outcomes.iter().filter(is_open).count() as u64;
+        for (area, unseen) in self.unseen.iter().enumerate() {
+            let certain = unseen.certain().into_iter();
+            self.agreement
+                .held_before
+                .extend(certain.map(|pfn| (area as u32, pfn)));
+        }
+        self.agreement
+    }
+}
+
+/// The report of each call: the next failed one of that area and size near that time. The kernel
+/// limits the rate of its lines, so not every failure has one.
+fn reports_of<'a>(
+    demand: &Demand,
+    recorded: &Recorded,
+    reports: &'a [FailureReport],
+) -> Vec<Option<&'a FailureReport>> {
+    let mut of = vec![None; demand.calls.len()];
+    let mut next = 0;
+    for report in reports {
+        let found = (next..demand.calls.len()).find(|index| {
+            let call = &demand.calls[*index];
+            let name = &demand.areas[call.area as usize];
+            let is_named = report.area.as_deref().is_none_or(|area| area == name);
+            let has_failed = matches!(recorded.outcomes[*index], Some(Outcome::Failed(_)));
+            let apart_ns = recorded.ended_ns[*index].abs_diff(report.at_ns);
+            has_failed && is_named && call.wish.pages == report.pages && apart_ns < CLOCKS_NS
+        });
+        if let Some(index) = found {
+            of[index] = Some(report);
+            next = index + 1;
+        }
+    }
+    of
+}

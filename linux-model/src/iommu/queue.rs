@@ -1,0 +1,96 @@
+//! Ranges that wait for a flush before their addresses are used again.
+
+use std::collections::VecDeque;
+
+/// One fewer than the ring has places.
+const USABLE: usize = 255;
+
+/// An unmapped range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Waiting {
+    pub start: u64,
+    pub granules: u64,
+    /// Since when hardware may use it; `None` once it has forgotten it.
+    pub since_ns: Option<u64>,
+}
+
+/// One ring for each CPU.
+#[derive(Clone, Debug)]
+pub(super) struct FlushQueue {
+    rings: Vec<VecDeque<Waiting>>,
+    granules: u64,
+    /// When the timer fires, and on which CPU.
+    pub timer: Option<(u64, u32)>,
+}
+
+impl FlushQueue {
+    pub fn new(cpus: u32) -> Self {
+        Self {
+            rings: vec![VecDeque::new(); cpus.max(1) as usize],
+            granules: 0,
+            timer: None,
+        }
+    }
+
+    /// Whether the next range of this CPU flushes first.
+    pub fn is_full(&self, cpu: u32) -> bool {
+        self.rings
+            .get(cpu as usize)
+            .is_some_and(|ring| ring.len() >= USABLE)
+    }
+
+    pub fn push(&mut self, cpu: u32, waiting: Waiting) {
+        self.granules += waiting.granules;
+        let last = self.rings.len() - 1;
+        self.rings[(cpu as usize).min(last)].push_back(waiting);
+    }
+
+    /// What one CPU has waiting, in order.
+    pub fn drain(&mut self, cpu: u32) -> Vec<Waiting> {
+        let drained: Vec<Waiting> = match self.rings.get_mut(cpu as usize) {
+            Some(ring) => ring.drain(..).collect(),
+            None => Vec::new(),
+        };
+        self.granules -= drained.iter().map(|waiting| waiting.granules).sum::<u64>();
+        drained
+    }
+
+    /// What one CPU has waiting that hardware has forgotten.
+    pub fn drain_forgotten(&mut self, cpu: u32) -> Vec<Waiting> {
+        let Some(ring) = self.rings.get_mut(cpu as usize) else {
+            return Vec::new();
+        };
+        let count = ring.iter().take_while(|w| w.since_ns.is_none()).count();
+        let drained: Vec<Waiting> = ring.drain(..count).collect();
+        self.granules -= drained.iter().map(|waiting| waiting.granules).sum::<u64>();
+        drained
+    }
+
+    /// What all CPUs have waiting, CPU by CPU.
+    pub fn drain_all(&mut self) -> Vec<Waiting> {
+        (0..self.rings.len() as u32)
+            .flat_map(|cpu| self.drain(cpu))
+            .collect()
+    }
+
+    /// Takes one range out; whether it was there.
+    pub fn remove(&mut self, start: u64) -> bool {
+        for ring in &mut self.rings {
+            if let Some(at) = ring.iter().position(|waiting| waiting.start == start) {
+                self.granules -= ring.remove(at).map_or(0, |waiting| waiting.granules);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Everything that waits, in place.
+    pub fn waiting(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.rings.iter_mut().flatten()
+    }
+
+    /// Granules that wait.
+    pub fn granules(&self) -> u64 {
+        self.granules
+    }
+}

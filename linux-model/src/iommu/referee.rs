@@ -1,0 +1,397 @@
+//! The model's addresses against the recorded ones.
+//!
+//! Which address a mapping gets depends on what its CPU freed last. Where interrupts free or map in
+//! the midst of another mapping, and where a flush on one CPU races with unmaps on another, the
+//! events leave the order open: such an address is counted as open, never as equal, and the
+//! recorded one is used to go on. Nothing else is taken from the recorded addresses.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::calls::{Call, CallKind, Calls, Flow, RecordedTranslation};
+use crate::iommu::agreement::{DifferenceReason, total};
+use crate::iommu::domain::{Domain, Invalidation, Timer, Translated};
+use crate::iommu::setup::TranslationSetup;
+
+/// Calls of other flows that are looked at for another order.
+const NEAR_CALLS: usize = 16;
+/// The most calls of one interrupt.
+const INTERRUPT_CALLS: usize = 512;
+/// Mappings after which two orders of a flush are told apart.
+const TRIED_MAPS: usize = 64;
+/// A CPU that unmaps this soon after another CPU's flush may be the one that frees its own.
+const RACE_NS: u64 = 2_000_000;
+
+/// How the model's addresses agree with the recorded ones.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AddressAgreement {
+    /// Buffers with a recorded address.
+    pub compared: u64,
+    /// Those at the recorded address.
+    pub equal: u64,
+    /// Others whose address another order gives that the recording leaves open.
+    pub open: u64,
+    /// The rest.
+    pub missed: u64,
+    /// Flushes whose order with another CPU's unmaps the recorded addresses told.
+    pub flushes_told: u64,
+}
+
+impl AddressAgreement {
+    /// Equal per knowable, in percent; `None` if nothing is knowable.
+    pub fn percent(&self) -> Option<f64> {
+        let knowable = self.compared - self.open;
+        (knowable > 0).then(|| 100.0 * self.equal as f64 / knowable as f64)
+    }
+}
+
+/// What was found out about each buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Equal,
+    Open,
+    Missed,
+    /// No recorded address, or not translated.
+    Uncompared,
+}
+
+impl Verdict {
+    pub fn difference(self) -> Option<DifferenceReason> {
+        match self {
+            Self::Equal => None,
+            Self::Open => Some(DifferenceReason::OpenOrder),
+            Self::Missed => Some(DifferenceReason::Address),
+            Self::Uncompared => Some(DifferenceReason::CutByTheRecording),
+        }
+    }
+}
+
+/// All verdicts, by buffer.
+pub(super) struct Addresses {
+    pub of: Vec<Verdict>,
+    pub agreement: AddressAgreement,
+}
+
+impl Addresses {
+    fn note(&mut self, call: &Call, verdict: Verdict) {
+        let CallKind::Map(buffer) = call.kind else {
+            return;
+        };
+        self.of[buffer as usize] = verdict;
+        let agreement = &mut self.agreement;
+        agreement.compared += u64::from(verdict != Verdict::Uncompared);
+        match verdict {
+            Verdict::Equal => agreement.equal += 1,
+            Verdict::Open => agreement.open += 1,
+            Verdict::Missed => agreement.missed += 1,
+            Verdict::Uncompared => {}
+        }
+    }
+}
+
+/// Runs the calls through the model with the recorded addresses as a referee.
+pub(super) fn agree(
+    calls: &Calls,
+    recorded: &RecordedTranslation,
+    setup: &TranslationSetup,
+) -> Addresses {
+    let facts = Facts {
+        calls,
+        recorded,
+        setup,
+        numbers: domain_numbers(calls),
+    };
+    let mut state = State::default();
+    let mut addresses = Addresses {
+        of: vec![Verdict::Uncompared; calls.buffers.len()],
+        agreement: AddressAgreement::default(),
+    };
+    let mut done = vec![false; calls.order.len()];
+    for index in 0..calls.order.len() {
+        if std::mem::replace(&mut done[index], true) {
+            continue;
+        }
+        if let Some(first) = facts.interrupted(&state, index) {
+            // Its address was taken before the interrupt, which only the address itself tells.
+            done[first] = true;
+            facts.step(&mut state, first);
+            addresses.note(&calls.order[first], Verdict::Open);
+        }
+        let call = &calls.order[index];
+        let verdict = match call.kind {
+            CallKind::Flush { domain } => {
+                let told = facts.flush(&mut state, index, domain);
+                addresses.agreement.flushes_told += u64::from(told);
+                Verdict::Uncompared
+            }
+            _ => facts.step(&mut state, index),
+        };
+        addresses.note(call, verdict);
+    }
+    addresses
+}
+
+struct Facts<'a> {
+    calls: &'a Calls,
+    recorded: &'a RecordedTranslation,
+    setup: &'a TranslationSetup,
+    /// Devices by the numbers of their domains.
+    numbers: HashMap<u32, u32>,
+}
+
+/// The run so far.
+#[derive(Clone, Default)]
+struct State {
+    domains: HashMap<u32, Domain>,
+    held: HashMap<u32, Translated>,
+    /// Buffers by device and address.
+    holders: HashMap<(u32, u64), u32>,
+    /// The last call of each flow, by event.
+    previous: HashMap<Flow, u64>,
+    /// Recent frees: address, event, flow, CPU.
+    freed: VecDeque<(u64, u64, Flow, u32)>,
+}
+
+const FREED_KEPT: usize = 64;
+
+impl Facts<'_> {
+    /// One call.
+    fn step(&self, state: &mut State, index: usize) -> Verdict {
+        let call = &self.calls.order[index];
+        let verdict = match call.kind {
+            CallKind::Map(buffer) if self.calls.is_translated(buffer) => {
+                self.map(state, index, buffer)
+            }
+            CallKind::Unmap(buffer) => {
+                self.unmap(state, call, buffer);
+                Verdict::Uncompared
+            }
+            _ => Verdict::Uncompared,
+        };
+        state.previous.insert(call.flow, call.event);
+        verdict
+    }
+
+    /// A mapping that this call's interrupt, or one around it, came in the midst of, where its
+    /// recorded address is what it would get now and not what it would get at its own event.
+    fn interrupted(&self, state: &State, index: usize) -> Option<usize> {
+        let call = &self.calls.order[index];
+        let level = level(call.flow);
+        if level == 0 {
+            return None;
+        }
+        let on_cpu = |other: &usize| self.calls.order[*other].cpu == call.cpu;
+        let after = index + 1..self.calls.order.len().min(index + INTERRUPT_CALLS);
+        let below = after
+            .filter(on_cpu)
+            .find(|at| self::level(self.calls.order[*at].flow) < level)?;
+        let mapping = &self.calls.order[below];
+        let CallKind::Map(buffer) = mapping.kind else {
+            return None;
+        };
+        let since = state.previous.get(&mapping.flow).copied().unwrap_or(0);
+        let device = self.calls.buffers[buffer as usize].device;
+        let bytes = total(&self.calls.buffers[buffer as usize], self.setup.granule);
+        let now = state.domains.get(&device)?.next_kept(mapping.cpu, bytes)?;
+        if since > call.event || Some(now) != self.address(buffer) {
+            return None;
+        }
+        let mut usual = state.clone();
+        for between in index..below {
+            match self.calls.order[between].kind {
+                CallKind::Flush { domain } => drop(self.flush(&mut usual, between, domain)),
+                _ => drop(self.step(&mut usual, between)),
+            }
+        }
+        (self.step(&mut usual, below) != Verdict::Equal).then_some(below)
+    }
+
+    fn map(&self, state: &mut State, index: usize, number: u32) -> Verdict {
+        let call = &self.calls.order[index];
+        let buffer = &self.calls.buffers[number as usize];
+        let domain = state
+            .domains
+            .entry(buffer.device)
+            .or_insert_with(|| self.first_domain(call));
+        let bytes = total(buffer, self.setup.granule);
+        let Ok(mut translated) = domain.reserve(call.cpu, call.at_ns, bytes) else {
+            return Verdict::Missed;
+        };
+        let recorded = self.recorded.dma[number as usize];
+        let recorded = recorded.map(|dma| dma - dma % self.setup.granule);
+        let verdict = match recorded {
+            None => Verdict::Uncompared,
+            Some(recorded) if recorded == translated.iova => Verdict::Equal,
+            Some(recorded) => {
+                let is_open = self.is_open(state, index, translated.iova, recorded);
+                self.correct(state, buffer.device, call.cpu, translated, recorded);
+                translated.iova = recorded;
+                match is_open {
+                    true => Verdict::Open,
+                    false => Verdict::Missed,
+                }
+            }
+        };
+        let place = (buffer.device, translated.iova);
+        state.holders.insert(place, number);
+        state.held.insert(number, translated);
+        verdict
+    }
+
+    fn unmap(&self, state: &mut State, call: &Call, number: u32) {
+        let device = self.calls.buffers[number as usize].device;
+        let (Some(translated), Some(domain)) =
+            (state.held.remove(&number), state.domains.get_mut(&device))
+        else {
+            return;
+        };
+        state.holders.remove(&(device, translated.iova));
+        domain.release(call.cpu, call.at_ns, translated);
+        if state.freed.len() == FREED_KEPT {
+            state.freed.pop_front();
+        }
+        let freed = (translated.iova, call.event, call.flow, call.cpu);
+        state.freed.push_back(freed);
+    }
+
+    /// Whether another order gives the recorded address: one in which other flows' frees or
+    /// mappings come on the other side of this mapping, whose own moment lies between the last
+    /// event of its flow and its event.
+    fn is_open(&self, state: &State, index: usize, predicted: u64, recorded: u64) -> bool {
+        let call = &self.calls.order[index];
+        let since = state.previous.get(&call.flow).copied().unwrap_or(0);
+        // What is predicted was freed within that time, so perhaps only after this mapping.
+        let late = state.freed.iter().any(|(iova, event, flow, _)| {
+            *iova == predicted && *event > since && *flow != call.flow
+        });
+        let soon = |wanted: &dyn Fn(&Call) -> bool| {
+            let others = self.calls.order[index + 1..].iter();
+            let mut others = others.filter(|other| other.flow != call.flow);
+            others.by_ref().take(NEAR_CALLS).any(wanted)
+        };
+        // What is recorded is freed by a call whose event is still to come.
+        let early = soon(&|other| match other.kind {
+            CallKind::Unmap(buffer) => self.address(buffer) == Some(recorded),
+            _ => false,
+        });
+        // What is predicted is what another flow gets whose mapping is under way.
+        let swapped = soon(&|other| match other.kind {
+            CallKind::Map(buffer) => self.address(buffer) == Some(predicted),
+            _ => false,
+        });
+        late || early || swapped
+    }
+
+    fn address(&self, buffer: u32) -> Option<u64> {
+        let dma = self.recorded.dma[buffer as usize]?;
+        Some(dma - dma % self.setup.granule)
+    }
+
+    fn correct(&self, state: &mut State, device: u32, cpu: u32, taken: Translated, recorded: u64) {
+        if let Some(domain) = state.domains.get_mut(&device) {
+            domain.correct(cpu, taken, recorded);
+        }
+        // Whoever held it has given it back already.
+        if let Some(holder) = state.holders.remove(&(device, recorded)) {
+            state.held.remove(&holder);
+        }
+    }
+
+    /// A flush of a domain that the recording tells. Whether the recorded addresses told who freed
+    /// what waited on other CPUs: the CPU that flushed, or each its own with its next unmap.
+    fn flush(&self, state: &mut State, index: usize, number: u32) -> bool {
+        let call = &self.calls.order[index];
+        let Some(device) = self.numbers.get(&number) else {
+            return false;
+        };
+        let Some(domain) = state.domains.get_mut(device) else {
+            return false;
+        };
+        if !self.is_raced(call, index) {
+            domain.flushed(call.cpu, call.at_ns);
+            return false;
+        }
+        let mut other = state.clone();
+        if let Some(domain) = state.domains.get_mut(device) {
+            domain.flushed(call.cpu, call.at_ns);
+        }
+        if let Some(domain) = other.domains.get_mut(device) {
+            domain.flushed_alone(call.cpu, call.at_ns);
+        }
+        let (usual, alone) = (
+            self.equal_after(state, index),
+            self.equal_after(&other, index),
+        );
+        if alone > usual {
+            *state = other;
+        }
+        alone != usual
+    }
+
+    /// Whether another CPU unmaps soon after a flush.
+    fn is_raced(&self, call: &Call, index: usize) -> bool {
+        let soon = self.calls.order[index + 1..].iter();
+        let mut soon = soon.take_while(|other| other.at_ns <= call.at_ns + RACE_NS);
+        soon.any(|other| other.cpu != call.cpu && matches!(other.kind, CallKind::Unmap(_)))
+    }
+
+    /// How many of the next mappings get the recorded address.
+    fn equal_after(&self, state: &State, index: usize) -> usize {
+        let mut state = state.clone();
+        let (mut maps, mut equal) = (0, 0);
+        for next in index + 1..self.calls.order.len() {
+            if matches!(self.calls.order[next].kind, CallKind::Flush { .. }) {
+                break;
+            }
+            let verdict = self.step(&mut state, next);
+            maps += usize::from(verdict != Verdict::Uncompared);
+            equal += usize::from(verdict == Verdict::Equal);
+            if maps == TRIED_MAPS {
+                break;
+            }
+        }
+        equal
+    }
+
+    fn first_domain(&self, call: &Call) -> Domain {
+        let setup = self.setup;
+        let mut config = setup.domain(setup.engine, setup.invalidation);
+        config.timer = match setup.invalidation {
+            Invalidation::Lazy if !self.numbers.is_empty() => Timer::Told,
+            _ => Timer::Modelled,
+        };
+        let mut domain = Domain::new(config);
+        if setup.has_doorbells {
+            // The doorbell is mapped before the driver's first buffer; it stays.
+            let _ = domain.reserve(call.cpu, call.at_ns, setup.granule);
+        }
+        domain
+    }
+}
+
+/// 0 for tasks, more for what interrupts them.
+fn level(flow: Flow) -> u8 {
+    match flow {
+        Flow::Task(_) => 0,
+        Flow::Cpu { level, .. } => level,
+    }
+}
+
+/// Domains are numbered in the order in which their devices were found, which is that of their
+/// names.
+fn domain_numbers(calls: &Calls) -> HashMap<u32, u32> {
+    let mut numbers: Vec<u32> = calls
+        .order
+        .iter()
+        .filter_map(|call| match call.kind {
+            CallKind::Flush { domain } => Some(domain),
+            _ => None,
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut devices: Vec<u32> = (0..calls.devices.len() as u32)
+        .filter(|device| calls.devices[*device as usize].is_translated)
+        .collect();
+    devices.sort_by_key(|device| &calls.devices[*device as usize].name);
+    numbers.into_iter().zip(devices).collect()
+}
