@@ -180,12 +180,12 @@ const ROWS: &[Row] = &[
         reason: "100,000 rounds of map, transfer, unmap and reuse without a stale hit",
     },
     Row {
-        name: "qemu-nvme",
+        name: "qemu-dma",
         run: Run::Test {
             package: "dmakit-qemu",
-            test: "nvme",
+            test: "dma_clients",
         },
-        reason: "a disk behind the SMMU, on device models nobody here wrote",
+        reason: "drivers behind the SMMU, on device models nobody here wrote",
     },
     Row {
         name: "trace-mutation",

@@ -75,6 +75,7 @@
 
 extern crate alloc;
 
+mod cursor;
 mod descend;
 mod error;
 mod format;
@@ -89,6 +90,7 @@ mod table;
 mod unmap;
 mod walk;
 
+pub use cursor::Cursor;
 pub use error::{MapError, MapFailure, TableError, UnmapError};
 pub use format::{Access, Entry, Format, Memory, Permissions};
 pub use gather::Gather;
