@@ -47,6 +47,7 @@ mod shared;
 mod stats;
 mod sync;
 mod translated;
+mod translated_end;
 mod two_step;
 mod unmap;
 

@@ -556,3 +556,29 @@ fn memory_in_pieces_is_one_segment_and_goes_home() {
     device.remove().unwrap();
     rig.close(domain);
 }
+
+/// What bouncing edges is for: the same device, taken for a trusted one, reaches its neighbours.
+#[test]
+fn a_granule_shared_with_an_untrusted_device_is_found_out() {
+    for (is_described, reaches) in [(true, false), (false, true)] {
+        let rig = Rig::coherent(7);
+        let domain = rig.strict();
+        let info = if is_described {
+            rig.untrusted()
+        } else {
+            rig.info()
+        };
+        let device = rig.device(info, &domain);
+        let mut around = rig.buffer(100, 64, 1);
+        rig.sim.confine();
+        rig.sim.grant(around.run, BOTH);
+        rig.sim.grant(rig.pool_memory, BOTH);
+        let mapping = device.map::<Bidirectional>(around.take(), NONE).unwrap();
+        let before = at(mapping.dma_addr(), -64);
+        rig.sim.write(before, &[9; 64]).unwrap();
+        assert_eq!(!around.is_untouched(), reaches);
+        assert_eq!(rig.machine.take_violations().total > 0, reaches);
+        device.unmap_and_sync(mapping).unwrap();
+        rig.close(domain);
+    }
+}
