@@ -6,6 +6,9 @@ use core::sync::atomic::Ordering;
 use dmakit_addr::{Address, Iova, IovaRange};
 use dmakit_platform::{Platform, TableMemory};
 
+use crate::hint::Near;
+use crate::map::AT_ONCE;
+use crate::sync::Word;
 use crate::table::Table;
 use crate::{Format, Gather, PageTable, UnmapError};
 
@@ -17,18 +20,44 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// # Errors
     /// [`UnmapError`].
     pub fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
-        let (mut at, end) = self.checked(range)?;
-        let short = |bytes| match bytes == end - at {
-            true => Ok(()),
-            false => Err(UnmapError::Absent(range)),
-        };
+        let (at, len) = (range.start().raw(), range.len());
         // A remembered table leaves no room for a larger leaf, which the ends could cut.
-        if let Some((table, indices)) = self.leaf_way(at, end) {
-            return short(self.clear(table, 0, indices, at, gather));
+        let cleared = match self.hints[0].near(at, len, 0) {
+            Some(near) => self.clear_near(near, 0, at, gather),
+            None => self.clear_blocks(at, len, gather),
+        };
+        match cleared {
+            Some(bytes) if bytes == len => Ok(()),
+            Some(_) => Err(UnmapError::Absent(range)),
+            None => self.unmap_any(range, gather),
         }
-        if let Some((table, height, indices)) = self.block_way(at, end, 0) {
-            return short(self.clear(table, height, indices, at, gather));
-        }
+    }
+
+    /// Clears entries of a remembered table, up to the first that is absent: how many bytes they
+    /// mapped; `None` where there are tables below.
+    #[inline(always)]
+    fn clear_near(&self, near: Near, height: u32, at: u64, gather: &mut Gather) -> Option<u64> {
+        let (table, _) = self.entries_near(near, height)?;
+        Some(self.clear(
+            table,
+            height,
+            near.first..near.first + near.count,
+            at,
+            gather,
+        ))
+    }
+
+    /// Likewise for blocks; `None` also where none are near.
+    #[inline(never)]
+    fn clear_blocks(&self, at: u64, len: u64, gather: &mut Gather) -> Option<u64> {
+        let (near, height) = self.blocks_near(at, len, 0)?;
+        self.clear_near(near, height, at, gather)
+    }
+
+    /// Unmaps without a short way.
+    #[inline(never)]
+    fn unmap_any(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
+        let (mut at, end) = self.checked(range)?;
         self.refuse_cut_leaf(range, at)?;
         self.refuse_cut_leaf(range, end)?;
         while at < end {
@@ -61,7 +90,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         Ok(())
     }
 
-    /// Takes the tables of a gather back into the stock, zeroed.
+    /// Takes the tables of a gather back into the stock.
     ///
     /// To be called only after every cache that may know them was invalidated, and that is complete.
     pub fn recycle(&self, gather: Gather) {
@@ -149,14 +178,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let Some(words) = table.words().get(indices.clone()) else {
             return 0;
         };
-        let mut done = words.len();
-        for (at, word) in words.iter().enumerate() {
-            if !self.format.is_present(word.load(Ordering::Relaxed)) {
-                done = at;
-                break;
-            }
-            word.store(0, Ordering::Relaxed);
-        }
+        let done = self.clear_words(words);
         if done == 0 {
             return 0;
         }
@@ -164,6 +186,29 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let bytes = (done as u64) << self.format.geometry().shift(height);
         gather.add(at, at + bytes, height, done as u64);
         bytes
+    }
+
+    /// Clears words up to the first that refers to nothing: how many.
+    #[inline(always)]
+    fn clear_words(&self, words: &[Word]) -> usize {
+        let is_present = |word: &Word| self.format.is_present(word.load(Ordering::Relaxed));
+        let mut done = 0;
+        for some in words.chunks_exact(AT_ONCE) {
+            if !some.iter().fold(true, |all, word| all & is_present(word)) {
+                break;
+            }
+            some.iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
+            done += AT_ONCE;
+        }
+        for word in words.iter().skip(done) {
+            if !is_present(word) {
+                break;
+            }
+            word.store(0, Ordering::Relaxed);
+            done += 1;
+        }
+        done
     }
 
     /// Takes a whole table, and all below it, out of the tree.
@@ -226,10 +271,6 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             if let Some(child) = slot.swap(0, Ordering::Relaxed).checked_sub(1) {
                 self.recycle_tree(child);
             }
-        }
-        table.segment.window().fill(0);
-        if self.cleans {
-            self.platform.clean(table.segment.range());
         }
         self.stock[usize::from(!table.below.is_empty())].push(&self.tables, number);
     }
