@@ -57,15 +57,19 @@ impl Hints {
         })
     }
 
-    /// The bits below what one table maps.
-    #[inline]
-    pub(crate) fn table_mask(&self) -> u64 {
-        self.table_mask
+    /// The entry of a remembered table that alone maps `[at, at + len)` to memory at `to`: the table's
+    /// number, and its index there. Only addresses that a tree has are remembered, so that this checks
+    /// the range as well.
+    #[inline(always)]
+    pub(crate) fn entry(&self, at: u64, len: u64, to: u64) -> Option<(u32, usize)> {
+        if len != 1 << self.entry_shift || (at | len | to) & self.entry_mask != 0 {
+            return None;
+        }
+        let index = (at & self.table_mask) >> self.entry_shift;
+        Some((self.get(at)?, index as usize))
     }
 
-    /// The entries of a remembered table that map `[at, at + len)`, all of it and less than all that
-    /// the table maps, to memory at `to`. Only addresses that a tree has are remembered, so that this
-    /// checks the range as well.
+    /// As [`entry`](Self::entry), for some entries, but not all of a table's.
     #[inline(always)]
     pub(crate) fn near(&self, at: u64, len: u64, to: u64) -> Option<Near> {
         let offset = at & self.table_mask;

@@ -39,27 +39,70 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         permissions: Permissions,
     ) -> Result<(), MapError> {
         let (at, len, to) = (range.start().raw(), range.len(), phys.raw());
+        // One entry is what most calls write. Nothing is kept for the longer ways meanwhile.
+        match self.map_entry(0, at, len, to, permissions) {
+            Some(()) => Ok(()),
+            None => self.map_more(range, phys, permissions),
+        }
+    }
+
+    /// Writes a single clear entry of a remembered table.
+    #[inline(always)]
+    fn map_entry(
+        &self,
+        height: u32,
+        at: u64,
+        len: u64,
+        to: u64,
+        permissions: Permissions,
+    ) -> Option<()> {
+        if to >> self.plain_bits != 0 {
+            return None;
+        }
+        let (table, index, word) = self.entry_near(height, at, len, to)?;
+        if word.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        let bits = self.format.leaf(height, permissions) | self.format.address(PhysAddr::new(to));
+        word.store(bits, Ordering::Relaxed);
+        self.clean(table, index, 1);
+        Some(())
+    }
+
+    /// Maps a block, or several entries.
+    #[inline(never)]
+    fn map_more(
+        &self,
+        range: IovaRange,
+        phys: PhysAddr,
+        permissions: Permissions,
+    ) -> Result<(), MapError> {
+        let (at, len, to) = (range.start().raw(), range.len(), phys.raw());
         // Where the end wraps around, the start has high bits too.
-        if (to | to.wrapping_add(len)) >> self.plain_bits == 0 {
-            let is_mapped = match self.hints[0].near(at, len, to) {
-                Some(near) => self.map_near(near, 0, to, permissions),
-                None => self.map_blocks(at, len, to, permissions),
-            };
-            if is_mapped {
-                return Ok(());
-            }
+        let is_plain = (to | to.wrapping_add(len)) >> self.plain_bits == 0;
+        let near = self.hints[0].near(at, len, to);
+        let is_mapped = match near.filter(|_| is_plain) {
+            Some(near) => self.map_near(near, to, permissions),
+            None => self.map_blocks(at, len, to, permissions),
+        };
+        if is_mapped {
+            return Ok(());
         }
         self.map_any(range, phys, permissions)
     }
 
-    /// Fills entries of a remembered table, all of them or none; false where something is in the way.
+    /// Fills entries of a remembered leaf table, all of them or none; false where something is in the
+    /// way.
     #[inline(always)]
-    fn map_near(&self, near: Near, height: u32, to: u64, permissions: Permissions) -> bool {
-        let Some((table, words)) = self.entries_near(near, height) else {
+    fn map_near(&self, near: Near, to: u64, permissions: Permissions) -> bool {
+        let Some(table) = self.tables.get(near.number as usize) else {
             return false;
         };
-        let first = self.format.leaf(height, permissions) | self.format.address(PhysAddr::new(to));
-        let wrote = fill_clear(words, first, self.format.geometry().span(height));
+        let Some(words) = table.words().get(near.first..near.first + near.count) else {
+            return false;
+        };
+        let first = self.format.leaf(0, permissions) | self.format.address(PhysAddr::new(to));
+        let wrote = fill_clear(words, first, self.format.geometry().span(0));
         if wrote < words.len() {
             words[..wrote]
                 .iter()
@@ -70,12 +113,12 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     }
 
     /// Likewise for blocks; false also where none are near.
-    #[inline(never)]
+    #[inline(always)]
     fn map_blocks(&self, at: u64, len: u64, to: u64, permissions: Permissions) -> bool {
-        match self.blocks_near(at, len, to) {
-            Some((near, height)) => self.map_near(near, height, to, permissions),
-            None => false,
-        }
+        [1, 2].into_iter().any(|height| {
+            let done = self.map_entry(height, at, len, to, permissions);
+            done.is_some()
+        })
     }
 
     /// Maps without a short way.
@@ -321,24 +364,22 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         }
     }
 
-    /// The entries of remembered blocks as large as `at`, `len` and `to` allow, and their height.
+    /// The entry at `height` that alone maps `[at, at + len)` to `to`, where its table is remembered
+    /// and no table lies below: the table, the entry's index, and the entry.
     #[inline(always)]
-    pub(crate) fn blocks_near(&self, at: u64, len: u64, to: u64) -> Option<(Near, u32)> {
-        let is_largest = (at | len | to) & self.hints[1].table_mask() == 0;
-        let height = if is_largest { 2 } else { 1 };
-        let near = self.hints[height].near(at, len, to)?;
-        Some((near, height as u32))
-    }
-
-    /// A remembered table at `height` and those of its entries, where no tables are below them.
-    #[inline(always)]
-    pub(crate) fn entries_near(&self, near: Near, height: u32) -> Option<(&Table, &[Word])> {
-        let table = self.tables.get(near.number as usize)?;
-        let indices = near.first..near.first + near.count;
-        if height > 0 && table.leaves_from(indices.clone()) < near.count {
+    pub(crate) fn entry_near(
+        &self,
+        height: u32,
+        at: u64,
+        len: u64,
+        to: u64,
+    ) -> Option<(&Table, usize, &Word)> {
+        let (number, index) = self.hints.get(height as usize)?.entry(at, len, to)?;
+        let table = self.tables.get(number as usize)?;
+        if height > 0 && table.child(index).is_some() {
             return None;
         }
-        Some((table, table.words().get(indices)?))
+        Some((table, index, table.segment.window().words64()?.get(index)?))
     }
 }
 

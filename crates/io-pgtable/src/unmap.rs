@@ -6,7 +6,6 @@ use core::sync::atomic::Ordering;
 use dmakit_addr::{Address, Iova, IovaRange};
 use dmakit_platform::{Platform, TableMemory};
 
-use crate::hint::Near;
 use crate::map::AT_ONCE;
 use crate::sync::Word;
 use crate::table::Table;
@@ -21,37 +20,44 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// [`UnmapError`].
     pub fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
         let (at, len) = (range.start().raw(), range.len());
-        // A remembered table leaves no room for a larger leaf, which the ends could cut.
-        let cleared = match self.hints[0].near(at, len, 0) {
-            Some(near) => self.clear_near(near, 0, at, gather),
-            None => self.clear_blocks(at, len, gather),
-        };
-        match cleared {
-            Some(bytes) if bytes == len => Ok(()),
-            Some(_) => Err(UnmapError::Absent(range)),
-            None => self.unmap_any(range, gather),
+        match self.unmap_entry(0, at, len, gather) {
+            Some(()) => Ok(()),
+            None => self.unmap_more(range, gather),
         }
     }
 
-    /// Clears entries of a remembered table, up to the first that is absent: how many bytes they
-    /// mapped; `None` where there are tables below.
+    /// Clears a single entry of a remembered table that is present. There is no room for a larger
+    /// leaf, which the ends could cut.
     #[inline(always)]
-    fn clear_near(&self, near: Near, height: u32, at: u64, gather: &mut Gather) -> Option<u64> {
-        let (table, _) = self.entries_near(near, height)?;
-        Some(self.clear(
-            table,
-            height,
-            near.first..near.first + near.count,
-            at,
-            gather,
-        ))
+    fn unmap_entry(&self, height: u32, at: u64, len: u64, gather: &mut Gather) -> Option<()> {
+        let (table, index, word) = self.entry_near(height, at, len, 0)?;
+        if !self.format.is_present(word.load(Ordering::Relaxed)) {
+            return None;
+        }
+        word.store(0, Ordering::Relaxed);
+        self.clean(table, index, 1);
+        gather.add(at, at + len, height, 1);
+        Some(())
     }
 
-    /// Likewise for blocks; `None` also where none are near.
+    /// Unmaps a block, or several entries.
     #[inline(never)]
-    fn clear_blocks(&self, at: u64, len: u64, gather: &mut Gather) -> Option<u64> {
-        let (near, height) = self.blocks_near(at, len, 0)?;
-        self.clear_near(near, height, at, gather)
+    fn unmap_more(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
+        let (at, len) = (range.start().raw(), range.len());
+        if let Some(near) = self.hints[0].near(at, len, 0) {
+            // The table leaves no room for a larger leaf, which the ends could cut.
+            let table = self.tables.get(near.number as usize);
+            let indices = near.first..near.first + near.count;
+            return match table.map(|table| self.clear(table, 0, indices, at, gather)) {
+                Some(bytes) if bytes == len => Ok(()),
+                _ => Err(UnmapError::Absent(range)),
+            };
+        }
+        let mut blocks = [1, 2].into_iter();
+        if blocks.any(|height| self.unmap_entry(height, at, len, gather).is_some()) {
+            return Ok(());
+        }
+        self.unmap_any(range, gather)
     }
 
     /// Unmaps without a short way.
