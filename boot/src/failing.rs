@@ -1,10 +1,10 @@
 //! A domain that refuses some mappings, for finding out what its users do then.
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
-use dmakit_dma::Translate;
-use dmakit_io_pgtable::{Gather, Permissions};
+use dmakit_io_pgtable::{Gather, MapError as LinkError, Permissions};
 use dmakit_iommu::{
-    DomainId, LinkError, MapError, Proof, RedeemFailure, SyncError, Ticket, UnmapFailure,
+    DomainId, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket, Translate,
+    UnmapFailure,
 };
 use dmakit_iova::{AllocCause, AllocError};
 use dmakit_platform::{CpuGuard, IrqMutex};
@@ -58,10 +58,46 @@ fn admit(asked: u64, align: u64, limit: DmaMask) -> Result<(), AllocError> {
 }
 
 /// A domain that refuses mappings, as if it were full, between [`start`] and [`stop`].
-pub struct Failing<T: 'static>(pub &'static T);
+pub struct Failing<T: Translate + 'static> {
+    flushed: &'static T,
+    domain: Refused<T::Domain>,
+}
+
+impl<T: Translate> Failing<T> {
+    pub fn new(domain: &'static T) -> Self {
+        Self {
+            flushed: domain,
+            domain: Refused(domain.domain()),
+        }
+    }
+}
 
 impl<T: Translate> Translate for Failing<T> {
-    const IS_LAZY: bool = T::IS_LAZY;
+    type Domain = Refused<T::Domain>;
+
+    fn domain(&self) -> &Self::Domain {
+        &self.domain
+    }
+
+    fn is_lazy(&self) -> bool {
+        self.flushed.is_lazy()
+    }
+
+    fn unmap(
+        &self,
+        cpu: &impl CpuGuard,
+        range: IovaRange,
+        mapped: u64,
+    ) -> Result<Option<Ticket>, UnmapFailure> {
+        self.flushed.unmap(cpu, range, mapped)
+    }
+}
+
+/// What all domains do, of one that refuses mappings.
+pub struct Refused<D: 'static>(&'static D);
+
+impl<D: StrictDomain> StrictDomain for Refused<D> {
+    type Cursor<'a> = D::Cursor<'a>;
 
     fn id(&self) -> DomainId {
         self.0.id()
@@ -108,6 +144,10 @@ impl<T: Translate> Translate for Failing<T> {
         self.0.link(part, phys, permissions)
     }
 
+    fn cursor(&self, permissions: Permissions) -> Self::Cursor<'_> {
+        self.0.cursor(permissions)
+    }
+
     fn announce(&self, range: IovaRange) -> Result<(), SyncError> {
         self.0.announce(range)
     }
@@ -120,16 +160,12 @@ impl<T: Translate> Translate for Failing<T> {
         self.0.unlink(part)
     }
 
-    fn unmap(&self, cpu: &impl CpuGuard, range: IovaRange) -> Result<Option<Ticket>, UnmapFailure> {
-        self.0.unmap(cpu, range)
+    fn unmap_strict(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure> {
+        self.0.unmap_strict(range, mapped)
     }
 
-    fn unmap_strict(&self, range: IovaRange) -> Result<Ticket, UnmapFailure> {
-        self.0.unmap_strict(range)
-    }
-
-    fn unmap_later(&self, range: IovaRange) -> Result<Ticket, UnmapFailure> {
-        self.0.unmap_later(range)
+    fn unmap_later(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure> {
+        self.0.unmap_later(range, mapped)
     }
 
     fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(

@@ -74,7 +74,7 @@ pub fn run(
                 Usage::of(lazy.domain(), slots())
             };
             let before = usage()?;
-            let domain = leak(Failing(lazy));
+            let domain = leak(Failing::new(lazy));
             let path = Path::Translated { domain, bounce };
             let device = Untyped::new(Device::new(Board, info, path, coherent));
             settle(client.run(device)?, before, usage()?)
@@ -82,7 +82,7 @@ pub fn run(
         (Some(translator), bounce) => {
             let strict = translator.strict(stream)?;
             let before = Usage::of(strict, slots())?;
-            let domain = leak(Failing(strict));
+            let domain = leak(Failing::new(strict));
             let path = Path::Translated { domain, bounce };
             let device = Untyped::new(Device::new(Board, info, path, coherent));
             settle(client.run(device)?, before, Usage::of(strict, slots())?)

@@ -81,6 +81,14 @@ const ROWS: &[Row] = &[
         reason: "spaces against a list of flags, with other weights each round",
     },
     Row {
+        name: "iova-regions",
+        run: Run::Test {
+            package: "dmakit-iova",
+            test: "regions",
+        },
+        reason: "aligned blocks of 128 MiB in a space nine tenths full, however long others churn",
+    },
+    Row {
         name: "io-pgtable",
         run: Run::Test {
             package: "dmakit-io-pgtable",
@@ -128,6 +136,14 @@ const ROWS: &[Row] = &[
         reason: "the search for windows against a look at every unit",
     },
     Row {
+        name: "cma-areas",
+        run: Run::Test {
+            package: "dmakit-cma",
+            test: "areas_lockstep",
+        },
+        reason: "claims among memory that moves, is pinned or stays, against a look at every frame",
+    },
+    Row {
         name: "swiotlb-area",
         run: Run::Test {
             package: "dmakit-swiotlb",
@@ -160,12 +176,20 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
-        name: "qemu-nvme",
+        name: "qemu-edu",
         run: Run::Test {
             package: "dmakit-qemu",
-            test: "nvme",
+            test: "smmu_edu",
         },
-        reason: "a disk behind the SMMU, on device models nobody here wrote",
+        reason: "100,000 rounds of map, transfer, unmap and reuse without a stale hit",
+    },
+    Row {
+        name: "qemu-dma",
+        run: Run::Test {
+            package: "dmakit-qemu",
+            test: "dma_clients",
+        },
+        reason: "drivers behind the SMMU, on device models nobody here wrote",
     },
     Row {
         name: "trace-mutation",
@@ -192,6 +216,14 @@ const ROWS: &[Row] = &[
         reason: "logs are pasted, wrapped, cut and mangled",
     },
     Row {
+        name: "sim-contiguous",
+        run: Run::Test {
+            package: "dmakit-sim",
+            test: "contiguous",
+        },
+        reason: "claims, pins and leases among programs that never stop, every byte checked",
+    },
+    Row {
         name: "smmuv3-sim",
         run: Run::Test {
             package: "dmakit-smmuv3",
@@ -203,6 +235,14 @@ const ROWS: &[Row] = &[
         name: "boot",
         run: Run::Boot,
         reason: "published drivers on bare metal, hundreds of megabytes each",
+    },
+    Row {
+        name: "its-sim",
+        run: Run::Test {
+            package: "dmakit-its",
+            test: "sim",
+        },
+        reason: "who gets which interrupt, beside a naive model",
     },
     Row {
         name: "readers-fuzz",

@@ -15,9 +15,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 mod batch;
 mod block_layout;
 mod block_pool;
+mod block_request;
 mod borrowed;
 mod bounce;
 mod bus;
@@ -34,6 +37,7 @@ mod ledger;
 mod map;
 mod mapping;
 mod memory;
+mod noncontiguous;
 mod page_pool;
 mod raw;
 mod raw_error;
@@ -43,6 +47,8 @@ mod shared;
 mod stats;
 mod sync;
 mod translated;
+mod translated_end;
+mod two_step;
 mod unmap;
 
 pub use batch::BatchFailure;
@@ -55,7 +61,8 @@ pub use coherent_alloc::{CoherentError, NotHere};
 pub use debt::{Debt, RedeemError, RedeemFailure, UnmapFailure};
 pub use device::{BounceWhen, Device, LeftBehind, Path};
 pub use dmakit_iommu::{
-    Batch, BatchConfig, DomainId, Epoch, NoTranslation, Proof, SyncError, Translate,
+    Batch, BatchConfig, DomainId, Epoch, NoTranslation, Proof, StrictDomain, Switched, SyncError,
+    Translate,
 };
 pub use dmakit_swiotlb::{DeviceId as PoolId, MapError as BounceError};
 pub use error::{BounceCause, DomainError, MapError, MapFailure, Refused, TokenError};
@@ -63,8 +70,10 @@ pub use info::{Coherence, DeviceId, DeviceInfo, MaskKind, SegmentLimits, Trust};
 pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
 pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
+pub use noncontiguous::NoncontiguousError;
 pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
 pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};
 pub use stats::{DeviceStats, Failures};
+pub use two_step::{LinkError, Linker, PageWindow, Request, Sealed, Unmoved};

@@ -5,20 +5,20 @@
 //! copied. Which edges these are is asked of the page table, never of the device's present settings.
 
 use dmakit_addr::{
-    Address, AlignMask, Attributes, Bidirectional, Direction, DirectionType, DmaRange, FromDevice,
-    Granule, Iova, IovaRange, PhysAddr, PhysRange,
+    Address, AlignMask, Attributes, Direction, DirectionType, DmaRange, Granule, Iova, IovaRange,
+    PhysAddr, PhysRange,
 };
 use dmakit_io_pgtable::{Access, Memory, Permissions};
+use dmakit_iommu::LinkCursor;
 use dmakit_platform::{CopySource, CopyTarget, Platform, Window};
 use dmakit_swiotlb::{BounceBuffer, BouncePool};
 
 use crate::check::Checker;
-use crate::debt::Owed;
 use crate::fragments::{Piece, pieces};
 use crate::mapping::{Record, Route, Slots};
 use crate::{
-    BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, PoolId, Translate, Trust,
-    bounce, cache,
+    BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, PoolId, StrictDomain,
+    Translate, Trust, bounce, cache,
 };
 
 /// How many edges wait for one sync together where a mapping has several.
@@ -197,6 +197,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
+    pub(crate) fn guards(&self, direction: Direction) -> bool {
+        self.guard(direction).is_needed()
+    }
+
     fn guard(&self, direction: Direction) -> Guard {
         let minds_lines = !self.info.is_coherent() && direction.device_writes();
         Guard {
@@ -212,38 +216,30 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[inline]
     pub(crate) fn translate<D: DirectionType, S: CopySource + ?Sized>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         runs: impl Iterator<Item = PhysRange> + Clone,
         source: &S,
         attributes: Attributes,
         mut place: impl FnMut(DmaRange),
     ) -> Result<Translated, MapError> {
         let granule = domain.granule();
-        let guard = self.guard(D::DIRECTION);
-        let (mut len, mut cause) = (0, None);
-        for piece in pieces(runs.clone(), granule) {
-            len = piece.base + piece.span(granule);
-            if guard.is_needed() && cause.is_none() {
-                let mut parts = piece.fragments(granule);
-                cause = parts.find_map(|part| guard.cause(&part, granule));
-            }
-        }
+        let (len, cause) = self.survey(runs.clone(), granule, D::DIRECTION);
         let range = {
             let limit = self.info.reach(MaskKind::Streaming);
             let cpu = self.platform.enter_cpu();
             let range = domain.reserve(&cpu, len, 1, limit);
             range.map_err(|error| MapError::Domain(DomainError::Space(error)))?
         };
-        for piece in pieces(runs.clone(), granule) {
-            if let Some(dma) = piece.dma(range, granule) {
-                place(dma);
-            }
-        }
         let permissions = self.permissions(D::DIRECTION, attributes);
         let mut done = 0;
         let slots = match cause {
             None => Slots::None,
-            Some(_) => Slots::Edges,
+            Some(_) => {
+                let places = pieces(runs.clone(), granule);
+                let places = places.filter_map(|piece| piece.dma(range, granule));
+                places.for_each(&mut place);
+                Slots::Edges
+            }
         };
         let linked = match cause {
             None => self.link_whole(
@@ -254,11 +250,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 D::DIRECTION,
                 attributes,
                 &mut done,
+                &mut place,
             ),
             Some(cause) => self.link_guarded::<D, S>(
                 domain,
                 range,
-                runs.clone(),
+                parts(runs.clone(), Slots::Edges, granule),
                 source,
                 permissions,
                 attributes,
@@ -272,7 +269,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 .map_err(|error| MapError::Domain(DomainError::Hardware(error)))
         });
         match announced {
-            Ok(()) => Ok(Translated { range, slots }),
+            Ok(()) => {
+                if slots != Slots::None {
+                    self.counters.bounced();
+                }
+                Ok(Translated { range, slots })
+            }
             Err(error) => {
                 self.undo::<D>(domain, Translated { range, slots }, runs, done);
                 Err(error)
@@ -280,27 +282,56 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
+    /// Bytes of all granules that runs touch, and why some of it must not be shown to the device.
+    #[inline]
+    fn survey(
+        &self,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        granule: Granule,
+        direction: Direction,
+    ) -> (u64, Option<BounceCause>) {
+        let guard = self.guard(direction);
+        let (mut len, mut cause) = (0, None);
+        for piece in pieces(runs, granule) {
+            len = piece.base + piece.span(granule);
+            if guard.is_needed() && cause.is_none() {
+                let mut parts = piece.fragments(granule);
+                cause = parts.find_map(|part| guard.cause(&part, granule));
+            }
+        }
+        (len, cause)
+    }
+
     /// Fills the table for runs that the device may see with all their granules.
     #[inline]
     #[allow(clippy::too_many_arguments)]
     fn link_whole(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         range: IovaRange,
         runs: impl Iterator<Item = PhysRange> + Clone,
         permissions: Permissions,
         direction: Direction,
         attributes: Attributes,
         done: &mut u64,
+        place: &mut impl FnMut(DmaRange),
     ) -> Result<(), MapError> {
         let granule = domain.granule();
         let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
+        let mut cursor = domain.cursor(permissions);
         for piece in pieces(runs, granule) {
             if cleans {
                 cache::before_device(&self.platform, piece.run, direction);
             }
+            if let Some(dma) = piece.dma(range, granule) {
+                place(dma);
+            }
             let phys = piece.run.start().align_down(granule.bytes());
-            link(domain, range, &piece, phys, permissions)?;
+            let part = range.slice(piece.base, piece.span(granule));
+            // A part of what was counted to be as long as the range.
+            cursor
+                .map(part.ok_or(MapError::Empty)?, phys)
+                .map_err(|error| MapError::Domain(DomainError::Table(error.failure)))?;
             *done = piece.base + piece.span(granule);
         }
         Ok(())
@@ -311,9 +342,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[allow(clippy::too_many_arguments)]
     fn link_guarded<D: DirectionType, S: CopySource + ?Sized>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         range: IovaRange,
-        runs: impl Iterator<Item = PhysRange> + Clone,
+        parts: impl Iterator<Item = Piece>,
         source: &S,
         permissions: Permissions,
         attributes: Attributes,
@@ -327,7 +358,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let granule = domain.granule();
         let guard = self.guard(D::DIRECTION);
         let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
-        for part in pieces(runs, granule).flat_map(|piece| piece.fragments(granule)) {
+        for part in parts {
             match guard.cause(&part, granule) {
                 Some(cause) => {
                     let buffer =
@@ -344,8 +375,83 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }
             *done = part.base + part.span(granule);
         }
-        self.counters.bounced();
         Ok(())
+    }
+
+    /// Links one piece, whose bytes are `source`, to addresses that are reserved; says whether part of
+    /// it lies in slots.
+    ///
+    /// # Errors
+    /// [`MapError`]: nothing of it is linked then.
+    #[inline]
+    pub(crate) fn link_piece<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        domain: &T::Domain,
+        range: IovaRange,
+        piece: Piece,
+        source: &S,
+        attributes: Attributes,
+    ) -> Result<bool, MapError> {
+        let granule = domain.granule();
+        let guard = self.guard(D::DIRECTION);
+        let permissions = self.permissions(D::DIRECTION, attributes);
+        let mut fragments = piece.fragments(granule);
+        let cause = match guard.is_needed() {
+            true => fragments.find_map(|part| guard.cause(&part, granule)),
+            false => None,
+        };
+        let Some(cause) = cause else {
+            let cleans =
+                !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
+            if cleans {
+                cache::before_device(&self.platform, piece.run, D::DIRECTION);
+            }
+            let phys = piece.run.start().align_down(granule.bytes());
+            link(domain, range, &piece, phys, permissions)?;
+            return Ok(false);
+        };
+        let mut done = piece.base;
+        let parts = piece.fragments(granule);
+        let linked = self.link_guarded::<D, S>(
+            domain,
+            range,
+            parts,
+            source,
+            permissions,
+            attributes,
+            cause,
+            &mut done,
+        );
+        if linked.is_err() {
+            self.unlink_fragments::<D>(domain, range, piece, done);
+        }
+        linked.map(|()| true)
+    }
+
+    /// Undoes the fragments of a piece that were linked, up to `done`.
+    #[cold]
+    fn unlink_fragments<D: DirectionType>(
+        &self,
+        domain: &T::Domain,
+        range: IovaRange,
+        piece: Piece,
+        done: u64,
+    ) {
+        let granule = domain.granule();
+        let slots = Slots::Edges;
+        for part in piece.fragments(granule) {
+            if part.base >= done {
+                break;
+            }
+            let start = self.slots_start(domain, Translated { range, slots }, &part);
+            let place = range.slice(part.base, part.span(granule));
+            match place.map(|place| domain.undo(place)) {
+                Some(Ok(())) => start
+                    .into_iter()
+                    .for_each(|start| self.free_slots::<D>(start)),
+                _ => self.counters.lost(),
+            }
+        }
     }
 
     /// Slots that have their granules to themselves, with the bytes of a part.
@@ -373,7 +479,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Maps slots in a part's place; they are found again by their address.
     fn link_slots<D: DirectionType>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         range: IovaRange,
         part: &Piece,
         buffer: BounceBuffer<D>,
@@ -397,7 +503,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// A copy of `source`, which is only borrowed, in slots that the device sees through the domain.
     pub(crate) fn translate_copy<D: DirectionType, S: CopySource + ?Sized>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         run: PhysRange,
         source: &S,
         attributes: Attributes,
@@ -448,7 +554,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[cold]
     pub(crate) fn undo<D: DirectionType>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         translated: Translated,
         runs: impl Iterator<Item = PhysRange> + Clone,
         done: u64,
@@ -469,9 +575,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Unmaps the first `done` bytes of a mapping with slots, waits until hardware has forgotten
     /// them, and only then gives the slots back; before that, copies out what the device wrote to
     /// them below `wanted`. False where hardware did not forget: what is left is lost then.
-    fn take_apart<D: DirectionType, O: Original>(
+    pub(crate) fn take_apart<D: DirectionType, O: Original>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         translated: Translated,
         original: &mut O,
         done: u64,
@@ -488,7 +594,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                     break;
                 }
                 to = part.base + part.span(granule);
-                if let Some(start) = self.slots_start(domain, translated.range, &part) {
+                if let Some(start) = self.slots_start(domain, translated, &part) {
                     held[count] = Some((part, start));
                     count += 1;
                 }
@@ -522,23 +628,35 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Where the slots in a part's place begin, where there are some.
-    fn slots_start(&self, domain: &T, range: IovaRange, part: &Piece) -> Option<PhysAddr> {
-        let dma = part.dma(range, domain.granule())?;
+    fn slots_start(
+        &self,
+        domain: &T::Domain,
+        translated: Translated,
+        part: &Piece,
+    ) -> Option<PhysAddr> {
+        let granule = domain.granule();
+        if translated.slots == Slots::Edges && !part.is_ragged(granule) {
+            return None;
+        }
+        let dma = part.dma(translated.range, granule)?;
         let phys = domain.lookup(Iova::new(dma.start().raw()))?;
-        (phys != part.run.start()).then_some(phys)
+        let (pool, _) = self.pool()?;
+        // Memory of a pool is nobody's to map but as slots.
+        let found = pool.find(phys)?;
+        (found.start == phys).then_some(phys)
     }
 
     /// The parts of a mapping that `len` bytes from `offset` touch, which bytes of each these are,
     /// and where the slots begin in which it lies, if it does.
     pub(crate) fn touched(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         translated: Translated,
         runs: impl Iterator<Item = PhysRange> + Clone,
         offset: u64,
         len: u64,
     ) -> impl Iterator<Item = Touched> {
-        let Translated { range, slots } = translated;
+        let slots = translated.slots;
         parts(runs, slots, domain.granule()).filter_map(move |part| {
             let start = offset.max(part.at);
             let end = (offset + len).min(part.at + part.run.len());
@@ -549,105 +667,11 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 len: inside,
                 slots: match slots {
                     Slots::None => None,
-                    _ => self.slots_start(domain, range, &part),
+                    _ => self.slots_start(domain, translated, &part),
                 },
                 run: part.run,
             })
         })
-    }
-
-    /// Ends a mapping, after bringing the first `len` bytes of what the device wrote to its memory.
-    #[inline]
-    pub(crate) fn end_translated<D: DirectionType, O: Original>(
-        &self,
-        translated: Translated,
-        original: &mut O,
-        len: u64,
-        record: &Record<D>,
-    ) -> Owed {
-        let Some(domain) = self.translation() else {
-            return Owed::Lost;
-        };
-        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
-        if translated.slots == Slots::None {
-            if wants_data && record.needs_caches {
-                // Whole lines and all of them, as without translation.
-                for run in original.runs() {
-                    cache::before_cpu_reads(&self.platform, run);
-                }
-            }
-            return self.retire(domain, translated.range);
-        }
-        let wanted = wants_data.then_some(len);
-        self.end_guarded::<D, O>(domain, translated, original, wanted, record.needs_caches)
-    }
-
-    /// Ends a mapping part of which lies in slots. Hardware must have forgotten these before anybody
-    /// else gets them, so this syncs at once.
-    #[cold]
-    pub(crate) fn end_guarded<D: DirectionType, O: Original>(
-        &self,
-        domain: &'m T,
-        translated: Translated,
-        original: &mut O,
-        wanted: Option<u64>,
-        needs_caches: bool,
-    ) -> Owed {
-        let range = translated.range;
-        if wanted.is_some() && needs_caches {
-            for part in self.touched(domain, translated, original.runs(), 0, u64::MAX >> 1) {
-                cache::before_cpu_reads(&self.platform, part.memory());
-            }
-        }
-        if self.take_apart::<D, O>(domain, translated, original, range.len(), wanted) {
-            domain.release(&self.platform.enter_cpu(), range);
-            Owed::Paid
-        } else {
-            self.counters.lost();
-            Owed::Lost
-        }
-    }
-
-    /// Copies the first `len` bytes of the slots at `start` to a part.
-    fn copy_out<B: CopyTarget + ?Sized>(
-        &self,
-        start: PhysAddr,
-        mut target: Part<&mut B>,
-        len: u64,
-        direction: Direction,
-    ) {
-        let Some((pool, _)) = self.pool().filter(|_| len > 0) else {
-            return;
-        };
-        let is_copied = match direction {
-            Direction::ToDevice => false,
-            Direction::FromDevice => {
-                bounce::copy_out::<P, M, FromDevice, _>(pool, start, &mut target, len)
-            }
-            Direction::Bidirectional => {
-                bounce::copy_out::<P, M, Bidirectional, _>(pool, start, &mut target, len)
-            }
-        };
-        if is_copied {
-            self.counters.copied_out(len);
-        }
-    }
-
-    /// Unmaps: what the driver owes for it.
-    #[inline]
-    pub(crate) fn retire(&self, domain: &T, range: IovaRange) -> Owed {
-        let unmapped = match self.strict_domain() {
-            Some(_) => domain.unmap_strict(range).map(Some),
-            None => domain.unmap(&self.platform.enter_cpu(), range),
-        };
-        match unmapped {
-            Ok(Some(ticket)) => Owed::Ticket(ticket),
-            Ok(None) => Owed::Since(self.epoch()),
-            Err(_) => {
-                self.counters.lost();
-                Owed::Lost
-            }
-        }
     }
 }
 
@@ -668,7 +692,7 @@ fn parts(
 
 /// Fills the table for a part.
 #[inline]
-fn link<T: Translate>(
+fn link<T: StrictDomain>(
     domain: &T,
     range: IovaRange,
     part: &Piece,

@@ -12,6 +12,7 @@ use crate::page_allocator::{FrameRequest, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::sections::Sections;
 use crate::zone::{NO_ZONE, Zone};
 
+mod bits;
 mod clear;
 mod hold;
 mod search;

@@ -7,7 +7,8 @@ use dmakit_addr::PfnRange;
 use dmakit_platform::{Instant, Platform};
 
 use crate::buddy::Hold;
-use crate::claim::{ClaimLimits, Obstacle};
+use crate::claim::ClaimLimits;
+use crate::claim_error::Obstacle;
 use crate::frame::Frame;
 use crate::migration::Migrate;
 use crate::movable_memory::{Failed, MovableMemory};

@@ -29,6 +29,7 @@ mod attached_ram;
 mod block;
 mod buddy;
 mod claim;
+mod claim_error;
 mod coverage;
 mod error;
 mod frame;
@@ -49,7 +50,8 @@ mod zone;
 
 pub use account::{Account, OverLimit};
 pub use attached_ram::{AttachedRam, DetachError};
-pub use claim::{Blocking, ClaimError, ClaimFailure, ClaimLimits, Obstacle};
+pub use claim::ClaimLimits;
+pub use claim_error::{Blocking, ClaimError, ClaimFailure, Obstacle};
 pub use error::{FreeError, FreeReason, NoFrames, TableError};
 pub use frame::{Frame, MigrateType, MoverId};
 pub use mapped::{CpuMappings, DeviceMappings, migrate_mapped};

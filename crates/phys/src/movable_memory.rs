@@ -7,7 +7,8 @@ use dmakit_addr::{DmaMask, NodeId, Pfn};
 use dmakit_platform::Platform;
 
 use crate::buddy::{Hold, Move, Span, Status, frame_range};
-use crate::claim::{ClaimLimits, Obstacle};
+use crate::claim::ClaimLimits;
+use crate::claim_error::Obstacle;
 use crate::error::NoFrames;
 use crate::frame::{Frame, MigrateType};
 use crate::migration::{Migrate, Migration, MigrationCause, Refusal, Refused};

@@ -9,7 +9,7 @@ use dmakit_addr::PfnRange;
 use dmakit_platform::Instant;
 
 use crate::account::OverLimit;
-use crate::claim::Blocking;
+use crate::claim_error::Blocking;
 use crate::error::NoFrames;
 
 /// Somebody who may pin, as [`MovableMemory::add_pin_owner`](crate::MovableMemory::add_pin_owner)

@@ -8,7 +8,8 @@ use dmakit_platform::{Instant, Platform};
 
 use crate::account::Account;
 use crate::buddy::{Hold, NotHeld, frame_range};
-use crate::claim::{ClaimLimits, Obstacle};
+use crate::claim::ClaimLimits;
+use crate::claim_error::Obstacle;
 use crate::frame::{Frame, MigrateType};
 use crate::migration::{Migrate, MigrationCause};
 use crate::movable_memory::{Destination, Failed, MovableMemory};

@@ -6,8 +6,8 @@ mod movers;
 
 use dmakit_addr::{NodeId, PfnRange};
 use dmakit_phys::{
-    ClaimFailure, ClaimLimits, FrameRequest, MigrateType, MigrationCause, MoverId, Obstacle,
-    Refusal, WindowIn, WindowRequest,
+    ClaimFailure, ClaimLimits, FrameRequest, MigrateType, MigrationCause, MigrationCounts, MoverId,
+    Obstacle, Refusal, WindowIn, WindowRequest,
 };
 use dmakit_platform::Instant;
 use movers::owners::{Memory, Owners, build, frames};
@@ -80,6 +80,26 @@ fn a_refused_claim_leaves_everything_as_it_was() {
     owners.check_all();
     owners.free_all(&memory);
     assert_eq!(memory.allocator().free_blocks(11, MigrateType::Movable), 1);
+}
+
+#[test]
+fn free_frames_are_claimed_all_or_none_and_nobody_is_asked() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 2048, 0)], owners.clone());
+    let lists =
+        || [9, 10, 11].map(|order| memory.allocator().free_blocks(order, MigrateType::Movable));
+    let last = memory.claim_free(frames(1100, 1)).unwrap();
+    let before = (memory.allocator().free_frames(), lists());
+    assert_eq!(memory.claim_free(frames(100, 1001)), None);
+    assert_eq!((memory.allocator().free_frames(), lists()), before);
+    let whole = memory.claim_free(frames(100, 1000)).unwrap();
+    assert_eq!(
+        memory.migrations(MigrationCause::Claim),
+        MigrationCounts::default()
+    );
+    memory.allocator().free(whole).unwrap();
+    memory.allocator().free(last).unwrap();
+    assert_eq!(lists(), [0, 0, 1]);
 }
 
 #[test]

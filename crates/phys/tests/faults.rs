@@ -286,6 +286,22 @@ fn a_long_term_pin_survives_that_any_one_migration_is_refused() {
     }
 }
 
+#[test]
+fn what_its_owner_frees_while_it_is_asked_to_move_is_no_obstacle() {
+    for index in 0..SIZES.len() {
+        let world = World::new();
+        let (memory, owners) = (world.memory.clone(), world.owners.clone());
+        let victim = world.lent[index].start();
+        world.owners.meanwhile(move |_| {
+            // It is asked about another, or about this one: then it is free only afterwards.
+            let _ = owners.try_free(&memory, victim);
+        });
+        let claimed = world.claim().unwrap();
+        assert_eq!(world.owners.ranges().len(), SIZES.len() - 1);
+        world.finish(Some(claimed));
+    }
+}
+
 struct Deaf;
 
 impl LeaseHolder for Deaf {

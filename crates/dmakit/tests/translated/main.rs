@@ -5,5 +5,7 @@
 )]
 
 mod failures;
+mod mutants;
 mod one_step;
 mod rig;
+mod two_step;

@@ -1,6 +1,6 @@
 //! What a frame lies in.
 
-use super::{Buddy, is_taken};
+use super::{Buddy, PAGEBLOCK_FRAMES, is_taken};
 use crate::frame::{Frame, State};
 use crate::page_allocator::MAX_ORDER;
 use crate::zone::NO_ZONE;
@@ -47,19 +47,14 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             };
             let span = match entry.state {
                 State::Inside => continue,
-                State::Free => Span {
-                    start,
-                    end: start + (1 << entry.order),
-                    status: Status::Free,
-                },
                 State::Joined => {
                     let start = self.sections.frame(entry.next);
-                    let Some(head) = self.entry(start) else {
-                        break;
-                    };
-                    allocation(start, head)
+                    self.entry(start).map(|head| allocation(start, head))
                 }
-                _ => allocation(start, entry),
+                _ => head_span(start, entry),
+            };
+            let Some(span) = span else {
+                break;
             };
             if frame < span.end {
                 return span;
@@ -67,6 +62,12 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             break;
         }
         alone(Status::Passing)
+    }
+
+    /// The entries of the frames of the page block that starts at `block`, which is there.
+    pub(super) fn entries_of_block(&self, block: u64) -> &[Frame] {
+        let start = self.sections.index(block).unwrap_or(0);
+        &self.table.as_ref()[start..start + PAGEBLOCK_FRAMES as usize]
     }
 
     /// The allocation that `frame` lies in: its first frame and length.
@@ -80,6 +81,19 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     pub(crate) fn zone_of(&self, frame: u64) -> Option<u16> {
         let entry = self.entry(frame)?;
         (entry.zone != NO_ZONE).then_some(entry.zone)
+    }
+}
+
+/// What starts at a frame, where something does.
+pub(super) fn head_span(start: u64, entry: &Frame) -> Option<Span> {
+    match entry.state {
+        State::Inside | State::Joined => None,
+        State::Free => Some(Span {
+            start,
+            end: start + (1 << entry.order),
+            status: Status::Free,
+        }),
+        _ => Some(allocation(start, entry)),
     }
 }
 

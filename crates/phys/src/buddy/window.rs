@@ -2,13 +2,12 @@
 
 use dmakit_addr::PfnRange;
 
+use super::bits::Bits;
 use super::clear::frame_range;
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
 use crate::frame::Frame;
 use crate::page_allocator::PAGEBLOCK_ORDER;
 use crate::window::WindowIn;
-
-const WORDS: usize = (PAGEBLOCK_FRAMES / 64) as usize;
 
 /// What is looked for.
 #[derive(Clone, Copy)]
@@ -70,14 +69,6 @@ pub(crate) struct Scan {
     pub(crate) steps: u64,
 }
 
-/// One page block, frame by frame.
-struct Bits {
-    block: u64,
-    blocked: [u64; WORDS],
-    moves: [u64; WORDS],
-    leased: [u64; WORDS],
-}
-
 impl Scan {
     /// A search in one zone; `None` where no window fits there.
     pub(crate) fn new(zone: u16, low: u64, high: u64, wanted: &Wanted<'_>) -> Option<Self> {
@@ -113,6 +104,8 @@ impl Scan {
         wanted: &Wanted<'_>,
         budget: u32,
     ) -> bool {
+        // The last block of one window is the first of the next, and nothing changes under the lock.
+        let mut kept = None;
         for _ in 0..budget {
             if self.best.is_some_and(|best| best.moves == 0) {
                 return true;
@@ -124,7 +117,7 @@ impl Scan {
                 self.seeded = true;
                 self.at = self.low >> PAGEBLOCK_ORDER;
                 if let Some((_, block, inner)) = self.seed {
-                    self.look(buddy, wanted, block, &inner);
+                    self.look(buddy, wanted, block, &inner, &mut kept);
                 }
                 self.inner = Inner::default();
                 continue;
@@ -135,7 +128,7 @@ impl Scan {
             self.at = next >> PAGEBLOCK_ORDER;
             self.slide(buddy, wanted, block);
             if let Some(bound) = self.bound(buddy, wanted, block) {
-                self.consider(buddy, wanted, block, bound);
+                self.consider(buddy, wanted, block, bound, &mut kept);
             }
         }
         false
@@ -147,6 +140,7 @@ impl Scan {
         wanted: &Wanted<'_>,
         block: u64,
         bound: u64,
+        kept: &mut Option<Bits>,
     ) {
         if !self.seeded {
             if self.seed.is_none_or(|(least, ..)| bound < least) {
@@ -160,7 +154,7 @@ impl Scan {
             .is_some_and(|best| (best.moves, best.leased) <= (bound, 0));
         if !known && !hopeless {
             let inner = self.inner;
-            self.look(buddy, wanted, block, &inner);
+            self.look(buddy, wanted, block, &inner, kept);
         }
     }
 
@@ -261,19 +255,18 @@ impl Scan {
         wanted: &Wanted<'_>,
         block: u64,
         inner: &Inner,
+        kept: &mut Option<Bits>,
     ) {
         let (mut start, last) = self.starts(wanted, block);
         let tails = [start, last].map(|start| (start + wanted.frames - 1) >> PAGEBLOCK_ORDER);
         let mut edges = [None, None, None];
-        edges[0] = Some(Bits::of(buddy, wanted, self.zone, block));
-        for (slot, tail) in edges[1..].iter_mut().zip(tails) {
-            if tail > block {
-                *slot = Some(Bits::of(buddy, wanted, self.zone, tail));
+        let known = kept.take().filter(|bits| bits.block == block);
+        edges[0] = known.or_else(|| Some(Bits::of(buddy, wanted, self.zone, block)));
+        for (index, tail) in tails.into_iter().enumerate() {
+            if tail > block && (index == 0 || tail > tails[0]) {
+                edges[index + 1] = Some(Bits::of(buddy, wanted, self.zone, tail));
             }
             self.steps += 1;
-        }
-        if tails[0] == tails[1] {
-            edges[2] = None;
         }
         while start <= last {
             let end = start + wanted.frames;
@@ -299,6 +292,7 @@ impl Scan {
             }
             start += wanted.align;
         }
+        *kept = edges.into_iter().flatten().last();
     }
 }
 
@@ -315,99 +309,6 @@ fn add_overhang<S: AsRef<[Frame]> + AsMut<[Frame]>>(buddy: &Buddy<S>, found: &mu
         }
         if status == Status::Leased {
             found.leased += frames;
-        }
-    }
-}
-
-impl Bits {
-    fn of<S: AsRef<[Frame]> + AsMut<[Frame]>>(
-        buddy: &Buddy<S>,
-        wanted: &Wanted<'_>,
-        zone: u16,
-        block: u64,
-    ) -> Self {
-        let mut bits = Self {
-            block,
-            blocked: [0; WORDS],
-            moves: [0; WORDS],
-            leased: [0; WORDS],
-        };
-        let first = block << PAGEBLOCK_ORDER;
-        let end = first + PAGEBLOCK_FRAMES;
-        if !buddy
-            .block(first)
-            .is_some_and(|counts| wanted.memory.has(&counts))
-        {
-            fill(&mut bits.blocked, 0, PAGEBLOCK_FRAMES as usize);
-            return bits;
-        }
-        let mut at = first;
-        while at < end {
-            let span = buddy.span_at(at);
-            // What spans lie in has one zone, but for blocks of frames that nobody has.
-            let ours = buddy.zone_of(at) == Some(zone);
-            let (from, to) = ((at - first) as usize, (span.end.min(end) - first) as usize);
-            match span.status {
-                Status::Free if ours => {}
-                Status::Movable | Status::Moving if ours => fill(&mut bits.moves, from, to),
-                Status::Leased if ours => {
-                    fill(&mut bits.moves, from, to);
-                    fill(&mut bits.leased, from, to);
-                }
-                _ => fill(&mut bits.blocked, from, to),
-            }
-            at = span.end;
-        }
-        let here = frame_range(first, end);
-        for range in wanted.excluded.iter().chain(&buddy.clearing) {
-            let part = range.intersection(&here);
-            if let Some((from, to)) = bits.place(part.start().raw(), part.end().raw()) {
-                fill(&mut bits.blocked, from, to);
-            }
-        }
-        bits
-    }
-
-    /// Where the frames from `start` up to `end` stand in the bits, as far as they are here.
-    fn place(&self, start: u64, end: u64) -> Option<(usize, usize)> {
-        let first = self.block << PAGEBLOCK_ORDER;
-        let from = start.max(first) - first;
-        let to = end.min(first + PAGEBLOCK_FRAMES).checked_sub(first)?;
-        (from < to).then_some((from as usize, to as usize))
-    }
-
-    fn count(&self, bits: &[u64; WORDS], start: u64, end: u64) -> u64 {
-        let Some((from, to)) = self.place(start, end) else {
-            return 0;
-        };
-        let words = (from / 64..=(to - 1) / 64).zip(bits[from / 64..].iter());
-        let ones = words.map(|(index, word)| (word & mask(index, from, to)).count_ones());
-        u64::from(ones.sum::<u32>())
-    }
-
-    /// The last frame from `start` up to `end` that cannot be cleared.
-    fn last_blocked(&self, start: u64, end: u64) -> Option<u64> {
-        let (from, to) = self.place(start, end)?;
-        let found = (from / 64..=(to - 1) / 64).rev().find_map(|index| {
-            let bit = (self.blocked[index] & mask(index, from, to)).checked_ilog2()?;
-            Some(index as u64 * 64 + u64::from(bit))
-        });
-        found.map(|offset| (self.block << PAGEBLOCK_ORDER) + offset)
-    }
-}
-
-/// The bits of word `index` that lie from `from` up to `to`.
-fn mask(index: usize, from: usize, to: usize) -> u64 {
-    let low = from.saturating_sub(index * 64).min(63);
-    let high = (to - index * 64).min(64);
-    (u64::MAX << low) & (u64::MAX >> (64 - high))
-}
-
-fn fill(bits: &mut [u64; WORDS], from: usize, to: usize) {
-    if from < to {
-        let words = bits.iter_mut().enumerate();
-        for (index, word) in words.take((to - 1) / 64 + 1).skip(from / 64) {
-            *word |= mask(index, from, to);
         }
     }
 }

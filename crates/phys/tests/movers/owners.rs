@@ -150,7 +150,9 @@ impl Owners {
 
     pub fn try_free(&self, memory: &Memory, start: Pfn) -> Result<(), FreeReason> {
         let mut held = self.held.lock().unwrap();
-        let (frames, words) = held.live.remove(&start.raw()).unwrap();
+        let Some((frames, words)) = held.live.remove(&start.raw()) else {
+            return Err(FreeReason::NotTaken);
+        };
         memory.allocator().free(frames).map_err(|error| {
             held.live.insert(start.raw(), (error.frames, words));
             error.reason
