@@ -156,12 +156,12 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
-        name: "qemu-nvme",
+        name: "qemu-dma",
         run: Run::Test {
             package: "dmakit-qemu",
-            test: "nvme",
+            test: "dma_clients",
         },
-        reason: "a disk behind the SMMU, on device models nobody here wrote",
+        reason: "drivers behind the SMMU, on device models nobody here wrote",
     },
     Row {
         name: "trace-mutation",

@@ -105,7 +105,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
         let cpu = self.platform.enter_cpu();
         let now = || self.platform.now();
-        let unmapped = batch.unmap_range(domain, &cpu, now, range, memory, give);
+        let unmapped = batch.unmap_range(domain, &cpu, now, (range, range.len()), memory, give);
         unmapped.map_err(|failure| match failure {
             dmakit_iommu::BatchFailure::Sync(error) => BatchFailure::Waits(error),
             // It was not full, and is of this domain.

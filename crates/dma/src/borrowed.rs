@@ -86,7 +86,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// As [`bounce`](Self::bounce), of slots that the device sees through a domain.
     fn copy_behind<D: DirectionType>(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         bytes: &[u8],
         attributes: Attributes,
         ask: &Ask,

@@ -17,6 +17,10 @@ pub enum Kind {
     Raw,
     /// Memory that is not RAM.
     Resource,
+    /// Addresses that are linked to memory from their start.
+    Request,
+    /// Addresses that are linked to pages in any order.
+    Window,
 }
 
 /// Something that begins to be in a device's hands.
@@ -39,6 +43,9 @@ pub struct Event {
 ///
 /// Calls come in any context; an implementor neither sleeps nor allocates.
 pub trait Checker<'m> {
+    /// Whether it wants to know anything.
+    const IS_WATCHING: bool = true;
+
     /// Something was mapped. `runs` is the memory that the device, or the copying, will touch.
     fn began(
         &self,
@@ -47,8 +54,14 @@ pub trait Checker<'m> {
         runs: impl Iterator<Item = PhysRange> + Clone,
     );
 
-    /// The mapping of this kind, address and length has ended.
+    /// The mapping of this kind, address and length has ended, with all that was linked to it.
     fn ended(&self, device: &DeviceInfo<'m>, kind: Kind, dma: DmaAddr, len: u64);
+
+    /// Memory was linked to addresses of a request or window whose beginning was told.
+    fn linked(&self, device: &DeviceInfo<'m>, event: &Event, run: PhysRange);
+
+    /// What was linked there is so no more; the request or window goes on.
+    fn unlinked(&self, device: &DeviceInfo<'m>, kind: Kind, dma: DmaAddr, len: u64);
 
     /// A raw handle was used wrongly.
     fn misused(
@@ -67,11 +80,19 @@ pub trait Checker<'m> {
 pub struct Unchecked;
 
 impl<'m> Checker<'m> for Unchecked {
+    const IS_WATCHING: bool = false;
+
     #[inline]
     fn began(&self, _: &DeviceInfo<'m>, _: &Event, _: impl Iterator<Item = PhysRange> + Clone) {}
 
     #[inline]
     fn ended(&self, _: &DeviceInfo<'m>, _: Kind, _: DmaAddr, _: u64) {}
+
+    #[inline]
+    fn linked(&self, _: &DeviceInfo<'m>, _: &Event, _: PhysRange) {}
+
+    #[inline]
+    fn unlinked(&self, _: &DeviceInfo<'m>, _: Kind, _: DmaAddr, _: u64) {}
 
     #[inline]
     fn misused(&self, _: &DeviceInfo<'m>, _: &RawError, _: &'static Location<'static>) {}

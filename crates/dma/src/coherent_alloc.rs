@@ -16,7 +16,7 @@ use crate::check::{Checker, Event, Kind};
 use crate::coherent::{Home, Memory};
 use crate::{
     BounceError, Coherent, CoherentSource, CoherentView, Device, DeviceId, DeviceInfo,
-    DeviceShared, DomainError, MaskKind, Path, PoolId, SharedConstraints, Translate,
+    DeviceShared, DomainError, MaskKind, Path, PoolId, SharedConstraints, StrictDomain, Translate,
 };
 
 /// What an allocation can be asked for. Coherent memory is contiguous and needs no syncs whatever
@@ -281,7 +281,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Memory from `source`, wherever it lies, mapped below the device's coherent mask.
     fn allocate_translated(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         source: &(dyn TableMemory + Sync),
         len: u64,
         align: u64,
@@ -323,7 +323,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let Ok(range) = IovaRange::new(Iova::new(dma.start().raw()), dma.len()) else {
             return false;
         };
-        let Ok(ticket) = domain.unmap_strict(range) else {
+        let Ok(ticket) = domain.unmap_strict(range, range.len()) else {
             return false;
         };
         domain.sync().is_ok_and(|proof| {

@@ -12,7 +12,7 @@ use crate::debt::Owed;
 use crate::stats::Counters;
 use crate::{
     CoherentSource, Debt, DeviceInfo, DeviceStats, DomainId, Epoch, NoTranslation, PoolId, Proof,
-    RedeemError, RedeemFailure, SegmentLimits, SyncError, Translate, Trust,
+    RedeemError, RedeemFailure, SegmentLimits, StrictDomain, SyncError, Translate, Trust,
 };
 
 /// How a device's accesses reach memory.
@@ -195,9 +195,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     /// The domain to which the device is attached.
     #[inline]
-    pub(crate) fn translation(&self) -> Option<&'m T> {
+    pub(crate) fn translation(&self) -> Option<&'m T::Domain> {
         match self.path {
-            Path::Translated { domain, .. } => Some(domain),
+            Path::Translated { domain, .. } => Some(domain.domain()),
             Path::Direct | Path::Bounced { .. } => None,
         }
     }
@@ -205,9 +205,14 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// The domain, where its hardware must have forgotten a mapping before the memory is the CPU's
     /// again. Whoever is not trusted gets no time to use what was unmapped, whatever the domain.
     #[inline]
-    pub(crate) fn strict_domain(&self) -> Option<&'m T> {
-        self.translation()
-            .filter(|_| !T::IS_LAZY || self.info.trust == Trust::Untrusted)
+    pub(crate) fn strict_domain(&self) -> Option<&'m T::Domain> {
+        match self.path {
+            Path::Translated { domain, .. } => {
+                let is_strict = !domain.is_lazy() || self.info.trust == Trust::Untrusted;
+                is_strict.then(|| domain.domain())
+            }
+            Path::Direct | Path::Bounced { .. } => None,
+        }
     }
 
     /// The pool of the path, and the device's number there.

@@ -103,6 +103,8 @@ impl FaultCounts {
 struct Entry<'m> {
     party: Party<'m>,
     lines: PhysRange,
+    /// Whether it is memory linked to addresses that have an entry of their own.
+    is_link: bool,
 }
 
 struct Book<'m, const ENTRIES: usize, const FINDINGS: usize> {
@@ -199,7 +201,7 @@ impl<'m, const ENTRIES: usize, const FINDINGS: usize> Book<'m, ENTRIES, FINDINGS
     fn remove(&mut self, of: impl Fn(&Party<'m>) -> bool) -> Option<Party<'m>> {
         let mut known = None;
         for slot in &mut self.entries[..self.top] {
-            let Some(entry) = slot.filter(|entry| of(&entry.party)) else {
+            let Some(entry) = slot.filter(|entry| !entry.is_link && of(&entry.party)) else {
                 continue;
             };
             let same = |known: &Party<'m>| known.caller == entry.party.caller;
@@ -209,6 +211,21 @@ impl<'m, const ENTRIES: usize, const FINDINGS: usize> Book<'m, ENTRIES, FINDINGS
             }
         }
         known
+    }
+
+    /// Forgets what was linked to addresses of a device.
+    fn remove_links(&mut self, device: DeviceId, kind: Kind, dma: DmaAddr, len: u64) {
+        let end = dma.raw().saturating_add(len);
+        for slot in &mut self.entries[..self.top] {
+            let gone = slot.is_some_and(|entry| {
+                let party = entry.party;
+                let is_inside = (dma.raw()..end).contains(&party.dma.raw());
+                entry.is_link && (party.device, party.kind) == (device, kind) && is_inside
+            });
+            if gone {
+                *slot = None;
+            }
+        }
     }
 }
 
@@ -234,6 +251,7 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
         let entries = runs.filter(|run| !run.is_empty()).map(|run| Entry {
             party,
             lines: cache::whole_lines(run, self.line_bytes),
+            is_link: false,
         });
         // A mapping does not overlap itself: all its runs are looked at before any is entered.
         let other = entries.clone().find_map(|entry| book.overlapping(&entry));
@@ -250,12 +268,14 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
             book.insert(Entry {
                 party,
                 lines: no_lines(),
+                is_link: false,
             });
         }
     }
 
     fn ended(&self, device: &DeviceInfo<'m>, kind: Kind, dma: DmaAddr, len: u64) {
         let mut book = self.book.lock();
+        book.remove_links(device.id, kind, dma, len);
         let key = (device.id, kind, dma, len);
         let known = book.remove(|party| (party.device, party.kind, party.dma, party.len) == key);
         if known.is_none() && book.counts.unwatched == 0 {
@@ -270,6 +290,32 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
             };
             book.keep(Fault::Unknown, party);
         }
+    }
+
+    fn linked(&self, device: &DeviceInfo<'m>, event: &Event, run: PhysRange) {
+        let party = Party {
+            device: device.id,
+            name: device.name,
+            kind: event.kind,
+            dma: event.dma,
+            len: event.len,
+            direction: Some(event.direction),
+            caller: Some(event.caller),
+        };
+        let entry = Entry {
+            party,
+            lines: cache::whole_lines(run, self.line_bytes),
+            is_link: true,
+        };
+        let mut book = self.book.lock();
+        if let Some(other) = book.overlapping(&entry) {
+            book.keep(Fault::Overlap(other), party);
+        }
+        book.insert(entry);
+    }
+
+    fn unlinked(&self, device: &DeviceInfo<'m>, kind: Kind, dma: DmaAddr, len: u64) {
+        self.book.lock().remove_links(device.id, kind, dma, len);
     }
 
     fn misused(
@@ -297,10 +343,12 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
         while let Some(party) = book.entries[..book.top]
             .iter()
             .flatten()
+            .filter(|entry| !entry.is_link)
             .map(|entry| entry.party)
             .find(|party| party.device == device.id)
         {
             book.remove(|other| *other == party);
+            book.remove_links(party.device, party.kind, party.dma, party.len);
             book.keep(Fault::Leak, party);
         }
     }

@@ -43,6 +43,7 @@ mod shared;
 mod stats;
 mod sync;
 mod translated;
+mod two_step;
 mod unmap;
 
 pub use batch::BatchFailure;
@@ -55,7 +56,8 @@ pub use coherent_alloc::{CoherentError, NotHere};
 pub use debt::{Debt, RedeemError, RedeemFailure, UnmapFailure};
 pub use device::{BounceWhen, Device, LeftBehind, Path};
 pub use dmakit_iommu::{
-    Batch, BatchConfig, DomainId, Epoch, NoTranslation, Proof, SyncError, Translate,
+    Batch, BatchConfig, DomainId, Epoch, NoTranslation, Proof, StrictDomain, Switched, SyncError,
+    Translate,
 };
 pub use dmakit_swiotlb::{DeviceId as PoolId, MapError as BounceError};
 pub use error::{BounceCause, DomainError, MapError, MapFailure, Refused, TokenError};
@@ -68,3 +70,4 @@ pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};
 pub use stats::{DeviceStats, Failures};
+pub use two_step::{LinkError, PageWindow, Request, Sealed, Unmoved};

@@ -65,6 +65,11 @@ impl<S: AsRef<[CpuBuffer]> + AsMut<[CpuBuffer]> + Send> ScatterList<S> {
         }
     }
 
+    /// The buffers, to look at: while they are mapped the list is the mapping's.
+    pub fn buffers(&self) -> &[CpuBuffer] {
+        self.buffers.as_ref()
+    }
+
     /// The buffers.
     pub fn into_buffers(self) -> S {
         self.buffers

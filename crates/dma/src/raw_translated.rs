@@ -15,14 +15,14 @@ use crate::mapping::Slots;
 use crate::segments::OneSegment;
 use crate::translated::{OneRun, Touched, Translated};
 use crate::{
-    BounceCause, Device, DmaSegment, DomainError, MapError, MaskKind, RawError, Translate, Trust,
-    bounce, cache,
+    BounceCause, Device, DmaSegment, DomainError, MapError, MaskKind, RawError, StrictDomain,
+    Translate, Trust, bounce, cache,
 };
 
 impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     pub(crate) fn map_raw_translated<D: DirectionType, S: CopySource + ?Sized>(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         run: PhysRange,
         source: &S,
         attributes: Attributes,
@@ -46,7 +46,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Ends a raw mapping, and waits until hardware has forgotten it where the domain is strict.
     pub(crate) fn unmap_raw_translated<D: DirectionType, B: CopyTarget + ?Sized>(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         handle: DmaSegment,
         run: PhysRange,
         target: Option<&mut B>,
@@ -58,7 +58,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 if target.is_some() && needs_caches {
                     cache::before_cpu_reads(&self.platform, run);
                 }
-                self.retire(domain, translated.range)
+                self.retire(translated.range, translated.range.len())
             }
             (_, Some(bytes)) => {
                 let wanted = Some(run.len());
@@ -99,7 +99,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// looked up, and not at all for whole granules but for the first and the last.
     fn find_translated(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         handle: DmaSegment,
         run: PhysRange,
     ) -> Result<Translated, RawError> {
@@ -128,7 +128,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Whether a part of a raw mapping lies in slots.
     fn is_in_slots(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         range: IovaRange,
         part: &Piece,
         handle: DmaSegment,
@@ -156,7 +156,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// What the device wrote to a part of a raw mapping.
     pub(crate) fn fetch_raw_translated<D: ReadableByCpu, B: CopyTarget + ?Sized>(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         handle: DmaSegment,
         run: PhysRange,
         target: &mut B,
@@ -179,7 +179,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// What the CPU wrote to a part of a raw mapping.
     pub(crate) fn push_raw_translated<D: WritableByCpu, S: CopySource + ?Sized>(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         handle: DmaSegment,
         run: PhysRange,
         source: &S,
@@ -203,7 +203,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// more.
     fn next_raw(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         handle: DmaSegment,
         run: PhysRange,
         part: Range<u64>,
@@ -223,7 +223,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Maps a window that is not RAM, with all granules that it touches.
     pub(crate) fn map_window(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         window: PhysRange,
         direction: Direction,
     ) -> Result<DmaRange, MapError> {
@@ -255,7 +255,11 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Ends a window: nothing of its granules is in the device's reach afterwards.
-    pub(crate) fn unmap_window(&self, domain: &'m T, handle: DmaSegment) -> Result<(), RawError> {
+    pub(crate) fn unmap_window(
+        &self,
+        domain: &'m T::Domain,
+        handle: DmaSegment,
+    ) -> Result<(), RawError> {
         let unknown = RawError::Unknown { handle };
         let granule = domain.granule();
         let start = Iova::new(handle.addr.raw()).align_down(granule.bytes());
@@ -266,7 +270,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         if domain.lookup(start).is_none() {
             return Err(unknown);
         }
-        let owed = match domain.unmap_strict(range) {
+        let owed = match domain.unmap_strict(range, range.len()) {
             Ok(ticket) => Owed::Ticket(ticket),
             Err(_) => Owed::Lost,
         };

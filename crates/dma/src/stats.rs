@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use dmakit_addr::Attributes;
 
-use crate::MapError;
+use crate::{LinkError, MapError};
 
 /// A device's counters at one moment. Each is exact; together they are of no single moment.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -147,6 +147,20 @@ impl Counters {
         add(cause, 1);
         if attributes.contains(Attributes::NO_WARN) {
             add(&self.failed_expected, 1);
+        }
+    }
+
+    /// A step of a request or window that failed.
+    #[cold]
+    pub(crate) fn step_failed(&self, error: &LinkError, attributes: Attributes) {
+        match error {
+            LinkError::Map(error) => self.failed(error, attributes),
+            _ => {
+                add(&self.request, 1);
+                if attributes.contains(Attributes::NO_WARN) {
+                    add(&self.failed_expected, 1);
+                }
+            }
         }
     }
 

@@ -17,8 +17,8 @@ use crate::debt::Owed;
 use crate::fragments::{Piece, pieces};
 use crate::mapping::{Record, Route, Slots};
 use crate::{
-    BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, PoolId, Translate, Trust,
-    bounce, cache,
+    BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, Path, PoolId, StrictDomain,
+    Translate, Trust, bounce, cache,
 };
 
 /// How many edges wait for one sync together where a mapping has several.
@@ -212,7 +212,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[inline]
     pub(crate) fn translate<D: DirectionType, S: CopySource + ?Sized>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         runs: impl Iterator<Item = PhysRange> + Clone,
         source: &S,
         attributes: Attributes,
@@ -258,7 +258,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             Some(cause) => self.link_guarded::<D, S>(
                 domain,
                 range,
-                runs.clone(),
+                parts(runs.clone(), Slots::Edges, granule),
                 source,
                 permissions,
                 attributes,
@@ -272,7 +272,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 .map_err(|error| MapError::Domain(DomainError::Hardware(error)))
         });
         match announced {
-            Ok(()) => Ok(Translated { range, slots }),
+            Ok(()) => {
+                if slots != Slots::None {
+                    self.counters.bounced();
+                }
+                Ok(Translated { range, slots })
+            }
             Err(error) => {
                 self.undo::<D>(domain, Translated { range, slots }, runs, done);
                 Err(error)
@@ -285,7 +290,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[allow(clippy::too_many_arguments)]
     fn link_whole(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         range: IovaRange,
         runs: impl Iterator<Item = PhysRange> + Clone,
         permissions: Permissions,
@@ -311,9 +316,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[allow(clippy::too_many_arguments)]
     fn link_guarded<D: DirectionType, S: CopySource + ?Sized>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         range: IovaRange,
-        runs: impl Iterator<Item = PhysRange> + Clone,
+        parts: impl Iterator<Item = Piece>,
         source: &S,
         permissions: Permissions,
         attributes: Attributes,
@@ -327,7 +332,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let granule = domain.granule();
         let guard = self.guard(D::DIRECTION);
         let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
-        for part in pieces(runs, granule).flat_map(|piece| piece.fragments(granule)) {
+        for part in parts {
             match guard.cause(&part, granule) {
                 Some(cause) => {
                     let buffer =
@@ -344,8 +349,83 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }
             *done = part.base + part.span(granule);
         }
-        self.counters.bounced();
         Ok(())
+    }
+
+    /// Links one piece, whose bytes are `source`, to addresses that are reserved; says whether part of
+    /// it lies in slots.
+    ///
+    /// # Errors
+    /// [`MapError`]: nothing of it is linked then.
+    #[inline]
+    pub(crate) fn link_piece<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        domain: &T::Domain,
+        range: IovaRange,
+        piece: Piece,
+        source: &S,
+        attributes: Attributes,
+    ) -> Result<bool, MapError> {
+        let granule = domain.granule();
+        let guard = self.guard(D::DIRECTION);
+        let permissions = self.permissions(D::DIRECTION, attributes);
+        let mut fragments = piece.fragments(granule);
+        let cause = match guard.is_needed() {
+            true => fragments.find_map(|part| guard.cause(&part, granule)),
+            false => None,
+        };
+        let Some(cause) = cause else {
+            let cleans =
+                !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
+            if cleans {
+                cache::before_device(&self.platform, piece.run, D::DIRECTION);
+            }
+            let phys = piece.run.start().align_down(granule.bytes());
+            link(domain, range, &piece, phys, permissions)?;
+            return Ok(false);
+        };
+        let mut done = piece.base;
+        let parts = piece.fragments(granule);
+        let linked = self.link_guarded::<D, S>(
+            domain,
+            range,
+            parts,
+            source,
+            permissions,
+            attributes,
+            cause,
+            &mut done,
+        );
+        if linked.is_err() {
+            self.unlink_fragments::<D>(domain, range, piece, done);
+        }
+        linked.map(|()| true)
+    }
+
+    /// Undoes the fragments of a piece that were linked, up to `done`.
+    #[cold]
+    fn unlink_fragments<D: DirectionType>(
+        &self,
+        domain: &T::Domain,
+        range: IovaRange,
+        piece: Piece,
+        done: u64,
+    ) {
+        let granule = domain.granule();
+        let slots = Slots::Edges;
+        for part in piece.fragments(granule) {
+            if part.base >= done {
+                break;
+            }
+            let start = self.slots_start(domain, Translated { range, slots }, &part);
+            let place = range.slice(part.base, part.span(granule));
+            match place.map(|place| domain.undo(place)) {
+                Some(Ok(())) => start
+                    .into_iter()
+                    .for_each(|start| self.free_slots::<D>(start)),
+                _ => self.counters.lost(),
+            }
+        }
     }
 
     /// Slots that have their granules to themselves, with the bytes of a part.
@@ -373,7 +453,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Maps slots in a part's place; they are found again by their address.
     fn link_slots<D: DirectionType>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         range: IovaRange,
         part: &Piece,
         buffer: BounceBuffer<D>,
@@ -397,7 +477,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// A copy of `source`, which is only borrowed, in slots that the device sees through the domain.
     pub(crate) fn translate_copy<D: DirectionType, S: CopySource + ?Sized>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         run: PhysRange,
         source: &S,
         attributes: Attributes,
@@ -448,7 +528,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[cold]
     pub(crate) fn undo<D: DirectionType>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         translated: Translated,
         runs: impl Iterator<Item = PhysRange> + Clone,
         done: u64,
@@ -469,9 +549,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Unmaps the first `done` bytes of a mapping with slots, waits until hardware has forgotten
     /// them, and only then gives the slots back; before that, copies out what the device wrote to
     /// them below `wanted`. False where hardware did not forget: what is left is lost then.
-    fn take_apart<D: DirectionType, O: Original>(
+    pub(crate) fn take_apart<D: DirectionType, O: Original>(
         &self,
-        domain: &T,
+        domain: &T::Domain,
         translated: Translated,
         original: &mut O,
         done: u64,
@@ -488,7 +568,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                     break;
                 }
                 to = part.base + part.span(granule);
-                if let Some(start) = self.slots_start(domain, translated.range, &part) {
+                if let Some(start) = self.slots_start(domain, translated, &part) {
                     held[count] = Some((part, start));
                     count += 1;
                 }
@@ -522,23 +602,35 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Where the slots in a part's place begin, where there are some.
-    fn slots_start(&self, domain: &T, range: IovaRange, part: &Piece) -> Option<PhysAddr> {
-        let dma = part.dma(range, domain.granule())?;
+    fn slots_start(
+        &self,
+        domain: &T::Domain,
+        translated: Translated,
+        part: &Piece,
+    ) -> Option<PhysAddr> {
+        let granule = domain.granule();
+        if translated.slots == Slots::Edges && !part.is_ragged(granule) {
+            return None;
+        }
+        let dma = part.dma(translated.range, granule)?;
         let phys = domain.lookup(Iova::new(dma.start().raw()))?;
-        (phys != part.run.start()).then_some(phys)
+        let (pool, _) = self.pool()?;
+        // Memory of a pool is nobody's to map but as slots.
+        let found = pool.find(phys)?;
+        (found.start == phys).then_some(phys)
     }
 
     /// The parts of a mapping that `len` bytes from `offset` touch, which bytes of each these are,
     /// and where the slots begin in which it lies, if it does.
     pub(crate) fn touched(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         translated: Translated,
         runs: impl Iterator<Item = PhysRange> + Clone,
         offset: u64,
         len: u64,
     ) -> impl Iterator<Item = Touched> {
-        let Translated { range, slots } = translated;
+        let slots = translated.slots;
         parts(runs, slots, domain.granule()).filter_map(move |part| {
             let start = offset.max(part.at);
             let end = (offset + len).min(part.at + part.run.len());
@@ -549,7 +641,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 len: inside,
                 slots: match slots {
                     Slots::None => None,
-                    _ => self.slots_start(domain, range, &part),
+                    _ => self.slots_start(domain, translated, &part),
                 },
                 run: part.run,
             })
@@ -576,7 +668,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                     cache::before_cpu_reads(&self.platform, run);
                 }
             }
-            return self.retire(domain, translated.range);
+            let range = translated.range;
+            return self.retire(range, range.len());
         }
         let wanted = wants_data.then_some(len);
         self.end_guarded::<D, O>(domain, translated, original, wanted, record.needs_caches)
@@ -587,7 +680,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[cold]
     pub(crate) fn end_guarded<D: DirectionType, O: Original>(
         &self,
-        domain: &'m T,
+        domain: &'m T::Domain,
         translated: Translated,
         original: &mut O,
         wanted: Option<u64>,
@@ -633,12 +726,15 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
-    /// Unmaps: what the driver owes for it.
+    /// Unmaps the first `mapped` bytes of a range: what the driver owes for it.
     #[inline]
-    pub(crate) fn retire(&self, domain: &T, range: IovaRange) -> Owed {
-        let unmapped = match self.strict_domain() {
-            Some(_) => domain.unmap_strict(range).map(Some),
-            None => domain.unmap(&self.platform.enter_cpu(), range),
+    pub(crate) fn retire(&self, range: IovaRange, mapped: u64) -> Owed {
+        let unmapped = match (self.strict_domain(), self.path) {
+            (Some(domain), _) => domain.unmap_strict(range, mapped).map(Some),
+            (None, Path::Translated { domain, .. }) => {
+                domain.unmap(&self.platform.enter_cpu(), range, mapped)
+            }
+            (None, _) => Ok(None),
         };
         match unmapped {
             Ok(Some(ticket)) => Owed::Ticket(ticket),
@@ -668,7 +764,7 @@ fn parts(
 
 /// Fills the table for a part.
 #[inline]
-fn link<T: Translate>(
+fn link<T: StrictDomain>(
     domain: &T,
     range: IovaRange,
     part: &Piece,

@@ -11,7 +11,7 @@ use dmakit_platform::{CpuGuard, Instant};
 
 use crate::hardware::SyncError;
 use crate::ticket::DomainId;
-use crate::{Mapped, Ticket, Translate, UnmapFailure};
+use crate::{Mapped, StrictDomain, Ticket, UnmapFailure};
 
 /// When a [`Batch`] closes, besides when its ring goes idle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,7 +111,7 @@ impl<B> Batch<B> {
     /// [`BatchFailure`], with `owned` where it is certain that no device reaches it; a mapping that
     /// is of another domain comes back too.
     #[allow(clippy::too_many_arguments)]
-    pub fn unmap<T: Translate>(
+    pub fn unmap<T: StrictDomain>(
         &mut self,
         domain: &T,
         cpu: &impl CpuGuard,
@@ -125,21 +125,22 @@ impl<B> Batch<B> {
             return Err(BatchFailure::Refused { failure, owned });
         }
         let range = mapped.reservation.into_range();
-        self.unmap_range(domain, cpu, || now, range, owned, give)
+        let bytes = range.len();
+        self.unmap_range(domain, cpu, || now, (range, bytes), owned, give)
     }
 
-    /// As [`unmap`](Self::unmap), for a mapping API that keeps its own records: `range` is of
-    /// `domain`, and mapped.
+    /// As [`unmap`](Self::unmap), for a mapping API that keeps its own records: a range of `domain`,
+    /// and how many of its first bytes are mapped.
     ///
     /// # Errors
     /// [`BatchFailure`]; where the batch is of another domain, or could not be closed to make room,
     /// the range is mapped as before.
-    pub fn unmap_range<T: Translate>(
+    pub fn unmap_range<T: StrictDomain>(
         &mut self,
         domain: &T,
         cpu: &impl CpuGuard,
         now: impl FnOnce() -> Instant,
-        range: IovaRange,
+        (range, mapped): (IovaRange, u64),
         owned: B,
         mut give: impl FnMut(B),
     ) -> Result<(), BatchFailure<B>> {
@@ -152,7 +153,7 @@ impl<B> Batch<B> {
                 });
             }
         }
-        let ticket = match domain.unmap_later(range) {
+        let ticket = match domain.unmap_later(range, mapped) {
             Ok(ticket) => ticket,
             // Part of it may still be mapped: `owned` is lost with the addresses.
             Err(failure) => {
@@ -177,7 +178,7 @@ impl<B> Batch<B> {
     ///
     /// # Errors
     /// [`SyncError`]: nothing was given back, and everything still waits.
-    pub fn close<T: Translate>(
+    pub fn close<T: StrictDomain>(
         &mut self,
         domain: &T,
         cpu: &impl CpuGuard,

@@ -154,22 +154,39 @@ where
     /// # Errors
     /// [`UnmapFailure`].
     pub fn unmap(&self, mapped: Mapped) -> Result<Ticket, UnmapFailure> {
+        let reservation = self.own(mapped)?;
+        let mapped = reservation.range().len();
+        self.unmap_range(reservation.into_range(), mapped)
+    }
+
+    /// As [`unmap`](Self::unmap), of a range of which the first bytes are mapped.
+    #[inline]
+    pub(crate) fn unmap_range(
+        &self,
+        range: IovaRange,
+        mapped: u64,
+    ) -> Result<Ticket, UnmapFailure> {
         let mut gather = Gather::new();
-        let reservation = self.clear(mapped, &mut gather)?;
+        self.clear(range, mapped, &mut gather)?;
         match self.invalidate(&gather) {
-            Ok(()) => Ok(self.ticket(reservation, gather)),
+            Ok(()) => Ok(self.ticket(range, gather)),
             Err(error) => {
-                let range = self.quarantine(reservation);
+                self.quarantine(range);
                 Err(UnmapFailure::Hardware { range, error })
             }
         }
     }
 
-    /// As [`unmap`](Self::unmap), with nothing queued yet.
-    pub(crate) fn unmap_later(&self, mapped: Mapped) -> Result<Ticket, UnmapFailure> {
+    /// As [`unmap_range`](Self::unmap_range), with nothing queued yet.
+    #[inline]
+    pub(crate) fn unmap_range_later(
+        &self,
+        range: IovaRange,
+        mapped: u64,
+    ) -> Result<Ticket, UnmapFailure> {
         let mut gather = Gather::new();
-        let reservation = self.clear(mapped, &mut gather)?;
-        Ok(self.ticket(reservation, gather))
+        self.clear(range, mapped, &mut gather)?;
+        Ok(self.ticket(range, gather))
     }
 
     /// Ends the domain, and gives its parts: the hardware, so that its tag can be released, and
@@ -235,7 +252,7 @@ where
     fn take_back_ticket(&self, cpu: &impl CpuGuard, ticket: Ticket) {
         self.table.recycle(ticket.gather);
         if ticket.frees {
-            self.space.free(cpu, self.space.resume(ticket.range));
+            self.release(cpu, ticket.range);
         }
     }
 
@@ -244,24 +261,15 @@ where
         self.table.recycle(ticket.gather);
     }
 
-    /// The token of a range that is mapped, and that a mapping API kept by its addresses.
-    #[inline]
-    pub(crate) fn mapped(&self, range: IovaRange) -> Mapped {
-        Mapped {
-            domain: self.id,
-            reservation: self.space.resume(range),
-        }
-    }
-
     /// Clears a part, and queues its invalidation; its addresses stay reserved.
     pub(crate) fn unlink_part(&self, part: IovaRange) -> Result<Ticket, UnmapFailure> {
         let mut gather = Gather::new();
         if let Err(error) = self.table.unmap(part, &mut gather) {
-            self.quarantined.fetch_add(part.len(), Ordering::Relaxed);
+            self.quarantine(part);
             return Err(UnmapFailure::Table { range: part, error });
         }
         if let Err(error) = self.invalidate(&gather) {
-            self.quarantined.fetch_add(part.len(), Ordering::Relaxed);
+            self.quarantine(part);
             return Err(UnmapFailure::Hardware { range: part, error });
         }
         Ok(Ticket {
@@ -284,23 +292,37 @@ where
         })
     }
 
-    /// Clears the table, and gives the addresses, for which nothing was queued yet.
+    /// The addresses of a mapping of this domain.
+    #[inline]
+    pub(crate) fn own(&self, mapped: Mapped) -> Result<Reservation, UnmapFailure> {
+        match mapped.domain == self.id {
+            true => Ok(mapped.reservation),
+            false => Err(UnmapFailure::Foreign(mapped)),
+        }
+    }
+
+    /// Clears the table for the first bytes of a range, for which nothing was queued yet.
+    #[inline]
     pub(crate) fn clear(
         &self,
-        mapped: Mapped,
+        range: IovaRange,
+        mapped: u64,
         gather: &mut Gather,
-    ) -> Result<Reservation, UnmapFailure> {
-        if mapped.domain != self.id {
-            return Err(UnmapFailure::Foreign(mapped));
+    ) -> Result<(), UnmapFailure> {
+        let part = range.slice(0, mapped).unwrap_or(range);
+        if part.is_empty() {
+            return Ok(());
         }
-        let reservation = mapped.reservation;
-        match self.table.unmap(reservation.range(), gather) {
-            Ok(()) => Ok(reservation),
-            Err(error) => {
-                let range = self.quarantine(reservation);
-                Err(UnmapFailure::Table { range, error })
-            }
-        }
+        self.table.unmap(part, gather).map_err(|error| {
+            self.quarantine(range);
+            UnmapFailure::Table { range, error }
+        })
+    }
+
+    /// Gives addresses back at which nothing is mapped, and that hardware has forgotten.
+    #[inline]
+    pub(crate) fn release(&self, cpu: &impl CpuGuard, range: IovaRange) {
+        self.space.free(cpu, self.space.resume(range));
     }
 
     /// What a range whose invalidation is queued by now must wait for.
@@ -310,10 +332,11 @@ where
     }
 
     /// A ticket for a range whose invalidation is queued.
-    pub(crate) fn ticket(&self, reservation: Reservation, gather: Gather) -> Ticket {
+    #[inline]
+    pub(crate) fn ticket(&self, range: IovaRange, gather: Gather) -> Ticket {
         Ticket {
             domain: self.id,
-            range: reservation.into_range(),
+            range,
             frees: true,
             gather,
             since: self.epochs.now(),
@@ -358,10 +381,7 @@ where
         let covered = proof.covers(&ticket).is_ok();
         match covered {
             true => self.take_back_ticket(cpu, ticket),
-            false => {
-                let lost = ticket.range.len();
-                self.quarantined.fetch_add(lost, Ordering::Relaxed);
-            }
+            false => self.quarantine(ticket.range),
         }
         covered
     }
@@ -378,10 +398,9 @@ where
     }
 
     /// Puts addresses away for good.
-    pub(crate) fn quarantine(&self, reservation: Reservation) -> IovaRange {
-        let range = reservation.range();
+    #[cold]
+    pub(crate) fn quarantine(&self, range: IovaRange) {
         self.quarantined.fetch_add(range.len(), Ordering::Relaxed);
-        range
     }
 
     /// Maps runs one after the other; `done` counts the bytes that are mapped, also on failure.
@@ -419,7 +438,7 @@ where
         if cleared && forgotten.is_ok() {
             self.take_back(cpu, reservation, gather);
         } else {
-            self.quarantine(reservation);
+            self.quarantine(reservation.into_range());
         }
     }
 }

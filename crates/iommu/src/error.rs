@@ -8,9 +8,6 @@ use dmakit_iova::{AllocError, ReserveError};
 
 use crate::{Mapped, SyncError};
 
-/// A part that was not linked.
-pub type LinkError = dmakit_io_pgtable::MapError;
-
 /// Memory that was not mapped. The domain is as before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {

@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
+use dmakit_addr::IovaRange;
 use dmakit_io_pgtable::{Format, Gather};
-use dmakit_iova::{CpuCache, Reservation};
+use dmakit_iova::CpuCache;
 use dmakit_platform::{Barrier, CpuGuard, CpuSlot, Instant, IrqMutex, Platform, TableMemory};
 
 use crate::error::UnmapFailure;
@@ -46,7 +47,9 @@ pub struct Exposure {
 }
 
 struct Waiting {
-    reservation: Reservation,
+    range: IovaRange,
+    /// Bytes that were mapped.
+    mapped: u64,
     gather: Gather,
     since: Epoch,
     at: Instant,
@@ -129,21 +132,33 @@ where
     /// # Errors
     /// [`UnmapFailure`].
     pub fn unmap(&self, cpu: &impl CpuGuard, mapped: Mapped) -> Result<(), UnmapFailure> {
+        let reservation = self.domain.own(mapped)?;
+        let mapped = reservation.range().len();
+        self.unmap_range(cpu, reservation.into_range(), mapped)
+    }
+
+    /// As [`unmap`](Self::unmap), of a range of which the first bytes are mapped.
+    pub(crate) fn unmap_range(
+        &self,
+        cpu: &impl CpuGuard,
+        range: IovaRange,
+        mapped: u64,
+    ) -> Result<(), UnmapFailure> {
         let mut gather = Gather::new();
-        let reservation = self.domain.clear(mapped, &mut gather)?;
+        self.domain.clear(range, mapped, &mut gather)?;
         // The cleared entries before the count of syncs: a flush that this range will be held to
         // have been covered by must not begin between the two.
         self.platform.barrier(Barrier::Full);
-        let bytes = reservation.range().len();
-        self.exposed.fetch_add(bytes, Ordering::Relaxed);
+        self.exposed.fetch_add(mapped, Ordering::Relaxed);
         let mut waiting = Waiting {
-            reservation,
+            range,
+            mapped,
             gather,
             since: self.domain.epoch(),
             at: self.platform.now(),
         };
         let Some(queue) = self.queues.get(cpu.cpu().index()) else {
-            let range = self.domain.quarantine(waiting.reservation);
+            self.domain.quarantine(range);
             let error = SyncError {
                 waited: Duration::ZERO,
             };
@@ -160,11 +175,11 @@ where
                 waiting
             };
             if let Err(error) = self.flush(cpu) {
-                let range = self.domain.quarantine(waiting.reservation);
+                self.domain.quarantine(range);
                 return Err(UnmapFailure::Hardware { range, error });
             }
         }
-        let range = self.domain.quarantine(waiting.reservation);
+        self.domain.quarantine(range);
         Err(UnmapFailure::Hardware {
             range,
             error: SyncError {
@@ -231,13 +246,13 @@ where
                 continue;
             }
             let waiting = queue.swap_remove(index);
-            let bytes = waiting.reservation.range().len();
+            let bytes = waiting.mapped;
             let waited = now.saturating_since(waiting.at).as_micros() as u64;
             self.exposed.fetch_sub(bytes, Ordering::Relaxed);
             self.page_microseconds
                 .fetch_add((bytes >> 12) * waited, Ordering::Relaxed);
-            self.domain
-                .take_back(cpu, waiting.reservation, waiting.gather);
+            self.domain.table().recycle(waiting.gather);
+            self.domain.release(cpu, waiting.range);
         }
     }
 }

@@ -1,31 +1,53 @@
 //! What a mapping API needs of a domain.
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
-use dmakit_io_pgtable::{Format, Gather, Permissions};
+use dmakit_io_pgtable::{Format, Gather, MapError as LinkError, Permissions};
 use dmakit_iova::{AllocError, CpuCache};
 use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
 
-use crate::error::LinkError;
 use crate::{
     Domain, DomainId, Hardware, Lazy, MapError, Proof, RedeemFailure, SyncError, Ticket,
     UnmapFailure,
 };
 
-/// A domain, seen by a mapping API that keeps its own records: a seam that leaves out of what parts
-/// the domain is made.
+/// What stands between a device and memory, seen by a mapping API: a seam that leaves out of what
+/// parts a domain is made, and says when hardware forgets what was unmapped.
 ///
-/// Implemented by [`Domain`], which is strict, by [`Lazy`], and by [`NoTranslation`] for machines
-/// without an IOMMU. It is a static parameter of whoever maps, so a page costs no indirect call.
+/// Implemented by [`Domain`], which is strict, by [`Lazy`], by [`Switched`] for a choice that is made
+/// while running, and by [`NoTranslation`](crate::NoTranslation) for machines without an IOMMU. It is a static parameter
+/// of whoever maps, so a page costs no indirect call.
+pub trait Translate: Send + Sync {
+    /// The domain itself.
+    type Domain: StrictDomain;
+
+    /// The domain, for everything that is the same however it is flushed.
+    fn domain(&self) -> &Self::Domain;
+
+    /// Whether [`unmap`](Self::unmap) may leave hardware what it knows until a later flush, and owes
+    /// nothing.
+    fn is_lazy(&self) -> bool;
+
+    /// Ends a mapping of the first `mapped` bytes of `range`, the addresses of all of it included:
+    /// `None` where nothing is owed for it, because the domain is lazy. Never sleeps.
+    ///
+    /// # Errors
+    /// [`UnmapFailure`]: what lay behind it must not be used again.
+    fn unmap(
+        &self,
+        cpu: &impl CpuGuard,
+        range: IovaRange,
+        mapped: u64,
+    ) -> Result<Option<Ticket>, UnmapFailure>;
+}
+
+/// A domain, seen by a mapping API that keeps its own records.
+///
 /// Nothing here sleeps or allocates; all may be called in hard interrupts and from any CPU.
 ///
 /// Addresses are plain ranges here. Whoever calls keeps each one that [`map`](Self::map) or
 /// [`reserve`](Self::reserve) gave, hands it back once, and lets nobody else do so: what
 /// [`Mapped`](crate::Mapped) does for those who call a domain themselves.
-pub trait Translate: Send + Sync {
-    /// Whether [`unmap`](Self::unmap) may leave hardware what it knows until a later flush, and owes
-    /// nothing.
-    const IS_LAZY: bool;
-
+pub trait StrictDomain: Send + Sync {
     /// Whose syncs pay for its tickets.
     fn id(&self) -> DomainId;
 
@@ -91,25 +113,19 @@ pub trait Translate: Send + Sync {
     /// [`UnmapFailure`]: the part is lost, with what lay behind it.
     fn unlink(&self, part: IovaRange) -> Result<Ticket, UnmapFailure>;
 
-    /// Ends a mapping of all of `range`, its addresses included: `None` where nothing is owed for
-    /// it, because the domain is lazy.
+    /// Ends a mapping of the first `mapped` bytes of `range`, the addresses of all of it included, and
+    /// queues the invalidation.
     ///
     /// # Errors
     /// [`UnmapFailure`]: what lay behind it must not be used again.
-    fn unmap(&self, cpu: &impl CpuGuard, range: IovaRange) -> Result<Option<Ticket>, UnmapFailure>;
-
-    /// As [`unmap`](Self::unmap), and strict whatever the domain.
-    ///
-    /// # Errors
-    /// As [`unmap`](Self::unmap).
-    fn unmap_strict(&self, range: IovaRange) -> Result<Ticket, UnmapFailure>;
+    fn unmap_strict(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure>;
 
     /// As [`unmap_strict`](Self::unmap_strict), with nothing queued yet: for a
     /// [`Batch`](crate::Batch), which does so when it closes.
     ///
     /// # Errors
-    /// As [`unmap`](Self::unmap).
-    fn unmap_later(&self, range: IovaRange) -> Result<Ticket, UnmapFailure>;
+    /// As [`unmap_strict`](Self::unmap_strict).
+    fn unmap_later(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure>;
 
     /// Queues what forgets many that were unmapped later, in order of their addresses.
     ///
@@ -146,7 +162,7 @@ pub trait Translate: Send + Sync {
     fn lookup(&self, iova: Iova) -> Option<PhysAddr>;
 }
 
-impl<P, S, F, M, H> Translate for Domain<P, S, F, M, H>
+impl<P, S, F, M, H> StrictDomain for Domain<P, S, F, M, H>
 where
     P: Platform,
     S: AsRef<[CpuSlot<CpuCache>]> + Send + Sync,
@@ -154,8 +170,6 @@ where
     M: TableMemory + Send + Sync,
     H: Hardware,
 {
-    const IS_LAZY: bool = false;
-
     fn id(&self) -> DomainId {
         Self::id(self)
     }
@@ -192,7 +206,7 @@ where
 
     #[inline]
     fn release(&self, cpu: &impl CpuGuard, range: IovaRange) {
-        self.space().free(cpu, self.space().resume(range));
+        Self::release(self, cpu, range);
     }
 
     #[inline]
@@ -227,22 +241,13 @@ where
     }
 
     #[inline]
-    fn unmap(
-        &self,
-        _cpu: &impl CpuGuard,
-        range: IovaRange,
-    ) -> Result<Option<Ticket>, UnmapFailure> {
-        self.unmap_strict(range).map(Some)
+    fn unmap_strict(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure> {
+        self.unmap_range(range, mapped)
     }
 
     #[inline]
-    fn unmap_strict(&self, range: IovaRange) -> Result<Ticket, UnmapFailure> {
-        Self::unmap(self, self.mapped(range))
-    }
-
-    #[inline]
-    fn unmap_later(&self, range: IovaRange) -> Result<Ticket, UnmapFailure> {
-        Self::unmap_later(self, self.mapped(range))
+    fn unmap_later(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure> {
+        self.unmap_range_later(range, mapped)
     }
 
     fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(
@@ -276,7 +281,37 @@ where
     }
 }
 
-/// Strict in everything but [`unmap`](Translate::unmap).
+impl<P, S, F, M, H> Translate for Domain<P, S, F, M, H>
+where
+    P: Platform,
+    S: AsRef<[CpuSlot<CpuCache>]> + Send + Sync,
+    F: Format,
+    M: TableMemory + Send + Sync,
+    H: Hardware,
+{
+    type Domain = Self;
+
+    #[inline]
+    fn domain(&self) -> &Self {
+        self
+    }
+
+    #[inline]
+    fn is_lazy(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    fn unmap(
+        &self,
+        _cpu: &impl CpuGuard,
+        range: IovaRange,
+        mapped: u64,
+    ) -> Result<Option<Ticket>, UnmapFailure> {
+        self.unmap_range(range, mapped).map(Some)
+    }
+}
+
 impl<P, S, F, M, H> Translate for Lazy<P, S, F, M, H>
 where
     P: Platform,
@@ -285,197 +320,70 @@ where
     M: TableMemory + Send + Sync,
     H: Hardware,
 {
-    const IS_LAZY: bool = true;
+    type Domain = Domain<P, S, F, M, H>;
 
-    fn id(&self) -> DomainId {
-        self.domain().id()
+    #[inline]
+    fn domain(&self) -> &Self::Domain {
+        Self::domain(self)
     }
 
     #[inline]
-    fn granule(&self) -> Granule {
-        self.domain().granule()
+    fn is_lazy(&self) -> bool {
+        true
     }
 
     #[inline]
-    fn map(
+    fn unmap(
         &self,
         cpu: &impl CpuGuard,
-        runs: impl Iterator<Item = PhysRange> + Clone,
-        permissions: Permissions,
-        align: u64,
-        limit: DmaMask,
-    ) -> Result<IovaRange, MapError> {
-        Translate::map(self.domain(), cpu, runs, permissions, align, limit)
-    }
-
-    #[inline]
-    fn reserve(
-        &self,
-        cpu: &impl CpuGuard,
-        len: u64,
-        align: u64,
-        limit: DmaMask,
-    ) -> Result<IovaRange, AllocError> {
-        self.domain().reserve(cpu, len, align, limit)
-    }
-
-    fn release(&self, cpu: &impl CpuGuard, range: IovaRange) {
-        self.domain().release(cpu, range);
-    }
-
-    #[inline]
-    fn link(
-        &self,
-        part: IovaRange,
-        phys: PhysAddr,
-        permissions: Permissions,
-    ) -> Result<(), LinkError> {
-        self.domain().link(part, phys, permissions)
-    }
-
-    fn announce(&self, range: IovaRange) -> Result<(), SyncError> {
-        self.domain().announce(range)
-    }
-
-    fn undo(&self, part: IovaRange) -> Result<(), UnmapFailure> {
-        self.domain().undo(part)
-    }
-
-    fn unlink(&self, part: IovaRange) -> Result<Ticket, UnmapFailure> {
-        self.domain().unlink(part)
-    }
-
-    #[inline]
-    fn unmap(&self, cpu: &impl CpuGuard, range: IovaRange) -> Result<Option<Ticket>, UnmapFailure> {
-        let mapped = self.domain().mapped(range);
-        Self::unmap(self, cpu, mapped).map(|()| None)
-    }
-
-    fn unmap_strict(&self, range: IovaRange) -> Result<Ticket, UnmapFailure> {
-        self.domain().unmap_strict(range)
-    }
-
-    fn unmap_later(&self, range: IovaRange) -> Result<Ticket, UnmapFailure> {
-        Translate::unmap_later(self.domain(), range)
-    }
-
-    fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(
-        &self,
-        gathers: &impl Fn() -> I,
-    ) -> Result<(), SyncError> {
-        Translate::invalidate_many(self.domain(), gathers)
-    }
-
-    fn sync(&self) -> Result<Proof, SyncError> {
-        self.domain().sync()
-    }
-
-    fn redeem(
-        &self,
-        cpu: &impl CpuGuard,
-        ticket: Ticket,
-        proof: &Proof,
-    ) -> Result<(), RedeemFailure> {
-        self.domain().redeem(cpu, ticket, proof)
-    }
-
-    fn redeem_covered(&self, cpu: &impl CpuGuard, ticket: Ticket, proof: &Proof) -> bool {
-        Translate::redeem_covered(self.domain(), cpu, ticket, proof)
-    }
-
-    fn lookup(&self, iova: Iova) -> Option<PhysAddr> {
-        self.domain().lookup(iova)
+        range: IovaRange,
+        mapped: u64,
+    ) -> Result<Option<Ticket>, UnmapFailure> {
+        self.unmap_range(cpu, range, mapped).map(|()| None)
     }
 }
 
-/// The domain of machines without an IOMMU: there is none, so nothing can be asked of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoTranslation {}
+/// A domain that is strict or lazy as its owner chose, where that is known only while running.
+pub enum Switched<P: Platform, S, F: Format, M: TableMemory, H: Hardware> {
+    /// Hardware forgets before memory is used again.
+    Strict(Domain<P, S, F, M, H>),
+    /// Hardware forgets at the next flush.
+    Lazy(Lazy<P, S, F, M, H>),
+}
 
-impl Translate for NoTranslation {
-    const IS_LAZY: bool = false;
+impl<P, S, F, M, H> Translate for Switched<P, S, F, M, H>
+where
+    P: Platform,
+    S: AsRef<[CpuSlot<CpuCache>]> + Send + Sync,
+    F: Format,
+    M: TableMemory + Send + Sync,
+    H: Hardware,
+{
+    type Domain = Domain<P, S, F, M, H>;
 
-    fn id(&self) -> DomainId {
-        match *self {}
+    #[inline]
+    fn domain(&self) -> &Self::Domain {
+        match self {
+            Self::Strict(domain) => domain,
+            Self::Lazy(lazy) => lazy.domain(),
+        }
     }
 
-    fn granule(&self) -> Granule {
-        match *self {}
+    #[inline]
+    fn is_lazy(&self) -> bool {
+        matches!(self, Self::Lazy(_))
     }
 
-    fn map(
+    #[inline]
+    fn unmap(
         &self,
-        _: &impl CpuGuard,
-        _: impl Iterator<Item = PhysRange> + Clone,
-        _: Permissions,
-        _: u64,
-        _: DmaMask,
-    ) -> Result<IovaRange, MapError> {
-        match *self {}
-    }
-
-    fn reserve(
-        &self,
-        _: &impl CpuGuard,
-        _: u64,
-        _: u64,
-        _: DmaMask,
-    ) -> Result<IovaRange, AllocError> {
-        match *self {}
-    }
-
-    fn release(&self, _: &impl CpuGuard, _: IovaRange) {
-        match *self {}
-    }
-
-    fn link(&self, _: IovaRange, _: PhysAddr, _: Permissions) -> Result<(), LinkError> {
-        match *self {}
-    }
-
-    fn announce(&self, _: IovaRange) -> Result<(), SyncError> {
-        match *self {}
-    }
-
-    fn undo(&self, _: IovaRange) -> Result<(), UnmapFailure> {
-        match *self {}
-    }
-
-    fn unlink(&self, _: IovaRange) -> Result<Ticket, UnmapFailure> {
-        match *self {}
-    }
-
-    fn unmap(&self, _: &impl CpuGuard, _: IovaRange) -> Result<Option<Ticket>, UnmapFailure> {
-        match *self {}
-    }
-
-    fn unmap_strict(&self, _: IovaRange) -> Result<Ticket, UnmapFailure> {
-        match *self {}
-    }
-
-    fn unmap_later(&self, _: IovaRange) -> Result<Ticket, UnmapFailure> {
-        match *self {}
-    }
-
-    fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(
-        &self,
-        _: &impl Fn() -> I,
-    ) -> Result<(), SyncError> {
-        match *self {}
-    }
-
-    fn sync(&self) -> Result<Proof, SyncError> {
-        match *self {}
-    }
-
-    fn redeem(&self, _: &impl CpuGuard, _: Ticket, _: &Proof) -> Result<(), RedeemFailure> {
-        match *self {}
-    }
-
-    fn redeem_covered(&self, _: &impl CpuGuard, _: Ticket, _: &Proof) -> bool {
-        match *self {}
-    }
-
-    fn lookup(&self, _: Iova) -> Option<PhysAddr> {
-        match *self {}
+        cpu: &impl CpuGuard,
+        range: IovaRange,
+        mapped: u64,
+    ) -> Result<Option<Ticket>, UnmapFailure> {
+        match self {
+            Self::Strict(domain) => Translate::unmap(domain, cpu, range, mapped),
+            Self::Lazy(lazy) => Translate::unmap(lazy, cpu, range, mapped),
+        }
     }
 }

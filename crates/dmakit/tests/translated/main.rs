@@ -7,3 +7,4 @@
 mod failures;
 mod one_step;
 mod rig;
+mod two_step;

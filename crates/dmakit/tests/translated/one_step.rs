@@ -3,7 +3,7 @@
 use dmakit::addr::{Attributes, Bidirectional, DmaMask, FromDevice, PhysRange, ToDevice};
 use dmakit::dma::{
     Batch, BatchConfig, BounceWhen, CoherentSource, Device, DmaSegment, DomainError, MapError,
-    Path, RedeemError, SegmentLimits, Translate,
+    Path, RedeemError, SegmentLimits, StrictDomain, Translate,
 };
 use dmakit::platform::CpuBuffer;
 use dmakit_sim::Rng;
@@ -397,14 +397,14 @@ fn a_drivers_code_is_the_same_on_every_path() {
     let domain = rig.strict();
     let device = rig.device(rig.info(), &domain);
     good(round_trip(&device, buffers(), |from, to| {
-        act(&rig.sim, from, to)
+        act(&rig.sim, from, to);
     }));
     device.remove().unwrap();
     rig.close(domain);
     let lazy = rig.lazy();
     let device = rig.device(rig.info(), &lazy);
     good(round_trip(&device, buffers(), |from, to| {
-        act(&rig.sim, from, to)
+        act(&rig.sim, from, to);
     }));
     device.remove().unwrap();
     rig.close_lazy(lazy);
@@ -421,7 +421,7 @@ fn a_drivers_code_is_the_same_on_every_path() {
     for path in [Path::Direct, bounced] {
         let device = Device::<_>::new(rig.machine.clone(), info, path, CoherentSource::None);
         good(round_trip(&device, buffers(), |from, to| {
-            act(&plain, from, to)
+            act(&plain, from, to);
         }));
         device.remove().unwrap();
     }

@@ -7,7 +7,7 @@ mod stack;
 mod walk;
 
 pub use error::StackError;
-pub use port::{Counters, Mode, Port, PortConfig};
+pub use port::{Counters, Mode, Port, PortConfig, PortDevice, PortDomain};
 pub use scattered::Scattered;
 pub use stack::{SmmuDriver, SmmuStack};
 pub use walk::WalkStep;

@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, NodeId, PAGE_BYTES, PhysRange};
+use dmakit_dma::{CoherentSource, Device, DeviceInfo, Path, PoolId, Unchecked};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{PageTable, Permissions, WalkCoherence};
 use dmakit_iommu::{
-    Batch, BatchFailure, Domain, DomainId, Exposure, Lazy, LazyConfig, Mapped, SyncError,
+    Batch, BatchFailure, Domain, DomainId, Exposure, Lazy, LazyConfig, Mapped, Switched, SyncError,
+    Translate,
 };
 use dmakit_iova::{CpuCache, Policy, Space};
 use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_platform::{CpuSlot, Platform, SegmentRequest, TableMemory};
 use dmakit_smmuv3::Translation;
+use dmakit_swiotlb::{BouncePool, NoGrowth};
 
 use super::walk::{WalkStep, walk};
 use super::{SmmuDriver, SmmuStack, StackError};
@@ -22,10 +25,17 @@ use crate::{FunctionId, Machine};
 /// Bits of device addresses.
 const INPUT_BITS: u32 = 48;
 
-type SmmuDomain =
-    Domain<HostPlatform, Vec<CpuSlot<CpuCache>>, Lpae, SegmentStore, Translation<Arc<SmmuDriver>>>;
-type LazyDomain =
-    Lazy<HostPlatform, Vec<CpuSlot<CpuCache>>, Lpae, SegmentStore, Translation<Arc<SmmuDriver>>>;
+/// What a device behind a port is mapped through.
+pub type PortDomain = Switched<
+    HostPlatform,
+    Vec<CpuSlot<CpuCache>>,
+    Lpae,
+    SegmentStore,
+    Translation<Arc<SmmuDriver>>,
+>;
+
+/// A device behind a port, as its driver sees the memory side of it.
+pub type PortDevice<'a> = Device<'a, HostPlatform, NoGrowth, Unchecked, PortDomain>;
 
 /// When devices can no longer reach what was unmapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,27 +101,13 @@ pub struct Port {
     smmu: Arc<SmmuDriver>,
     stream: FunctionId,
     limit: DmaMask,
-    translated: Translated,
+    translated: PortDomain,
     /// Bytes of addresses that it began with.
     space_bytes: u64,
     maps: AtomicU64,
     unmaps: AtomicU64,
     syncs: AtomicU64,
     tickets: AtomicU64,
-}
-
-enum Translated {
-    Strict(SmmuDomain),
-    Lazy(LazyDomain),
-}
-
-impl Translated {
-    fn domain(&self) -> &SmmuDomain {
-        match self {
-            Self::Strict(domain) => domain,
-            Self::Lazy(lazy) => lazy.domain(),
-        }
-    }
 }
 
 impl Port {
@@ -147,11 +143,11 @@ impl Port {
         let hardware = Translation::new(smmu.clone(), context);
         let domain = Domain::new(config.domain, space, table, hardware);
         let translated = match config.mode {
-            Mode::Strict => Translated::Strict(domain),
+            Mode::Strict => Switched::Strict(domain),
             Mode::Lazy => match Lazy::new(domain, platform, LazyConfig::default()) {
-                Ok(lazy) => Translated::Lazy(lazy),
+                Ok(lazy) => Switched::Lazy(lazy),
                 // Strict is what lazy falls back to: safe, and slower.
-                Err(domain) => Translated::Strict(domain),
+                Err(domain) => Switched::Strict(domain),
             },
         };
         Ok(Self {
@@ -177,6 +173,21 @@ impl Port {
     /// The number of its domain.
     pub fn domain(&self) -> DomainId {
         self.translated.domain().id()
+    }
+
+    /// The device, for a driver that uses the mapping API: with coherent memory of the machine, and a
+    /// bounce pool for what no granule may show it.
+    pub fn device<'a>(
+        &'a self,
+        info: DeviceInfo<'a>,
+        bounce: Option<(&'a BouncePool<HostPlatform>, PoolId)>,
+    ) -> PortDevice<'a> {
+        let path = Path::Translated {
+            domain: &self.translated,
+            bounce,
+        };
+        let source = CoherentSource::Cached(&self.memory);
+        Device::new(self.machine.platform(), info, path, source)
     }
 
     /// Maps runs of memory, one after the other, to contiguous addresses that the device reaches.
@@ -206,8 +217,8 @@ impl Port {
         for mapped in mappings {
             self.unmaps.fetch_add(1, Ordering::Relaxed);
             match &self.translated {
-                Translated::Lazy(lazy) => lazy.unmap(&platform.enter_cpu(), mapped)?,
-                Translated::Strict(domain) => {
+                Switched::Lazy(lazy) => lazy.unmap(&platform.enter_cpu(), mapped)?,
+                Switched::Strict(domain) => {
                     tickets.push(domain.unmap(mapped)?);
                     self.tickets.fetch_add(1, Ordering::Relaxed);
                 }
@@ -287,16 +298,16 @@ impl Port {
     pub fn flush(&self) -> Result<(), StackError> {
         let platform = self.machine.platform();
         match &self.translated {
-            Translated::Strict(_) => Ok(()),
-            Translated::Lazy(lazy) => Ok(lazy.flush(&platform.enter_cpu())?),
+            Switched::Strict(_) => Ok(()),
+            Switched::Lazy(lazy) => Ok(lazy.flush(&platform.enter_cpu())?),
         }
     }
 
     /// What lazy mode exposed; nothing in strict mode.
     pub fn exposure(&self) -> Exposure {
         match &self.translated {
-            Translated::Strict(_) => Exposure::default(),
-            Translated::Lazy(lazy) => lazy.exposure(),
+            Switched::Strict(_) => Exposure::default(),
+            Switched::Lazy(lazy) => lazy.exposure(),
         }
     }
 
@@ -369,8 +380,8 @@ impl Port {
         self.smmu.detach(self.stream.raw().into())?;
         let platform = self.machine.platform();
         let domain = match self.translated {
-            Translated::Strict(domain) => domain,
-            Translated::Lazy(lazy) => {
+            Switched::Strict(domain) => domain,
+            Switched::Lazy(lazy) => {
                 lazy.into_strict(&platform.enter_cpu())
                     .map_err(|(lazy, error)| {
                         // Hardware may still use its tables.

@@ -1,0 +1,169 @@
+//! Linking memory to a request.
+
+use core::panic::Location;
+
+use dmakit_addr::{Attributes, DirectionType, DmaAddr, DmaRange, PhysRange};
+use dmakit_platform::{CopySource, Platform};
+
+use super::state::{Flag, State};
+use super::{LinkError, Request};
+use crate::bounce::Ask;
+use crate::cache;
+use crate::check::{Checker, Event, Kind};
+use crate::fragments::Piece;
+use crate::mapping::Route;
+use crate::{Device, DmaSegment, MapError, StrictDomain, Translate};
+
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
+    /// Links a run of memory, whose bytes are `source`, behind what is linked already; says where the
+    /// device finds it once the request is [sealed](Self::seal). Runs of a request that
+    /// [is contiguous](Request::is_contiguous) follow one another there.
+    ///
+    /// What shares a granule with other data and must not be shown to the device is copied into bounce
+    /// slots: the head of the first run, the tail of the last, and nothing between. Without an IOMMU a
+    /// run that the device cannot use as it lies is copied as a whole. Cleans caches as
+    /// [`map`](Self::map). Never sleeps; O(granules).
+    ///
+    /// # Errors
+    /// [`LinkError`]: the request is as before, and nothing of the run is linked.
+    #[track_caller]
+    #[inline]
+    pub fn link<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        request: &mut Request<D>,
+        run: PhysRange,
+        source: &S,
+    ) -> Result<DmaSegment, LinkError> {
+        let caller = Location::caller();
+        let linked = self.check_state(&request.state).and_then(|()| {
+            if source.len_bytes() != run.len() {
+                let len = source.len_bytes();
+                return Err(MapError::LengthMismatch { run, len }.into());
+            }
+            match self.translation() {
+                Some(domain) => self.link_run::<D, S>(domain, &mut request.state, run, source),
+                None => self.link_alone::<D, S>(&mut request.state, run, source),
+            }
+        });
+        let dma = linked.inspect_err(|error| {
+            self.counters.step_failed(error, Attributes::NONE);
+        })?;
+        if C::IS_WATCHING {
+            let event = Event {
+                kind: Kind::Request,
+                dma: dma.addr,
+                len: dma.len,
+                direction: D::DIRECTION,
+                caller,
+            };
+            match request.is_contiguous() {
+                true => self.checker.linked(&self.info, &event, run),
+                false => {
+                    let runs = core::iter::once(run);
+                    self.checker.began(&self.info, &event, runs);
+                }
+            }
+        }
+        Ok(dma)
+    }
+
+    #[inline]
+    fn link_run<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        domain: &'m T::Domain,
+        state: &mut State,
+        run: PhysRange,
+        source: &S,
+    ) -> Result<DmaSegment, LinkError> {
+        let granule = domain.granule();
+        let (linked, mask) = (state.linked(), granule.mask());
+        let start = run.start().raw() & mask;
+        if linked != 0 && (start != 0 || state.is_ragged(granule)) {
+            let granule = granule.bytes();
+            return Err(LinkError::Ragged { run, granule });
+        }
+        if run.is_empty() {
+            return Err(MapError::Empty.into());
+        }
+        let range = state.range(granule);
+        let base = if linked == 0 { 0 } else { state.span(granule) };
+        let piece = Piece { run, at: 0, base };
+        let span = piece.span(granule);
+        if span > range.len() - base {
+            return Err(LinkError::Full {
+                reserved: range.len(),
+                end: base + span,
+            });
+        }
+        let attributes = attributes_of(state);
+        let bounced = self.link_piece::<D, S>(domain, range, piece, source, attributes)?;
+        if linked == 0 {
+            state.set_offset(start, granule);
+        }
+        state.set_linked(linked + run.len());
+        if bounced && !state.has(Flag::BOUNCED) {
+            self.counters.bounced();
+            state.set(Flag::BOUNCED);
+        }
+        Ok(DmaSegment {
+            addr: DmaAddr::new(range.start().raw() + base + start),
+            len: run.len(),
+        })
+    }
+
+    /// A run that the device is told of by itself, because it has no IOMMU.
+    fn link_alone<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        state: &mut State,
+        run: PhysRange,
+        source: &S,
+    ) -> Result<DmaSegment, LinkError> {
+        let end = state.linked() + run.len();
+        let reserved = super::state::BYTES_MAX;
+        if end > reserved {
+            return Err(LinkError::Full { reserved, end });
+        }
+        self.check_request(run.len(), Attributes::NONE)?;
+        let attributes = attributes_of(state);
+        let mut first: Option<DmaRange> = None;
+        let runs = core::iter::once(run);
+        let cause = self.find_cause(runs, D::DIRECTION, |dma| first = Some(dma));
+        let dma = if let Some(cause) = cause {
+            let ask = Ask {
+                cause,
+                original: run.start(),
+                len: run.len(),
+                is_single: true,
+            };
+            let record = self.bounce::<D, S>(source, attributes, &ask, None)?;
+            let dma = record.segment();
+            if let (Route::Bounced(buffer), Some((pool, _))) = (record.route, self.pool()) {
+                // The pool has just given it, so it takes it.
+                let given_up = pool.into_address(buffer);
+                debug_assert!(given_up.is_ok());
+            }
+            state.set(Flag::BOUNCED);
+            dma
+        } else {
+            let segment = first.ok_or(MapError::Empty)?;
+            let limits = self.info.limits;
+            if !limits.allows(segment) {
+                return Err(MapError::Limits { segment, limits }.into());
+            }
+            if !self.info.is_coherent() && !state.has(Flag::SKIPS_SYNC) {
+                cache::before_device(&self.platform, run, D::DIRECTION);
+            }
+            segment.into()
+        };
+        state.set_linked(end);
+        Ok(dma)
+    }
+}
+
+/// What a state was asked for, as far as links go by it.
+fn attributes_of(state: &State) -> Attributes {
+    match state.has(Flag::SKIPS_SYNC) {
+        true => Attributes::SKIP_CPU_SYNC,
+        false => Attributes::NONE,
+    }
+}

@@ -1,0 +1,32 @@
+//! Mapping in steps: reserve addresses, link memory to them, make it known, unlink, give back.
+//!
+//! | call | [`Request`]: one stretch, filled from its start | [`PageWindow`]: pages in any order |
+//! |---|---|---|
+//! | addresses | [`reserve`](crate::Device::reserve) | [`open_window`](crate::Device::open_window) |
+//! | memory | [`link`](crate::Device::link) | [`link_page`](crate::Device::link_page) |
+//! | the device may use it | [`seal`](crate::Device::seal) makes a [`Sealed`] | [`announce_pages`](crate::Device::announce_pages) |
+//! | it may no longer | [`unlink`](crate::Device::unlink) | [`unlink_pages`](crate::Device::unlink_pages) |
+//! | all goes back | [`destroy`](crate::Device::destroy), [`cancel`](crate::Device::cancel) | [`close_window`](crate::Device::close_window) |
+//!
+//! What a caller keeps for each is 16 bytes, whatever the number of segments, and no reference: calls
+//! take the device, and refuse a state of another domain. No list of segments is needed, and nothing
+//! is allocated. A state that is forgotten leaks its addresses, which the device's counters and a
+//! [`Ledger`](crate::Ledger) show.
+//!
+//! Without an IOMMU the same calls work: there are no addresses of one's own then, each link says
+//! where the device finds that memory or its copy, and [`Sealed::segment`] is `None`.
+//!
+//! The memory itself is the caller's, who keeps it where it is until its [`Debt`](crate::Debt) is
+//! paid: as for [raw](crate::Device::map_raw) mappings, no type proves that here.
+//! [`map_request`](crate::Device::map_request) stands on top, owns the memory, and does.
+
+mod error;
+mod link;
+mod request;
+mod state;
+mod unlink;
+mod window;
+
+pub use error::{LinkError, Unmoved};
+pub use request::{Request, Sealed};
+pub use window::PageWindow;

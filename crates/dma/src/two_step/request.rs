@@ -1,0 +1,284 @@
+//! One stretch of device addresses, filled from its start.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::panic::Location;
+
+use dmakit_addr::{Attributes, DirectionType, DmaAddr, PhysAddr};
+use dmakit_platform::Platform;
+
+use super::state::{BYTES_MAX, DOMAINS_MAX, Flag, Owner, State};
+use super::{LinkError, Unmoved};
+use crate::check::{Checker, Event, Kind};
+use crate::{Device, DmaSegment, DomainError, MapError, MaskKind, StrictDomain, Translate};
+
+/// A request that is being filled: see [`Device::reserve`].
+///
+/// Sixteen bytes, whatever it holds. Forgetting one leaks its addresses, and slots where it has some.
+#[must_use = "a dropped request leaks its addresses; cancel it"]
+pub struct Request<D> {
+    pub(super) state: State,
+    direction: PhantomData<fn() -> D>,
+}
+
+/// A request that the device may use.
+///
+/// Forgetting one leaks its addresses, and slots where it has some.
+#[must_use = "a dropped request leaks its addresses; destroy it"]
+pub struct Sealed<D> {
+    pub(super) request: Request<D>,
+}
+
+const _: () = assert!(size_of::<Request<dmakit_addr::ToDevice>>() == 16);
+const _: () = assert!(size_of::<Sealed<dmakit_addr::ToDevice>>() == 16);
+
+impl<D> Request<D> {
+    pub(super) fn of(state: State) -> Self {
+        Self {
+            state,
+            direction: PhantomData,
+        }
+    }
+
+    /// Bytes that are linked.
+    pub fn len(&self) -> u64 {
+        self.state.linked()
+    }
+
+    /// Whether nothing is linked yet.
+    pub fn is_empty(&self) -> bool {
+        self.state.linked() == 0
+    }
+
+    /// Whether there is a stretch of device addresses for it; where not, the device has no IOMMU, and
+    /// each link says where it finds that memory.
+    pub fn is_contiguous(&self) -> bool {
+        self.state.has(Flag::TRANSLATED)
+    }
+}
+
+impl<D> Sealed<D> {
+    /// Bytes that are linked.
+    pub fn len(&self) -> u64 {
+        self.request.state.linked()
+    }
+
+    /// Whether nothing is linked; never.
+    pub fn is_empty(&self) -> bool {
+        self.request.is_empty()
+    }
+
+    /// Where the device finds all of it, as one segment; `None` without an IOMMU, where each link
+    /// said so for its run.
+    pub fn segment(&self) -> Option<DmaSegment> {
+        let state = &self.request.state;
+        state.has(Flag::TRANSLATED).then(|| DmaSegment {
+            addr: DmaAddr::new(state.address()),
+            len: state.linked(),
+        })
+    }
+
+    /// Whether part of it lies in bounce slots.
+    pub fn is_bounced(&self) -> bool {
+        self.request.state.has(Flag::BOUNCED)
+    }
+}
+
+impl<D: DirectionType> fmt::Debug for Request<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = &self.state;
+        let at = DmaAddr::new(state.address());
+        match state.has(Flag::TRANSLATED) {
+            true => write!(f, "Request({} {} at {at})", D::DIRECTION, state.linked()),
+            false => write!(f, "Request({} {})", D::DIRECTION, state.linked()),
+        }
+    }
+}
+
+impl<D: DirectionType> fmt::Debug for Sealed<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealed{:?}", self.request)
+    }
+}
+
+/// What a [`Request`] or a [`PageWindow`](super::PageWindow) can be asked for.
+const STEPS: Attributes = Attributes::SKIP_CPU_SYNC
+    .union(Attributes::REQUIRE_COHERENT)
+    .union(Attributes::NO_WARN)
+    .union(Attributes::WEAK_ORDERING)
+    .union(Attributes::PRIVILEGED);
+
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
+    /// Takes device addresses for `len` bytes of memory of which the first lies at `first`, which
+    /// counts only by its place in a granule. The addresses start at a multiple of `align` bytes, a
+    /// power of two; 1 asks for the alignment that the length has by itself.
+    ///
+    /// Where the device has no IOMMU there are none to take, and the same code goes on. O(1), never
+    /// sleeps.
+    ///
+    /// # Errors
+    /// [`LinkError`]: nothing is reserved then.
+    #[track_caller]
+    pub fn reserve<D: DirectionType>(
+        &self,
+        first: PhysAddr,
+        len: u64,
+        align: u64,
+        attributes: Attributes,
+    ) -> Result<Request<D>, LinkError> {
+        let caller = Location::caller();
+        let state = self
+            .take_state(first, len, align, attributes)
+            .inspect_err(|error| self.counters.step_failed(error, attributes))?;
+        self.began_state::<D>(Kind::Request, &state, caller);
+        Ok(Request::of(state))
+    }
+
+    /// What reserving does, for requests and windows.
+    pub(super) fn take_state(
+        &self,
+        first: PhysAddr,
+        len: u64,
+        align: u64,
+        attributes: Attributes,
+    ) -> Result<State, LinkError> {
+        let refused = Attributes::from_bits(attributes.bits() & !STEPS.bits());
+        if refused != Attributes::NONE {
+            return Err(MapError::Attributes(refused).into());
+        }
+        if len == 0 {
+            return Err(MapError::Empty.into());
+        }
+        if attributes.contains(Attributes::REQUIRE_COHERENT) && !self.info.is_coherent() {
+            return Err(MapError::NotCoherent.into());
+        }
+        let max = BYTES_MAX;
+        if len > max || !align.is_power_of_two() {
+            return Err(LinkError::Shape { len, align, max });
+        }
+        let mut state = match self.translation() {
+            Some(domain) => self.take_addresses(domain, first, len, align)?,
+            None => State::untranslated(self.info.id),
+        };
+        if attributes.contains(Attributes::SKIP_CPU_SYNC) {
+            state.set(Flag::SKIPS_SYNC);
+        }
+        Ok(state)
+    }
+
+    fn take_addresses(
+        &self,
+        domain: &T::Domain,
+        first: PhysAddr,
+        len: u64,
+        align: u64,
+    ) -> Result<State, LinkError> {
+        let (granule, number) = (domain.granule(), domain.id());
+        if number.0 >= DOMAINS_MAX {
+            return Err(LinkError::DomainNumber {
+                domain: number,
+                max: DOMAINS_MAX,
+            });
+        }
+        let whole = (first.raw() & granule.mask()) + len;
+        let limit = self.info.reach(MaskKind::Streaming);
+        let cpu = self.platform.enter_cpu();
+        let range = domain.reserve(&cpu, whole, align, limit);
+        let range = range.map_err(|error| MapError::Domain(DomainError::Space(error)))?;
+        State::translated(range, granule, number.0).ok_or_else(|| {
+            domain.release(&cpu, range);
+            let max = BYTES_MAX;
+            LinkError::Shape { len, align, max }
+        })
+    }
+
+    pub(super) fn began_state<D: DirectionType>(
+        &self,
+        kind: Kind,
+        state: &State,
+        caller: &'static Location<'static>,
+    ) {
+        self.counters.mapped();
+        if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
+            let range = state.range(domain.granule());
+            let event = Event {
+                kind,
+                dma: DmaAddr::new(range.start().raw()),
+                len: range.len(),
+                direction: D::DIRECTION,
+                caller,
+            };
+            self.checker.began(&self.info, &event, core::iter::empty());
+        }
+    }
+
+    pub(super) fn ended_state(&self, kind: Kind, state: &State) {
+        self.counters.unmapped();
+        if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
+            let range = state.range(domain.granule());
+            let start = DmaAddr::new(range.start().raw());
+            self.checker.ended(&self.info, kind, start, range.len());
+        }
+    }
+
+    /// Whether a state is of this device's domain, or of this device where it has none.
+    #[inline]
+    pub(super) fn check_state(&self, state: &State) -> Result<(), LinkError> {
+        let is_own = match (state.owner(), self.translation()) {
+            (Owner::Domain(number), Some(domain)) => number == domain.id().0,
+            (Owner::Device(device), None) => device == self.info.id,
+            _ => false,
+        };
+        if is_own {
+            return Ok(());
+        }
+        Err(self.wrong_domain())
+    }
+
+    #[cold]
+    pub(super) fn wrong_domain(&self) -> LinkError {
+        let domain = match self.translation() {
+            Some(domain) => domain.id(),
+            None => self.domain(),
+        };
+        LinkError::WrongDomain {
+            device: self.info.id,
+            domain,
+        }
+    }
+
+    /// Makes all that was linked known to hardware, once: the device may use it from now on, and
+    /// nothing can be linked any more. Never sleeps.
+    ///
+    /// # Errors
+    /// [`Unmoved`] with the request: of another domain, without a link, or where hardware takes no
+    /// commands.
+    pub fn seal<D: DirectionType>(
+        &self,
+        mut request: Request<D>,
+    ) -> Result<Sealed<D>, Unmoved<Request<D>>> {
+        let announced = self.check_state(&request.state).and_then(|()| {
+            if request.is_empty() {
+                return Err(LinkError::NotLinked { offset: 0, len: 0 });
+            }
+            let Some(domain) = self.translation() else {
+                return Ok(());
+            };
+            let granule = domain.granule();
+            let linked = request.state.range(granule);
+            let linked = linked
+                .slice(0, request.state.span(granule))
+                .unwrap_or(linked);
+            self.make_fresh(domain, &mut request.state)
+                .and_then(|()| domain.announce(linked))
+                .map_err(LinkError::Hardware)
+        });
+        match announced {
+            Ok(()) => Ok(Sealed { request }),
+            Err(error) => Err(Unmoved {
+                error,
+                state: request,
+            }),
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Pages of one stretch of device addresses, in any order.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::panic::Location;
+
+use dmakit_addr::{Address, Attributes, DirectionType, DmaAddr, Iova, PhysAddr, PhysRange};
+use dmakit_platform::Platform;
+
+use super::state::{Flag, State};
+use super::{LinkError, Unmoved};
+use crate::check::{Checker, Event, Kind};
+use crate::debt::Owed;
+use crate::{
+    BounceCause, Debt, Device, DmaSegment, DomainError, MapError, StrictDomain, SyncError,
+    Translate, cache,
+};
+
+/// A stretch of device addresses of which pages are linked and unlinked in any order: what on-demand
+/// paging needs, see [`Device::open_window`].
+///
+/// Sixteen bytes. Whoever keeps one sees to it that its calls take turns. Forgetting one leaks its
+/// addresses.
+#[must_use = "a dropped window leaks its addresses; close it"]
+pub struct PageWindow<D> {
+    state: State,
+    direction: PhantomData<fn() -> D>,
+}
+
+const _: () = assert!(size_of::<PageWindow<dmakit_addr::ToDevice>>() == 16);
+
+impl<D> PageWindow<D> {
+    /// Bytes that are linked.
+    pub fn linked(&self) -> u64 {
+        self.state.linked()
+    }
+
+    /// Where the device finds the byte at `offset`, once a page is linked there; `None` without an
+    /// IOMMU, where each link says so for its pages.
+    pub fn dma_addr(&self, offset: u64) -> Option<DmaAddr> {
+        let start = DmaAddr::new(self.state.address());
+        start
+            .checked_add(offset)
+            .filter(|_| self.state.has(Flag::TRANSLATED))
+    }
+}
+
+impl<D: DirectionType> fmt::Debug for PageWindow<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, linked) = (DmaAddr::new(self.state.address()), self.state.linked());
+        write!(f, "PageWindow({} at {at}, {linked} linked)", D::DIRECTION)
+    }
+}
+
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
+    /// Takes device addresses for `len` bytes of pages, at a multiple of `align`. Nothing is linked.
+    /// Never sleeps.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    #[track_caller]
+    pub fn open_window<D: DirectionType>(
+        &self,
+        len: u64,
+        align: u64,
+        attributes: Attributes,
+    ) -> Result<PageWindow<D>, LinkError> {
+        let caller = Location::caller();
+        let state = self
+            .take_state(PhysAddr::new(0), len, align, attributes)
+            .inspect_err(|error| self.counters.step_failed(error, attributes))?;
+        self.began_state::<D>(Kind::Window, &state, caller);
+        Ok(PageWindow {
+            state,
+            direction: PhantomData,
+        })
+    }
+
+    /// Links whole granules of memory at `offset` of a window, where nothing is linked; says where the
+    /// device finds them after [`announce_pages`](Self::announce_pages). Pages never bounce: what
+    /// would have to is refused. Never sleeps.
+    ///
+    /// # Errors
+    /// [`LinkError`]: the window is as before.
+    #[track_caller]
+    pub fn link_page<D: DirectionType>(
+        &self,
+        window: &mut PageWindow<D>,
+        offset: u64,
+        pages: PhysRange,
+    ) -> Result<DmaSegment, LinkError> {
+        let caller = Location::caller();
+        let linked = self.check_state(&window.state).and_then(|()| {
+            if pages.is_empty() {
+                return Err(MapError::Empty.into());
+            }
+            match self.translation() {
+                Some(domain) => self.link_at::<D>(domain, &window.state, offset, pages),
+                None => self.find_page::<D>(pages),
+            }
+        });
+        let dma = linked.inspect_err(|error| {
+            self.counters.step_failed(error, Attributes::NONE);
+        })?;
+        window.state.set_linked(window.state.linked() + pages.len());
+        if !self.info.is_coherent() && !window.state.has(Flag::SKIPS_SYNC) {
+            cache::before_device(&self.platform, pages, D::DIRECTION);
+        }
+        if C::IS_WATCHING {
+            let event = Event {
+                kind: Kind::Window,
+                dma: dma.addr,
+                len: dma.len,
+                direction: D::DIRECTION,
+                caller,
+            };
+            self.checker.linked(&self.info, &event, pages);
+        }
+        Ok(dma)
+    }
+
+    fn link_at<D: DirectionType>(
+        &self,
+        domain: &T::Domain,
+        state: &State,
+        offset: u64,
+        pages: PhysRange,
+    ) -> Result<DmaSegment, LinkError> {
+        let granule = domain.granule();
+        let range = state.range(granule);
+        if (offset | pages.start().raw() | pages.len()) & granule.mask() != 0 {
+            return Err(LinkError::Ragged {
+                run: pages,
+                granule: granule.bytes(),
+            });
+        }
+        let part = range.slice(offset, pages.len()).ok_or(LinkError::Full {
+            reserved: range.len(),
+            end: offset.saturating_add(pages.len()),
+        })?;
+        let attributes = match state.has(Flag::SKIPS_SYNC) {
+            true => Attributes::SKIP_CPU_SYNC,
+            false => Attributes::NONE,
+        };
+        let permissions = self.permissions(D::DIRECTION, attributes);
+        domain
+            .link(part, pages.start(), permissions)
+            .map_err(|error| MapError::Domain(DomainError::Table(error.failure)))?;
+        Ok(DmaSegment {
+            addr: DmaAddr::new(part.start().raw()),
+            len: part.len(),
+        })
+    }
+
+    /// Where a device without an IOMMU finds pages.
+    fn find_page<D: DirectionType>(&self, pages: PhysRange) -> Result<DmaSegment, LinkError> {
+        let mut place = None;
+        let runs = core::iter::once(pages);
+        let cause = self.find_cause(runs, D::DIRECTION, |dma| place = Some(dma));
+        match (cause, place) {
+            (None, Some(dma)) => Ok(dma.into()),
+            (Some(cause), _) => Err(MapError::WouldBounce(cause).into()),
+            (None, None) => Err(MapError::WouldBounce(BounceCause::Forced).into()),
+        }
+    }
+
+    /// Makes pages that were linked from `offset` on known to hardware: the device may use them from
+    /// now on. Where others were unlinked since the last sync this waits, for a bounded time, until
+    /// hardware has forgotten what was there. Never sleeps.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub fn announce_pages<D: DirectionType>(
+        &self,
+        window: &mut PageWindow<D>,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), LinkError> {
+        self.check_state(&window.state)?;
+        let Some(domain) = self.translation() else {
+            return Ok(());
+        };
+        let range = window.state.range(domain.granule());
+        let part = range
+            .slice(offset, len)
+            .ok_or(LinkError::NotLinked { offset, len })?;
+        self.make_fresh(domain, &mut window.state)
+            .and_then(|()| domain.announce(part))
+            .map_err(LinkError::Hardware)
+    }
+
+    /// Waits until hardware has forgotten what was unlinked before.
+    pub(super) fn make_fresh(
+        &self,
+        domain: &T::Domain,
+        state: &mut State,
+    ) -> Result<(), SyncError> {
+        if state.has(Flag::STALE) {
+            domain.sync()?;
+            state.clear(Flag::STALE);
+        }
+        Ok(())
+    }
+
+    /// Unlinks `len` bytes of pages from `offset` on, all of them linked: `owned`, which is or pins
+    /// their memory, is owed until a sync. The device may be in the middle of using them. Never
+    /// sleeps; O(granules).
+    ///
+    /// Without an IOMMU nothing can take a device's reach away: the driver has stopped it.
+    ///
+    /// # Errors
+    /// [`Unmoved`] with what was owned: nothing was unlinked.
+    pub fn unlink_pages<D: DirectionType, B>(
+        &self,
+        window: &mut PageWindow<D>,
+        offset: u64,
+        len: u64,
+        owned: B,
+    ) -> Result<Debt<B>, Unmoved<B>> {
+        let part = match self.check_pages(&window.state, offset, len) {
+            Ok(part) => part,
+            Err(error) => {
+                let state = owned;
+                return Err(Unmoved { error, state });
+            }
+        };
+        let owed = match (part, self.translation()) {
+            (Some(part), Some(domain)) => {
+                let drops_lines = D::DIRECTION.device_writes() && !self.info.is_coherent();
+                if drops_lines && !window.state.has(Flag::SKIPS_SYNC) {
+                    self.drop_lines(domain, part);
+                }
+                window.state.set(Flag::STALE);
+                if C::IS_WATCHING {
+                    let start = DmaAddr::new(part.start().raw());
+                    self.checker.unlinked(&self.info, Kind::Window, start, len);
+                }
+                self.unlinked(domain, part)
+            }
+            _ => Owed::Since(self.epoch()),
+        };
+        window.state.set_linked(window.state.linked() - len);
+        Ok(self.debt(owned, owed))
+    }
+
+    fn drop_lines(&self, domain: &T::Domain, part: dmakit_addr::IovaRange) {
+        let granule = domain.granule();
+        for index in 0..part.len() >> granule.shift() {
+            let at = Iova::new(part.start().raw() + (index << granule.shift()));
+            let page = domain.lookup(at);
+            let page = page.and_then(|phys| PhysRange::new(phys, granule.bytes()).ok());
+            if let Some(page) = page {
+                cache::before_cpu_reads(&self.platform, page);
+            }
+        }
+    }
+
+    /// Where pages of a window are, all of them linked; `None` without an IOMMU.
+    fn check_pages(
+        &self,
+        state: &State,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<dmakit_addr::IovaRange>, LinkError> {
+        self.check_state(state)?;
+        let missing = LinkError::NotLinked { offset, len };
+        if len == 0 || len > state.linked() {
+            return Err(missing);
+        }
+        let Some(domain) = self.translation() else {
+            return Ok(None);
+        };
+        let granule = domain.granule();
+        let part = state.range(granule).slice(offset, len).ok_or(missing)?;
+        if (offset | len) & granule.mask() != 0 {
+            return Err(missing);
+        }
+        let count = len >> granule.shift();
+        let is_linked = |index: u64| {
+            let at = Iova::new(part.start().raw() + (index << granule.shift()));
+            domain.lookup(at).is_some()
+        };
+        match (0..count).all(is_linked) {
+            true => Ok(Some(part)),
+            false => Err(missing),
+        }
+    }
+
+    /// Gives the addresses of a window back, to which nothing is linked, and of which hardware has
+    /// forgotten everything: where pages were unlinked since the last sync this waits for that, for a
+    /// bounded time.
+    ///
+    /// # Errors
+    /// [`Unmoved`] with the window.
+    pub fn close_window<D: DirectionType>(
+        &self,
+        mut window: PageWindow<D>,
+    ) -> Result<(), Unmoved<PageWindow<D>>> {
+        let checked = self.check_state(&window.state).and_then(|()| {
+            let bytes = window.state.linked();
+            if bytes > 0 {
+                return Err(LinkError::StillLinked { bytes });
+            }
+            match self.translation() {
+                Some(domain) => {
+                    let fresh = self.make_fresh(domain, &mut window.state);
+                    fresh.map_err(LinkError::Hardware)
+                }
+                None => Ok(()),
+            }
+        });
+        if let Err(error) = checked {
+            let state = window;
+            return Err(Unmoved { error, state });
+        }
+        if let Some(domain) = self.translation() {
+            let range = window.state.range(domain.granule());
+            domain.release(&self.platform.enter_cpu(), range);
+        }
+        self.ended_state(Kind::Window, &window.state);
+        Ok(())
+    }
+}
