@@ -35,6 +35,7 @@ mod map;
 mod mapping;
 mod memory;
 mod page_pool;
+mod peer;
 mod raw;
 mod raw_error;
 mod raw_translated;
@@ -57,7 +58,7 @@ pub use debt::{Debt, RedeemError, RedeemFailure, UnmapFailure};
 pub use device::{BounceWhen, Device, LeftBehind, Path};
 pub use dmakit_iommu::{
     Batch, BatchConfig, DomainId, Epoch, NoTranslation, Proof, StrictDomain, Switched, SyncError,
-    Translate,
+    Translate, WithholdError,
 };
 pub use dmakit_swiotlb::{DeviceId as PoolId, MapError as BounceError};
 pub use error::{BounceCause, DomainError, MapError, MapFailure, Refused, TokenError};
@@ -66,8 +67,13 @@ pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
 pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
 pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
+pub use peer::{
+    Forwards, Held, Holder, Import, PeerError, PeerFailure, PeerImporter, PeerList, PeerMapping,
+    PeerMemory, PeerPath, PeerPaths, PeerProvider, PeerRefusal, PeerRoute, PeerWindow, Place,
+    PlaceId, ProviderId, Redirect, TakeBack, Topology, TopologyError,
+};
 pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};
 pub use stats::{DeviceStats, Failures};
-pub use two_step::{LinkError, PageWindow, Request, Sealed, Unmoved};
+pub use two_step::{LinkError, Moving, PageWindow, Request, Sealed, StaysPut, Unmoved};

@@ -88,6 +88,7 @@ mod sync;
 mod table;
 mod unmap;
 mod walk;
+mod withhold;
 
 pub use error::{MapError, MapFailure, TableError, UnmapError};
 pub use format::{Access, Entry, Format, Memory, Permissions};
@@ -95,3 +96,4 @@ pub use gather::Gather;
 pub use geometry::{Geometry, GeometryError};
 pub use page_table::{PageTable, Statistics, WalkCoherence};
 pub use walk::{Leaf, Leaves};
+pub use withhold::WithholdError;

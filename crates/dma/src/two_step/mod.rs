@@ -22,11 +22,14 @@
 
 mod error;
 mod link;
+mod link_peer;
+mod moving;
 mod request;
 mod state;
 mod unlink;
 mod window;
 
 pub use error::{LinkError, Unmoved};
+pub use moving::{Moving, StaysPut};
 pub use request::{Request, Sealed};
 pub use window::PageWindow;

@@ -5,6 +5,8 @@
 )]
 
 mod failures;
+mod moving;
 mod one_step;
+mod peers;
 mod rig;
 mod two_step;
