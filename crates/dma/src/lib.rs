@@ -39,6 +39,7 @@ mod mapping;
 mod memory;
 mod noncontiguous;
 mod page_pool;
+mod peer;
 mod raw;
 mod raw_error;
 mod raw_translated;
@@ -62,7 +63,7 @@ pub use debt::{Debt, RedeemError, RedeemFailure, UnmapFailure};
 pub use device::{BounceWhen, Device, LeftBehind, Path};
 pub use dmakit_iommu::{
     Batch, BatchConfig, DomainId, Epoch, NoTranslation, Proof, StrictDomain, Switched, SyncError,
-    Translate,
+    Translate, WithholdError,
 };
 pub use dmakit_swiotlb::{DeviceId as PoolId, MapError as BounceError};
 pub use error::{BounceCause, DomainError, MapError, MapFailure, Refused, TokenError};
@@ -72,8 +73,13 @@ pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
 pub use noncontiguous::NoncontiguousError;
 pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
+pub use peer::{
+    Forwards, Held, Holder, Import, PeerError, PeerFailure, PeerImporter, PeerList, PeerMapping,
+    PeerMemory, PeerPath, PeerPaths, PeerProvider, PeerRefusal, PeerRoute, PeerWindow, Place,
+    PlaceId, ProviderId, Redirect, TakeBack, Topology, TopologyError,
+};
 pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};
 pub use stats::{DeviceStats, Failures};
-pub use two_step::{LinkError, Linker, PageWindow, Request, Sealed, Unmoved};
+pub use two_step::{LinkError, Linker, Moving, PageWindow, Request, Sealed, StaysPut, Unmoved};

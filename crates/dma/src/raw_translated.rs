@@ -78,7 +78,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Waits until nothing is owed; false where that will never be.
-    fn settle(&self, owed: Owed) -> bool {
+    pub(crate) fn settle(&self, owed: Owed) -> bool {
         match (owed, self.translation()) {
             (Owed::Since(_) | Owed::Paid, _) => true,
             (Owed::Ticket(ticket), Some(domain)) => match domain.sync() {

@@ -89,6 +89,7 @@ mod sync;
 mod table;
 mod unmap;
 mod walk;
+mod withhold;
 
 pub use cursor::Cursor;
 pub use error::{MapError, MapFailure, TableError, UnmapError};
@@ -97,3 +98,4 @@ pub use gather::Gather;
 pub use geometry::{Geometry, GeometryError};
 pub use page_table::{PageTable, Statistics, WalkCoherence};
 pub use walk::{Leaf, Leaves};
+pub use withhold::WithholdError;

@@ -111,7 +111,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     }
 
     #[inline]
-    fn checked(&self, range: IovaRange) -> Result<(u64, u64), UnmapError> {
+    pub(crate) fn checked(&self, range: IovaRange) -> Result<(u64, u64), UnmapError> {
         let geometry = self.format.geometry();
         let (at, end) = (range.start().raw(), range.end().raw());
         let inside = end
@@ -282,7 +282,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     }
 
     /// An unmap may not cut a block or a contiguous group in two.
-    fn refuse_cut_leaf(&self, range: IovaRange, edge: u64) -> Result<(), UnmapError> {
+    pub(crate) fn refuse_cut_leaf(&self, range: IovaRange, edge: u64) -> Result<(), UnmapError> {
         // No leaf is that large, or only single leaves are near.
         if edge & (self.largest_leaf - 1) == 0
             || self.has_single_leaves && self.hinted(0, edge).is_some()

@@ -31,6 +31,7 @@ mod no_translation;
 mod ticket;
 mod translate;
 mod untranslated;
+mod withhold;
 
 pub use batch::{Batch, BatchConfig, BatchFailure, Held};
 pub use costs::InvalidationCosts;
@@ -44,3 +45,4 @@ pub use no_translation::NoTranslation;
 pub use ticket::{DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};
 pub use translate::{LinkCursor, StrictDomain, Switched, Translate};
 pub use untranslated::Untranslated;
+pub use withhold::{Withheld, WithholdError};

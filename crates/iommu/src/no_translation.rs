@@ -7,7 +7,7 @@ use dmakit_platform::CpuGuard;
 
 use crate::{
     DomainId, LinkCursor, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket,
-    Translate, UnmapFailure,
+    Translate, UnmapFailure, Withheld, WithholdError,
 };
 
 /// There is none, so nothing can be asked of it.
@@ -94,6 +94,14 @@ impl StrictDomain for NoTranslation {
     }
 
     fn redeem_covered(&self, _: &impl CpuGuard, _: Ticket, _: &Proof) -> bool {
+        match *self {}
+    }
+
+    fn withhold(&self, _: IovaRange) -> Result<Withheld, WithholdError> {
+        match *self {}
+    }
+
+    fn readmit(&self, _: Withheld) -> Result<Result<(), SyncError>, Withheld> {
         match *self {}
     }
 

@@ -7,7 +7,7 @@ use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
 
 use crate::{
     Domain, DomainId, Hardware, Lazy, MapError, Proof, RedeemFailure, SyncError, Ticket,
-    UnmapFailure,
+    UnmapFailure, Withheld, WithholdError,
 };
 
 /// What stands between a device and memory, seen by a mapping API: a seam that leaves out of what
@@ -166,6 +166,18 @@ pub trait StrictDomain: Send + Sync {
     /// ticket lost, where the proof does not cover it.
     fn redeem_covered(&self, cpu: &impl CpuGuard, ticket: Ticket, proof: &Proof) -> bool;
 
+    /// Keeps hardware from a part while the memory behind it moves, as [`Domain::withhold`].
+    ///
+    /// # Errors
+    /// [`WithholdError`]: the part is mapped as before.
+    fn withhold(&self, part: IovaRange) -> Result<Withheld, WithholdError>;
+
+    /// Lets hardware in again, as [`Domain::readmit`].
+    ///
+    /// # Errors
+    /// What was withheld, where it is another domain's; the inner error as there.
+    fn readmit(&self, withheld: Withheld) -> Result<Result<(), SyncError>, Withheld>;
+
     /// Where an address leads; `None` where nothing is mapped.
     fn lookup(&self, iova: Iova) -> Option<PhysAddr>;
 }
@@ -308,6 +320,14 @@ where
     #[inline]
     fn redeem_covered(&self, cpu: &impl CpuGuard, ticket: Ticket, proof: &Proof) -> bool {
         Self::redeem_covered(self, cpu, ticket, proof)
+    }
+
+    fn withhold(&self, part: IovaRange) -> Result<Withheld, WithholdError> {
+        Self::withhold(self, part)
+    }
+
+    fn readmit(&self, withheld: Withheld) -> Result<Result<(), SyncError>, Withheld> {
+        Self::readmit(self, withheld)
     }
 
     fn lookup(&self, iova: Iova) -> Option<PhysAddr> {

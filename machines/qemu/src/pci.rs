@@ -190,6 +190,12 @@ impl Function {
         }
     }
 
+    /// Where processors find BAR `index`; `None` where the function has no such memory BAR.
+    pub fn bar_range(&self, index: u8) -> Option<PhysRange> {
+        let bar = self.bars.iter().find(|bar| bar.index == index)?;
+        Some(bar.range)
+    }
+
     /// Lets the function start requests, or keeps it from doing so.
     ///
     /// # Errors

@@ -22,6 +22,8 @@
 
 mod error;
 mod link;
+mod link_peer;
+mod moving;
 mod request;
 mod state;
 mod unlink;
@@ -29,5 +31,6 @@ mod window;
 
 pub use error::{LinkError, Unmoved};
 pub use link::Linker;
+pub use moving::{Moving, StaysPut};
 pub use request::{Request, Sealed};
 pub use window::PageWindow;

@@ -5,7 +5,9 @@
 )]
 
 mod failures;
+mod moving;
 mod mutants;
 mod one_step;
+mod peers;
 mod rig;
 mod two_step;

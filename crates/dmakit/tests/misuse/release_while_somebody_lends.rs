@@ -1,0 +1,13 @@
+#![allow(unused)]
+use dmakit_dma::{Import, PeerProvider, PeerWindow};
+use dmakit_platform::host::HostPlatform;
+
+type Provider = PeerProvider<'static, HostPlatform>;
+
+fn misuse(provider: Provider, import: &Import) {
+    let shared = &provider;
+    let window = provider.release();
+    let _ = shared.lend(import, 0, 4096);
+}
+
+fn main() {}

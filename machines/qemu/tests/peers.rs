@@ -1,0 +1,115 @@
+//! An `edu` behind the SMMU that reads and writes the memory of an NVMe controller.
+
+use dmakit_addr::{Attributes, Bidirectional, DmaAddr, DmaMask, Iova};
+use dmakit_dma::{
+    DeviceId, DeviceInfo, Forwards, PeerImporter, PeerPaths, PeerProvider, PeerRoute, PeerWindow,
+    Place, PlaceId, ProviderId, Redirect, TakeBack, Topology,
+};
+use dmakit_iommu::FaultReason;
+use dmakit_platform::Mmio;
+use dmakit_platform::host::HostPlatform;
+use dmakit_qemu::devices::Edu;
+use dmakit_qemu::smmu::{PortConfig, SmmuStack};
+use dmakit_qemu::{Config, FunctionId, Machine, QemuMmio};
+
+const EDU: FunctionId = FunctionId::on_root(2, 0);
+const DISK: FunctionId = FunctionId::on_root(3, 0);
+/// The BAR of the controller memory buffer.
+const BUFFER: u8 = 2;
+const LEN: u64 = 256;
+
+/// QEMU's host bridge forwards what its devices send to one another.
+const PLACES: [Place; 3] = [
+    Place::HostBridge {
+        forwards: Forwards::Below,
+    },
+    function(0),
+    function(0),
+];
+
+const fn function(above: u32) -> Place {
+    Place::Function {
+        above: PlaceId(above),
+        redirect: Redirect::Off,
+    }
+}
+
+/// Ends its mappings by itself.
+struct Client;
+
+impl PeerImporter for Client {
+    fn revoked(&self, _: ProviderId, _: &TakeBack<'_>) {}
+}
+
+fn fill(buffer: &QemuMmio, at: u64, bytes: &[u8]) {
+    for (word, bytes) in bytes.chunks(4).enumerate() {
+        let value = u32::from_le_bytes(bytes.try_into().unwrap());
+        buffer.write32(at + 4 * word as u64, value);
+    }
+}
+
+fn bytes(buffer: &QemuMmio, at: u64) -> Vec<u8> {
+    let words = (0..LEN / 4).map(|word| buffer.read32(at + 4 * word));
+    words.flat_map(u32::to_le_bytes).collect()
+}
+
+#[test]
+fn edu_reaches_a_controllers_memory_while_it_is_mapped_and_faults_afterwards() {
+    let mut config = Config::virt();
+    config.devices = vec![
+        Edu::argument(2, DmaMask::ALL),
+        "nvme,drive=disk,serial=dmakit,addr=3,cmb_size_mb=1".into(),
+    ];
+    config.drives = vec!["driver=null-co,if=none,id=disk,size=1M".into()];
+    let (machine, ram) = Machine::start(&config).unwrap();
+    let stack = SmmuStack::start(&machine, ram, dmakit_smmuv3::Config::default()).unwrap();
+    let disk = machine.pci().enable(DISK).unwrap();
+    let (range, buffer) = (disk.bar_range(BUFFER).unwrap(), disk.bar(BUFFER).unwrap());
+    assert_eq!(range.len(), 1 << 20);
+    let regs = machine.pci().enable(EDU).unwrap().bar(0).unwrap();
+    let edu = Edu::new(machine.platform(), regs, DmaMask::ALL);
+    let port = stack
+        .open(EDU, PortConfig::strict(1, DmaMask::ALL))
+        .unwrap();
+    let device = port.device(DeviceInfo::new(DeviceId::new(1), "edu", DmaMask::ALL), None);
+
+    let window = PeerWindow::new(range, DmaAddr::new(range.start().raw())).unwrap();
+    let provider: PeerProvider<'_, HostPlatform> =
+        PeerProvider::new(machine.platform(), ProviderId(1), PlaceId(1), window);
+    let import = provider.import(device.info().id, &Client).unwrap();
+    let mut paths = PeerPaths::new(Topology::new(&PLACES).unwrap(), PlaceId(2));
+    let part = provider.lend(&import, 0x4000, 0x2000).unwrap();
+    let mapping = device
+        .map_peer::<Bidirectional>(part, &mut paths, Attributes::NONE)
+        .unwrap();
+    assert_eq!(mapping.route(), PeerRoute::HostBridge);
+    let at = Iova::new(mapping.segment().addr.raw());
+    let second = Iova::new(at.raw() + 0x1000);
+
+    let pattern: Vec<u8> = (0..LEN).map(|i| (i * 7 + 3) as u8).collect();
+    fill(&buffer, 0x4000, &pattern);
+    fill(&buffer, 0x5000, &[0xee; LEN as usize]);
+    edu.read(at, LEN).unwrap();
+    edu.write(second, LEN).unwrap();
+    assert!(bytes(&buffer, 0x5000) == pattern, "read and written by edu");
+    assert_eq!(stack.take_faults().0, []);
+
+    let debt = device.unmap_peer(mapping).unwrap();
+    let proof = device.sync().unwrap();
+    let part = device.redeem(debt, &proof).unwrap();
+    provider.take_back(part).unwrap();
+    provider.leave(import).unwrap();
+    provider.release().unwrap();
+    fill(&buffer, 0x5000, &[0xee; LEN as usize]);
+    edu.write(second, LEN).unwrap();
+    let (faults, _) = stack.take_faults();
+    assert!(!faults.is_empty());
+    for fault in faults {
+        assert_eq!(fault.reason, FaultReason::Unmapped);
+        assert_eq!(fault.stream, u32::from(EDU.raw()));
+    }
+    assert!(bytes(&buffer, 0x5000).iter().all(|&byte| byte == 0xee));
+    assert_eq!(device.remove().unwrap().live(), 0);
+    let counters = port.close().unwrap();
+    assert_eq!((counters.leaves, counters.quarantined), (0, 0));
+}
