@@ -28,8 +28,8 @@ pub struct Request {
 #[derive(PartialEq, Eq, Debug)]
 pub struct Reservation {
     pub(crate) range: IovaRange,
-    /// Granules that were taken for it.
-    pub(crate) granules: u64,
+    /// The cached order of its size, [`ORDERS`] where there is none.
+    pub(crate) order: usize,
 }
 
 impl Reservation {
@@ -64,8 +64,10 @@ pub(crate) struct Shape {
     pub(crate) order: u32,
     /// The first granule past the limit.
     pub(crate) end: u64,
-    /// The cached order that serves it.
-    pub(crate) cached: Option<usize>,
+    /// The cached order of its size, [`ORDERS`] where there is none.
+    pub(crate) cached: usize,
+    /// Whether a block of that size has the alignment that is asked for.
+    pub(crate) is_natural: bool,
 }
 
 impl Request {
@@ -73,20 +75,20 @@ impl Request {
     /// size and alignment: the common case, in a few instructions.
     #[inline]
     pub(crate) fn plain(&self, granule: Granule) -> Option<(usize, u64)> {
-        let is_block = self.len.is_power_of_two() && self.len >= granule.bytes();
-        let is_natural = self.align.is_power_of_two() && self.align <= self.len;
+        let but_one_bit = |value: u64| value & value.wrapping_sub(1);
+        // Powers of two have one bit. A length without any has too large an order, and an alignment
+        // without any is more than natural.
+        let are_powers = but_one_bit(self.len) | but_one_bit(self.align) == 0;
+        let is_natural = self.align.wrapping_sub(1) < self.len;
         let order = self.len.trailing_zeros().wrapping_sub(granule.shift()) as usize;
-        (is_block && is_natural && order < ORDERS).then(|| (order, self.end(granule)))
+        (are_powers && is_natural && order < ORDERS).then(|| (order, self.end(granule)))
     }
 
     /// The first granule past the limit.
     #[inline]
     fn end(&self, granule: Granule) -> u64 {
-        // Where the limit is the last byte of a granule, that one is whole; no granule number is
-        // near the type's end.
-        let last = self.limit.last();
-        let ends_whole = last & granule.mask() == granule.mask();
-        (last >> granule.shift()) + u64::from(ends_whole)
+        // No space has the granule at the type's end.
+        self.limit.last().saturating_add(1) >> granule.shift()
     }
 
     /// Any request.
@@ -103,9 +105,8 @@ impl Request {
             granules,
             order: aligned.trailing_zeros(),
             end: self.end(granule),
-            cached: (aligned == natural)
-                .then(|| cached_order(granules))
-                .flatten(),
+            cached: cached_order(granules),
+            is_natural: aligned == natural,
         })
     }
 
@@ -120,8 +121,12 @@ impl Request {
     }
 }
 
+/// The cached order of so many granules, [`ORDERS`] where there is none.
 #[inline]
-pub(crate) fn cached_order(granules: u64) -> Option<usize> {
+pub(crate) fn cached_order(granules: u64) -> usize {
     let order = granules.trailing_zeros() as usize;
-    (granules.is_power_of_two() && order < ORDERS).then_some(order)
+    match granules.is_power_of_two() {
+        true => order.min(ORDERS),
+        false => ORDERS,
+    }
 }

@@ -124,9 +124,8 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
                     self.flush(cache, u64::MAX);
                 }
                 if let Some(start) = cache.pop(order, end) {
-                    let granules = 1 << order;
-                    let range = self.bytes(start, granules);
-                    return Ok(Reservation { range, granules });
+                    let range = self.bytes(start, 1 << order);
+                    return Ok(Reservation { range, order });
                 }
             }
         }
@@ -141,7 +140,8 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         request: &Request,
     ) -> Result<Reservation, AllocError> {
         let shape = request.shape(self.granule)?;
-        if let Some(order) = shape.cached {
+        let order = shape.cached;
+        if shape.is_natural && order < ORDERS {
             if let Some((cache, flush)) = self.cpus.enter(cpu) {
                 if flush {
                     self.flush(cache, u64::MAX);
@@ -166,8 +166,8 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     #[inline]
     pub fn free(&self, cpu: &impl CpuGuard, reservation: Reservation) {
         let start = self.granule_of(reservation.range.start());
-        let granules = reservation.granules;
-        if let Some(order) = cached_order(granules) {
+        let order = reservation.order;
+        if order < ORDERS {
             if let Some((cache, flush)) = self.cpus.enter(cpu) {
                 if flush {
                     self.flush(cache, u64::MAX);
@@ -181,16 +181,20 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
                 }
             }
         }
-        self.give(start, granules);
+        self.give(
+            start,
+            taken(reservation.range.len() >> self.granule.shift()),
+        );
     }
 
     /// The reservation of a range that [`Reservation::into_range`] gave, of this space, and that
     /// nobody has resumed since.
     #[inline]
     pub fn resume(&self, range: IovaRange) -> Reservation {
+        let granules = taken(range.len() >> self.granule.shift());
         Reservation {
             range,
-            granules: taken(range.len() >> self.granule.shift()),
+            order: cached_order(granules),
         }
     }
 
@@ -270,7 +274,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     fn reservation(&self, start: u64, shape: &Shape) -> Reservation {
         Reservation {
             range: self.bytes(start, shape.wanted),
-            granules: shape.granules,
+            order: shape.cached,
         }
     }
 
