@@ -1,102 +1,157 @@
 //! A virtio disk, driven by a published driver.
 
-use alloc::vec;
-use core::any::Any;
-use core::marker::PhantomData;
-use core::ptr::NonNull;
+use core::time::Duration;
 
-use dmakit_addr::{DmaAddr, PhysAddr, PhysRange};
-use dmakit_dma::{Translate, Unchecked};
-use dmakit_swiotlb::NoGrowth;
-use dmakit_virtio_drivers::{AccessPlatform, DeviceHal, Function};
-use sha2::{Digest, Sha256};
-use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
+use dmakit_dma::{DeviceStats, Translate};
+use dmakit_platform::Platform;
+use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::DeviceFunction;
-use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 
 use crate::board::Board;
-use crate::memory::leak;
-use crate::once::Once;
 use crate::path::{Client, Untyped};
 use crate::pci::Bus;
 use crate::println;
+use crate::translation::Translator;
+use crate::virtio::{self, Hal, Transport};
+use crate::workload::{self, Disk, Failure, Workload};
 
-/// The disk, whatever its path.
-static DISK: Once<&'static (dyn Any + Send + Sync)> = Once::new();
+/// The longest that a request is waited for.
+const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// The disk on a path through `T`.
-struct Disk<T>(PhantomData<T>);
+/// How often a disk that was reset is opened, until it is.
+const OPENS: u32 = 10;
 
-// SAFETY: memory and registers are mapped to the same numbers.
-unsafe impl<T: Translate + 'static> Function for Disk<T> {
-    type Platform = Board;
-    type Growth = NoGrowth;
-    type Checker = Unchecked;
-    type Translation = T;
+type Driver<T> = VirtIOBlk<Hal<T>, Transport>;
 
-    // Above what domains give out, and above all memory.
-    const REFUGE: DmaAddr = DmaAddr::new(0xffff_ffff_f000);
-
-    fn device() -> &'static Untyped<T> {
-        let disk = DISK
-            .get()
-            .and_then(|disk| (*disk as &dyn Any).downcast_ref());
-        disk.unwrap_or_else(|| panic!("the disk is used before it is found"))
-    }
-
-    fn platform() -> Board {
-        Board
-    }
-
-    fn phys(bytes: NonNull<[u8]>) -> Option<PhysRange> {
-        let start = bytes.cast::<u8>().as_ptr().expose_provenance();
-        PhysRange::new(PhysAddr::new(start as u64), bytes.len() as u64).ok()
-    }
-
-    fn registers(range: PhysRange) -> Option<NonNull<u8>> {
-        let start = range.start().raw() as usize;
-        NonNull::new(core::ptr::with_exposed_provenance_mut(start))
-    }
-}
-
-/// Reads a virtio disk from end to end.
-pub struct ReadDisk<'a> {
+/// Puts a virtio disk through a workload.
+pub struct Exercise<'a> {
     pub bus: &'a mut Bus,
     pub function: DeviceFunction,
+    pub translator: Option<&'a Translator>,
+    pub workload: Workload,
 }
 
 /// The first virtio disk.
 pub fn find(bus: &Bus) -> Result<DeviceFunction, &'static str> {
-    let is_disk = |info| virtio_device_type(info) == Some(DeviceType::Block);
-    let found = bus.functions.iter().find(|(_, info)| is_disk(info));
-    Ok(found.ok_or("no virtio disk")?.0)
+    virtio::find(bus, DeviceType::Block).ok_or("no virtio disk")
 }
 
-impl Client for ReadDisk<'_> {
-    fn run<T: Translate + 'static>(self, device: Untyped<T>) -> Result<(), &'static str> {
-        let device: &'static Untyped<T> = leak(device);
-        DISK.set(device);
-        let transport =
-            PciTransport::new::<DeviceHal<Disk<T>>, _>(&mut self.bus.root, self.function);
-        let transport = AccessPlatform::new(transport.map_err(|_| "no virtio transport")?);
-        let disk = VirtIOBlk::<DeviceHal<Disk<T>>, _>::new(transport);
-        let mut disk = disk.map_err(|_| "no disk")?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0_u8; 64 << 10];
-        let sectors = disk.capacity();
-        let mut sector = 0;
-        while sector < sectors {
-            let bytes = ((sectors - sector) as usize * SECTOR_SIZE).min(buffer.len());
-            let part = &mut buffer[..bytes];
-            disk.read_blocks(sector as usize, part)
-                .map_err(|_| "a failed read")?;
-            hash.update(&buffer[..bytes]);
-            sector += (bytes / SECTOR_SIZE) as u64;
-        }
-        println!("sha256={:x}", hash.finalize());
+impl Client for Exercise<'_> {
+    fn run<T: Translate + 'static>(self, device: Untyped<T>) -> Result<DeviceStats, &'static str> {
+        let device = virtio::settle(device);
+        let mut disk = Blk {
+            driver: Some(open(self.bus, self.function)?),
+            device,
+            bus: self.bus,
+            function: self.function,
+            translator: self.translator,
+        };
+        let digest = workload::run(&mut disk, &self.workload)?;
+        println!("sha256={digest:x}");
         drop(disk);
-        println!("dma: {:?}", device.device().stats());
-        Ok(())
+        Ok(device.device().stats())
     }
 }
+
+fn open<T: Translate + 'static>(
+    bus: &mut Bus,
+    function: DeviceFunction,
+) -> Result<Driver<T>, &'static str> {
+    VirtIOBlk::new(virtio::transport::<T>(bus, function)?).map_err(|_| "no disk")
+}
+
+struct Blk<'a, T: Translate + 'static> {
+    driver: Option<Driver<T>>,
+    device: &'static Untyped<T>,
+    bus: &'a mut Bus,
+    function: DeviceFunction,
+    translator: Option<&'a Translator>,
+}
+
+impl<T: Translate + 'static> Blk<'_, T> {
+    fn driver(&mut self) -> Result<&mut Driver<T>, Failure> {
+        self.driver.as_mut().ok_or(Failure::Broken("no driver"))
+    }
+
+    /// Whether the device was refused anything since this was last asked.
+    fn has_faulted(&self) -> bool {
+        self.translator
+            .is_some_and(|translator| translator.take_faults() > 0)
+    }
+
+    /// Waits until the device has used something; false if it faulted, or takes too long.
+    fn wait(&mut self) -> Result<bool, Failure> {
+        let started = Board.now();
+        while self.driver()?.peek_used().is_none() {
+            if self.has_faulted() || Board.now().saturating_since(started) > TIME_MAX {
+                return Ok(false);
+            }
+            core::hint::spin_loop();
+        }
+        // A faulted read of a request gives it zeroes, and the device reports success.
+        Ok(!self.has_faulted())
+    }
+
+    /// Begins again with a device that went wrong.
+    fn reset(&mut self) -> Failure {
+        // Resets the device.
+        self.driver = None;
+        // SAFETY: it was reset, and its driver is gone.
+        if unsafe { self.device.unmap_all() }.is_err() {
+            return Failure::Broken("a mapping of a device that was reset does not end");
+        }
+        // Its queue needs memory, which may be refused as well.
+        self.driver = (0..OPENS).find_map(|_| open(self.bus, self.function).ok());
+        match self.driver {
+            Some(_) => Failure::Reset,
+            None => Failure::Broken("the disk does not come back"),
+        }
+    }
+}
+
+impl<T: Translate + 'static> Disk for Blk<'_, T> {
+    fn sectors(&self) -> u64 {
+        self.driver.as_ref().map_or(0, |driver| driver.capacity())
+    }
+
+    fn read(&mut self, sector: u64, bytes: &mut [u8]) -> Result<(), Failure> {
+        let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
+        // SAFETY: nothing touches the three until the request is completed, or the device reset.
+        let token = unsafe {
+            self.driver()?
+                .read_blocks_nb(sector as usize, &mut request, bytes, &mut response)
+        };
+        let token = token.map_err(|_| Failure::Broken("the queue refuses a read"))?;
+        if !self.wait()? {
+            return Err(self.reset());
+        }
+        // SAFETY: the same three.
+        let done = unsafe {
+            self.driver()?
+                .complete_read_blocks(token, &request, bytes, &mut response)
+        };
+        done.map_err(|_| self.reset())
+    }
+
+    fn write(&mut self, sector: u64, bytes: &[u8]) -> Result<(), Failure> {
+        let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
+        // SAFETY: as in `read`.
+        let token = unsafe {
+            self.driver()?
+                .write_blocks_nb(sector as usize, &mut request, bytes, &mut response)
+        };
+        let token = token.map_err(|_| Failure::Broken("the queue refuses a write"))?;
+        if !self.wait()? {
+            return Err(self.reset());
+        }
+        // SAFETY: the same three.
+        let done = unsafe {
+            self.driver()?
+                .complete_write_blocks(token, &request, bytes, &mut response)
+        };
+        done.map_err(|_| self.reset())
+    }
+}
+
+const _: () = assert!(SECTOR_SIZE == workload::SECTOR);

@@ -7,9 +7,13 @@ extern crate alloc;
 mod block;
 mod board;
 mod console;
+mod failing;
 mod heap;
+mod identity;
 mod interrupts;
 mod memory;
+mod net;
+mod noise;
 mod nvme;
 mod once;
 mod parameters;
@@ -18,6 +22,9 @@ mod pci;
 mod registers;
 mod translation;
 mod tree;
+mod usage;
+mod virtio;
+mod workload;
 
 use core::panic::PanicInfo;
 
@@ -26,10 +33,11 @@ use aarch64_rt::{
     ExceptionHandlers, InitialPagetable, RegisterStateRef, entry, exception_handlers,
     initial_pagetable,
 };
+use dmakit_cma::Step;
 use smccc::Hvc;
 
 use interrupts::{Interrupts, Nothing};
-use memory::Found;
+use memory::{Coherent, Found};
 use parameters::{Client, Parameters};
 use translation::Translator;
 
@@ -105,31 +113,73 @@ fn run(device_tree: u64) -> Result<(), &'static str> {
         false => Some(unsafe { Translator::start(&machine, memory.tables) }?),
     };
     let translator = translator.as_ref();
-    let (bus, coherent) = (&mut bus, memory.coherent);
+    let ran = drive(
+        &parameters,
+        translator,
+        &mut bus,
+        &interrupts,
+        memory.coherent,
+    );
+    if let Some(translator) = translator {
+        translator.report();
+    }
+    let statistics = memory.coherent.statistics();
+    for step in Step::ALL {
+        let of = statistics.of(step);
+        if of.served > 0 {
+            println!(
+                "coherent: {step:?} served {} requests, {} bytes",
+                of.served, of.bytes
+            );
+        }
+    }
+    ran
+}
+
+/// Runs the client that the parameters name, on the first device that it can drive.
+fn drive(
+    parameters: &Parameters,
+    translator: Option<&Translator>,
+    bus: &mut pci::Bus,
+    interrupts: &Interrupts<&'static Coherent>,
+    memory: &'static Coherent,
+) -> Result<(), &'static str> {
+    let workload = parameters.workload;
     match parameters.client {
         Client::Nvme => {
             let function = nvme::find(bus)?;
-            let interrupts = &interrupts;
-            let client = nvme::ReadDisk {
+            let client = nvme::Exercise {
                 bus,
                 function,
                 interrupts,
+                workload,
+                doorbell_unmapped: parameters.doorbell_unmapped,
             };
             let device = ("nvme", pci::requester(function));
-            path::run(&parameters, translator, coherent, device, client)
+            path::run(parameters, translator, memory, device, client)
         }
         Client::VirtioBlk => {
             let function = block::find(bus)?;
-            let client = block::ReadDisk { bus, function };
+            let client = block::Exercise {
+                bus,
+                function,
+                translator,
+                workload,
+            };
             let device = ("virtio-blk", pci::requester(function));
-            path::run(&parameters, translator, coherent, device, client)
+            path::run(parameters, translator, memory, device, client)
         }
-    }?;
-    if let Some(translator) = translator {
-        println!("faults={}", translator.faults());
+        Client::VirtioNet => {
+            let function = net::find(bus)?;
+            let client = net::Exercise {
+                bus,
+                function,
+                workload,
+            };
+            let device = ("virtio-net", pci::requester(function));
+            path::run(parameters, translator, memory, device, client)
+        }
     }
-    println!("cma: {:?}", memory.coherent.statistics());
-    Ok(())
 }
 
 fn off() -> ! {

@@ -5,78 +5,57 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::num::{NonZeroU64, NonZeroUsize};
-use core::ptr::NonNull;
 use core::time::Duration;
 
 use dma_api::{CpuDmaBuffer, DeviceDma, DmaDirection, DmaDomainId};
 use dmakit_addr::{Attributes, Direction, PhysAddr, PhysRange};
-use dmakit_dma::{Path, Translate, Unchecked};
-use dmakit_dma_api::{DeviceOp, ProgramMemory};
+use dmakit_dma::{DeviceStats, DmaSegment, Path, Translate, Unchecked};
+use dmakit_dma_api::DeviceOp;
 use dmakit_platform::{IrqMutex, Platform};
 use dmakit_swiotlb::NoGrowth;
-use mmio_api::{MapError, MmioAddr, MmioOp, MmioRaw};
+use mmio_api::MmioAddr;
 use nvme_driver::{Config, Nvme, NvmeBlockDriver};
 use rdif_block::{
     BHardwareQueue, BlockController, CompletedRequest, CompletionSink, ControllerEvent,
     ControllerState, ControllerUpdate, IrqAck, OwnedRequest, OwnedRequestBatch, RequestFlags,
     RequestId, RequestOp, SubmissionSink,
 };
-use sha2::{Digest, Sha256};
 use virtio_drivers::transport::pci::bus::DeviceFunction;
 
 use crate::board::Board;
+use crate::identity::Identity;
 use crate::interrupts::{self, Interrupts};
 use crate::memory::{Coherent, leak};
 use crate::path::{Client, Untyped};
 use crate::pci::{Bus, requester};
 use crate::println;
+use crate::workload::{self, Disk, Failure, SECTOR, Workload};
 
 /// The longest that anything is waited for.
 const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes of one transfer.
-const TRANSFER: usize = 64 << 10;
-
 type Op<T> = DeviceOp<Board, NoGrowth, Identity, Unchecked, T>;
-
-/// Memory that is mapped to the same numbers.
-struct Identity;
-
-// SAFETY: so it is, the program's included.
-unsafe impl ProgramMemory for Identity {
-    fn phys(&self, bytes: NonNull<[u8]>) -> Option<PhysRange> {
-        let start = bytes.cast::<u8>().as_ptr().expose_provenance();
-        PhysRange::new(PhysAddr::new(start as u64), bytes.len() as u64).ok()
-    }
-}
-
-impl MmioOp for Identity {
-    fn ioremap(&self, addr: MmioAddr, size: usize) -> Result<MmioRaw, MapError> {
-        let start = core::ptr::with_exposed_provenance_mut(addr.as_usize());
-        let start = NonNull::new(start).ok_or(MapError::Invalid)?;
-        // SAFETY: device registers are mapped to the same numbers, for ever.
-        Ok(unsafe { MmioRaw::new(addr, start, size) })
-    }
-
-    fn iounmap(&self, _mmio: &MmioRaw) {}
-}
 
 /// What interrupts said and nobody has looked at yet.
 static SAID: IrqMutex<Board, VecDeque<IrqAck>> = IrqMutex::<Board, _>::new(VecDeque::new());
 
-struct Disk<'a> {
+struct Driven<'a> {
     driver: NvmeBlockDriver,
+    dma: DeviceDma,
     queues: Vec<BHardwareQueue>,
     interrupts: &'a Interrupts<&'static Coherent>,
     function: dmakit_its::Device,
     completions: u64,
 }
 
-/// Reads an NVMe disk from end to end.
-pub struct ReadDisk<'a> {
+/// Puts an NVMe disk through a workload.
+pub struct Exercise<'a> {
     pub bus: &'a mut Bus,
     pub function: DeviceFunction,
     pub interrupts: &'a Interrupts<&'static Coherent>,
+    pub workload: Workload,
+    /// Whether the device is not let to the doorbell, so that interrupts must fail.
+    pub doorbell_unmapped: bool,
 }
 
 /// The first NVMe disk.
@@ -84,20 +63,16 @@ pub fn find(bus: &Bus) -> Result<DeviceFunction, &'static str> {
     bus.of_class(1, 8).ok_or("no NVMe disk")
 }
 
-impl Client for ReadDisk<'_> {
-    fn run<T: Translate + 'static>(self, device: Untyped<T>) -> Result<(), &'static str> {
+impl Client for Exercise<'_> {
+    fn run<T: Translate + 'static>(self, device: Untyped<T>) -> Result<DeviceStats, &'static str> {
         let Self {
             bus,
             function,
             interrupts,
+            ..
         } = self;
         let bar = bus.bar(function, 0).ok_or("no registers")?;
-        let doorbell = PhysRange::new(interrupts.doorbell(), 4).map_err(|_| "no doorbell")?;
-        let doorbell =
-            device
-                .device()
-                .map_resource(doorbell, Direction::FromDevice, Attributes::NONE);
-        let doorbell = doorbell.map_err(|_| "the doorbell is not mapped")?;
+        let doorbell = Doorbell::open(&device, interrupts.doorbell(), self.doorbell_unmapped)?;
         let op: &Op<T> = leak(Op::new(device, Identity));
         let domain = match NonZeroU64::new(requester(function).into()) {
             Some(id) if matches!(op.device().device().path(), Path::Translated { .. }) => {
@@ -108,32 +83,71 @@ impl Client for ReadDisk<'_> {
         let dma = DeviceDma::new(op.info(domain), op);
 
         let its_device = interrupts.device(requester(function), 2)?;
-        bus.enable_msix(function, doorbell.addr.raw(), 2)?;
+        bus.enable_msix(function, doorbell.addr, 2)?;
         let config = Config::msix(4096, [0, 1]).map_err(|_| "no vectors")?;
         let address = MmioAddr::from(bar.start().raw());
         let nvme = Nvme::new(address, bar.len() as usize, dma.clone(), &Identity, config);
         let driver = NvmeBlockDriver::from_nvme(nvme.map_err(|_| "no NVMe controller")?);
-        let mut disk = Disk {
+        let mut disk = Driven {
             driver,
+            dma,
             queues: Vec::new(),
             interrupts,
             function: its_device,
             completions: 0,
         };
         disk.start()?;
-        let digest = disk.hash(&dma)?;
+        if disk.driver.device_info().logical_block_size != SECTOR {
+            return Err("blocks that are no sectors");
+        }
+        let digest = workload::run(&mut disk, &self.workload)?;
         disk.stop()?;
         let (irqs, completions) = (interrupts::taken(), disk.completions);
         println!("sha256={digest:x} irqs={irqs} completions={completions}");
         drop(disk);
-        let unmapped = op.device().device().unmap_resource(doorbell);
-        unmapped.map_err(|_| "the doorbell is not unmapped")?;
-        println!("dma: {:?}", op.device().device().stats());
-        Ok(())
+        doorbell.close(op.device())?;
+        Ok(op.device().device().stats())
     }
 }
 
-impl Disk<'_> {
+/// Where the device's interrupts go.
+struct Doorbell {
+    addr: u64,
+    mapped: Option<DmaSegment>,
+}
+
+impl Doorbell {
+    fn open<T: Translate + 'static>(
+        device: &Untyped<T>,
+        at: PhysAddr,
+        unmapped: bool,
+    ) -> Result<Self, &'static str> {
+        if unmapped {
+            return Ok(Self {
+                addr: at.raw(),
+                mapped: None,
+            });
+        }
+        let at = PhysRange::new(at, 4).map_err(|_| "no doorbell")?;
+        let device = device.device();
+        let mapped = device.map_resource(at, Direction::FromDevice, Attributes::NONE);
+        let mapped = mapped.map_err(|_| "the doorbell is not mapped")?;
+        Ok(Self {
+            addr: mapped.addr.raw(),
+            mapped: Some(mapped),
+        })
+    }
+
+    fn close<T: Translate + 'static>(self, device: &Untyped<T>) -> Result<(), &'static str> {
+        let unmapped = self
+            .mapped
+            .map(|mapped| device.device().unmap_resource(mapped));
+        let unmapped = unmapped.transpose().map(drop);
+        unmapped.map_err(|_| "the doorbell is not unmapped")
+    }
+}
+
+impl Driven<'_> {
     fn start(&mut self) -> Result<(), &'static str> {
         let started = Board.now();
         let mut update = self.advance(ControllerEvent::Start { target_queues: 1 })?;
@@ -186,60 +200,70 @@ impl Disk<'_> {
         Ok(())
     }
 
-    fn hash(&mut self, dma: &DeviceDma) -> Result<impl core::fmt::LowerHex + use<>, &'static str> {
-        let info = self.driver.device_info();
-        let block = info.logical_block_size as u64;
-        let mut hash = Sha256::new();
-        let mut next = 0;
-        while next < info.num_blocks {
-            let blocks = (info.num_blocks - next).min(TRANSFER as u64 / block);
-            let completed = self.transfer(dma, next, blocks as u32, (blocks * block) as usize)?;
-            hash.update(completed.as_slice_cpu());
-            next += blocks;
-        }
-        Ok(hash.finalize())
-    }
-
-    /// Reads some blocks, and waits for the interrupt that says they are there.
+    /// Reads or writes some blocks, and waits for the interrupt that says it is done.
     fn transfer(
         &mut self,
-        dma: &DeviceDma,
-        lba: u64,
-        block_count: u32,
-        bytes: usize,
-    ) -> Result<CpuDmaBuffer, &'static str> {
-        let len = NonZeroUsize::new(bytes).ok_or("nothing to read")?;
-        let buffer = CpuDmaBuffer::new_zero(dma, len, 4096, DmaDirection::FromDevice);
+        op: RequestOp,
+        sector: u64,
+        buffer: CpuDmaBuffer,
+    ) -> Result<CpuDmaBuffer, Failure> {
+        let blocks = buffer.len().get() / SECTOR;
         let request = OwnedRequest {
-            op: RequestOp::Read,
-            lba,
-            block_count,
-            data: Some(buffer.map_err(|_| "no buffer")?.prepare_for_device()),
+            op,
+            lba: sector,
+            block_count: blocks as u32,
+            data: Some(buffer.prepare_for_device()),
             flags: RequestFlags::NONE,
         };
         let mut batch: OwnedRequestBatch = [request].into_iter().collect();
-        let queue = self.queues.first_mut().ok_or("no queue")?;
+        let queue = self.queues.first_mut().ok_or(Failure::Broken("no queue"))?;
         let submitted = queue.submit_batch_owned(&mut batch, &mut Accepted);
         if submitted.accepted() != 1 {
-            return Err("the queue refuses a read");
+            return Err(Failure::Broken("the queue refuses a request"));
         }
         queue
             .commit_submissions()
-            .map_err(|_| "a read is not published")?;
+            .map_err(|_| Failure::Broken("a request is not published"))?;
         let mut done = Done(None);
         while done.0.is_none() {
-            wait()?;
+            wait().map_err(Failure::Broken)?;
             queue
                 .drain_completions(&mut done)
-                .map_err(|_| "a broken completion queue")?;
+                .map_err(|_| Failure::Broken("a broken completion queue"))?;
         }
         self.completions += 1;
-        let completed = done.0.ok_or("no completion")?;
-        completed.result.map_err(|_| "a failed read")?;
-        Ok(completed
-            .data
-            .ok_or("a read without data")?
-            .into_cpu_buffer())
+        let completed = done.0.ok_or(Failure::Broken("no completion"))?;
+        completed
+            .result
+            .map_err(|_| Failure::Broken("a failed request"))?;
+        let data = completed.data.ok_or(Failure::Broken("no data"))?;
+        Ok(data.into_cpu_buffer())
+    }
+
+    /// Memory for a transfer, which may be refused.
+    fn buffer(&self, bytes: usize, to: DmaDirection) -> Result<CpuDmaBuffer, Failure> {
+        let len = NonZeroUsize::new(bytes).ok_or(Failure::Broken("nothing to transfer"))?;
+        CpuDmaBuffer::new_zero(&self.dma, len, 4096, to).map_err(|_| Failure::Refused)
+    }
+}
+
+impl Disk for Driven<'_> {
+    fn sectors(&self) -> u64 {
+        let info = self.driver.device_info();
+        info.num_blocks * info.logical_block_size as u64 / SECTOR as u64
+    }
+
+    fn read(&mut self, sector: u64, bytes: &mut [u8]) -> Result<(), Failure> {
+        let buffer = self.buffer(bytes.len(), DmaDirection::FromDevice)?;
+        let buffer = self.transfer(RequestOp::Read, sector, buffer)?;
+        bytes.copy_from_slice(buffer.as_slice_cpu());
+        Ok(())
+    }
+
+    fn write(&mut self, sector: u64, bytes: &[u8]) -> Result<(), Failure> {
+        let mut buffer = self.buffer(bytes.len(), DmaDirection::ToDevice)?;
+        buffer.copy_from_slice_cpu(bytes);
+        self.transfer(RequestOp::Write, sector, buffer).map(drop)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use dmakit_cma::{AreaParams, PerNode};
 
+use crate::workload::Workload;
+
 /// What the kernel was told.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters {
@@ -15,8 +17,12 @@ pub struct Parameters {
     pub lazy: bool,
     /// `untrusted`: a device sees no granule that holds anything else.
     pub untrusted: bool,
-    /// Which driver reads its disk.
+    /// `doorbell=unmapped`: a device's interrupts lead nowhere.
+    pub doorbell_unmapped: bool,
+    /// Which driver runs.
     pub client: Client,
+    /// What it does: `requests=`, `seed=`, `fail=`.
+    pub workload: Workload,
 }
 
 /// Who uses the stack.
@@ -25,6 +31,7 @@ pub enum Client {
     #[default]
     VirtioBlk,
     Nvme,
+    VirtioNet,
 }
 
 impl Parameters {
@@ -50,12 +57,21 @@ impl Parameters {
                     found.client = match value {
                         "virtio-blk" => Client::VirtioBlk,
                         "nvme" => Client::Nvme,
-                        _ => return Err("client= is virtio-blk or nvme"),
+                        "virtio-net" => Client::VirtioNet,
+                        _ => return Err("client= is virtio-blk, nvme or virtio-net"),
                     };
                 }
+                "doorbell" => found.doorbell_unmapped = value == "unmapped",
+                "requests" => found.workload.requests = number(value)?,
+                "seed" => found.workload.seed = number(value)?,
+                "fail" => found.workload.fail = number(value)?,
                 _ => {}
             }
         }
         Ok(found)
     }
+}
+
+fn number(value: &str) -> Result<u64, &'static str> {
+    value.parse().map_err(|_| "a parameter that is no number")
 }

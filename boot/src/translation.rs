@@ -5,9 +5,9 @@ use alloc::vec;
 use dmakit_addr::{Granule, Iova, IovaRange};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{PageTable, WalkCoherence};
-use dmakit_iommu::{Domain, DomainId, Lazy, LazyConfig};
+use dmakit_iommu::{Domain, DomainId, FaultFold, Lazy, LazyConfig};
 use dmakit_iova::{CpuCache, Policy, Space};
-use dmakit_platform::{CpuSlot, Platform};
+use dmakit_platform::{CpuSlot, IrqMutex, Platform};
 use dmakit_smmuv3::{Config, Smmu, Translation};
 
 use crate::board::Board;
@@ -31,6 +31,15 @@ const INPUT_BITS: u32 = 48;
 pub struct Translator {
     smmu: &'static Driver,
     memory: &'static Coherent,
+    faults: IrqMutex<Board, Faults>,
+}
+
+/// What devices were refused.
+#[derive(Default)]
+struct Faults {
+    records: u64,
+    lost: bool,
+    folded: FaultFold<8>,
 }
 
 impl Translator {
@@ -47,7 +56,11 @@ impl Translator {
         let regs = unsafe { Registers::new(registers.start().raw(), registers.len()) };
         let smmu = Smmu::start(Board, regs, memory, Config::default());
         let smmu = leak(smmu.map_err(|_| "the SMMU does not start")?);
-        Ok(Self { smmu, memory })
+        Ok(Self {
+            smmu,
+            memory,
+            faults: IrqMutex::<Board, _>::new(Faults::default()),
+        })
     }
 
     /// A domain of a stream's own.
@@ -61,14 +74,29 @@ impl Translator {
         lazy.map(leak).map_err(|_| "no queues for a lazy domain")
     }
 
-    /// What devices were refused so far; says each.
-    pub fn faults(&self) -> u64 {
-        let mut faults = 0;
-        let _ = self.smmu.take_events(|event| {
-            println!("smmu: {event:?}");
-            faults += 1;
-        });
-        faults
+    /// How many records there are of what devices were refused, since this was last asked. Hardware
+    /// may record every few bytes of one transfer.
+    pub fn take_faults(&self) -> u64 {
+        let mut faults = self.faults.lock();
+        let count = self
+            .smmu
+            .take_events(|event| faults.folded.add(event.into()));
+        faults.records += count.records;
+        faults.lost |= count.lost;
+        count.records + u64::from(count.lost)
+    }
+
+    /// Says what devices were refused so far.
+    pub fn report(&self) {
+        self.take_faults();
+        let faults = self.faults.lock();
+        for folded in faults.folded.faults() {
+            println!("smmu: {} ({} records)", folded.fault, folded.records);
+        }
+        if faults.lost {
+            println!("smmu: more than the queue holds");
+        }
+        println!("faults={}", faults.records);
     }
 
     fn domain(&self, stream: u32) -> Result<Strict, &'static str> {

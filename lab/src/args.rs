@@ -7,11 +7,13 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArgs;
+use crate::compare::CompareArgs;
 use crate::load_args::LoadArgs;
 use crate::quantity::{parse_duration, parse_size};
 use crate::record::RecordArgs;
 use crate::scenario::MachineName;
 use crate::size::its::SizeItsArgs;
+use crate::size::mr::SizeMrArgs;
 
 /// What was typed, or an early answer that clap itself gives.
 pub enum Typed {
@@ -31,6 +33,7 @@ Examples:
   dmakit replay io.trace              what did bounce buffers do under this load?
   dmakit size swiotlb io.trace        how large must the pool be?
   dmakit size cma io.trace            how large must contiguous areas be?
+  dmakit compare io.trace             what do strict, lazy and bouncing cost?
   sudo dmakit record -- fio job.fio   capture such a trace
   dmakit run --machine qemu:virt      watch a disk being read through an SMMU
   dmakit completions bash             shell completions
@@ -73,6 +76,10 @@ pub enum Command {
     /// The same as `size pins`
     #[command(hide = true)]
     Pins(SizePinsArgs),
+    /// The same as `size mr`
+    #[command(hide = true)]
+    Mr(SizeMrArgs),
+    Compare(CompareArgs),
     Bench(BenchArgs),
     Record(RecordArgs),
     Run(RunArgs),
@@ -155,6 +162,7 @@ pub enum SizeCommand {
     Its(SizeItsArgs),
     Cma(SizeCmaArgs),
     Pins(SizePinsArgs),
+    Mr(SizeMrArgs),
 }
 
 /// Find the smallest bounce pool that serves
@@ -337,7 +345,7 @@ mod tests {
     fn no_command_names_the_commands() {
         let said = complaint(&["dmakit"]);
         assert!(
-            said.contains("diagnose, replay, size, bench, record, run, completions, man"),
+            said.contains("diagnose, replay, size, compare, bench, record, run, completions, man"),
             "{said}"
         );
     }

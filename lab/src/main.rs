@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod chart;
+mod compare;
 mod diagnose;
 mod engine;
 mod exit;

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use crate::args::{Args, Colour, Command, Format, SizeCommand, Typed};
 use crate::input::Source;
 use crate::output::{Look, Show};
-use crate::{bench, record, replay, scenario, size};
+use crate::{bench, compare, record, replay, scenario, size};
 
 /// One thing to do, and how to show its answer.
 pub struct Plan {
@@ -25,6 +25,8 @@ pub enum Action {
     SizeIts(size::its::Plan),
     SizeCma(Box<size::cma::Plan>),
     SizePins(Box<size::pins::Plan>),
+    SizeMr(size::mr::Plan),
+    Compare(Box<compare::Plan>),
     Bench(Box<bench::Plan>),
     Record(Box<record::Plan>),
     Run(scenario::Plan),
@@ -72,6 +74,10 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         Command::Size(SizeCommand::Pins(typed)) | Command::Pins(typed) => {
             Action::SizePins(Box::new(size::pins::Plan::new(typed)?))
         }
+        Command::Mr(typed) | Command::Size(SizeCommand::Mr(typed)) => {
+            Action::SizeMr(size::mr::Plan::new(typed)?)
+        }
+        Command::Compare(typed) => Action::Compare(Box::new(compare::Plan::new(typed))),
         Command::Bench(typed) => Action::Bench(Box::new(bench::Plan::new(typed)?)),
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),
         Command::Run(typed) => Action::Run(scenario::Plan::new(typed)?),

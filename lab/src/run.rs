@@ -18,6 +18,8 @@ pub fn run(plan: Plan) -> anyhow::Result<Outcome> {
         Action::SizeIts(plan) => plan.run(shown)?,
         Action::SizeCma(plan) => plan.run(shown)?,
         Action::SizePins(plan) => plan.run(shown)?,
+        Action::SizeMr(plan) => plan.run(shown)?,
+        Action::Compare(plan) => plan.run(shown)?,
         Action::Bench(plan) => plan.run(shown)?,
         Action::Record(plan) => plan.run(shown)?,
         Action::Run(plan) => plan.run(shown)?,

@@ -34,9 +34,11 @@ fn a_public_boot_log_loses_the_ids_that_are_said_here() {
     ] {
         assert!(words.contains(says), "{text}");
     }
-    let closing: Vec<&str> = text.lines().rev().take(4).collect();
-    let labels = closing.iter().map(|line| line.split_whitespace().next());
-    let labels: Vec<_> = labels.rev().flatten().collect();
+    let closing = text.rsplit("\n\n").next().unwrap_or_default();
+    let labels = closing.lines().filter(|line| !line.starts_with("   "));
+    let labels: Vec<_> = labels
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
     assert_eq!(
         labels,
         ["setting", "confidence", "why", "reproduce"],

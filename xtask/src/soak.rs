@@ -77,6 +77,14 @@ const ROWS: &[Row] = &[
         reason: "spaces against a list of flags, with other weights each round",
     },
     Row {
+        name: "iova-regions",
+        run: Run::Test {
+            package: "dmakit-iova",
+            test: "regions",
+        },
+        reason: "aligned blocks of 128 MiB in a space nine tenths full, however long others churn",
+    },
+    Row {
         name: "io-pgtable",
         run: Run::Test {
             package: "dmakit-io-pgtable",
@@ -124,6 +132,14 @@ const ROWS: &[Row] = &[
         reason: "the search for windows against a look at every unit",
     },
     Row {
+        name: "cma-areas",
+        run: Run::Test {
+            package: "dmakit-cma",
+            test: "areas_lockstep",
+        },
+        reason: "claims among memory that moves, is pinned or stays, against a look at every frame",
+    },
+    Row {
         name: "swiotlb-area",
         run: Run::Test {
             package: "dmakit-swiotlb",
@@ -154,6 +170,14 @@ const ROWS: &[Row] = &[
             test: "lockstep",
         },
         reason: "drivers and devices beside a model of every byte",
+    },
+    Row {
+        name: "qemu-edu",
+        run: Run::Test {
+            package: "dmakit-qemu",
+            test: "smmu_edu",
+        },
+        reason: "100,000 rounds of map, transfer, unmap and reuse without a stale hit",
     },
     Row {
         name: "qemu-dma",
@@ -188,12 +212,28 @@ const ROWS: &[Row] = &[
         reason: "logs are pasted, wrapped, cut and mangled",
     },
     Row {
+        name: "sim-contiguous",
+        run: Run::Test {
+            package: "dmakit-sim",
+            test: "contiguous",
+        },
+        reason: "claims, pins and leases among programs that never stop, every byte checked",
+    },
+    Row {
         name: "smmuv3-sim",
         run: Run::Test {
             package: "dmakit-smmuv3",
             test: "sim",
         },
         reason: "stale hits that need an unlucky order of commands and evictions",
+    },
+    Row {
+        name: "its-sim",
+        run: Run::Test {
+            package: "dmakit-its",
+            test: "sim",
+        },
+        reason: "who gets which interrupt, beside a naive model",
     },
     Row {
         name: "readers-fuzz",

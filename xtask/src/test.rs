@@ -83,6 +83,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 const LOOM_TESTS: &[(&str, &[&str])] = &[
     ("dmakit-io-pgtable", &["--test", "loom"]),
     ("dmakit-iommu", &["--lib"]),
+    ("dmakit-iova", &["--test", "loom"]),
     ("dmakit-phys", &["--test", "loom"]),
     ("dmakit-smmuv3", &["--lib", "--test", "loom"]),
     ("dmakit-swiotlb", &["--test", "loom"]),

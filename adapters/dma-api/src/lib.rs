@@ -5,7 +5,7 @@
 //!
 //! * Both kinds of allocation are coherent memory: what a device that goes past the CPU's caches
 //!   gets has to be memory without caches, as [`CoherentSource::Uncached`] promises.
-//! * `unmap_streaming` is not told the direction, so it is kept from `map_streaming` on; it hands
+//! * `unmap_streaming` is not told the direction, which is kept from `map_streaming` on. It hands
 //!   memory back at once, so a translated device's domain is strict or lazy, or the unmap waits for
 //!   the sync. Invalidations completed later would need drivers that give their buffers up for as
 //!   long.
@@ -17,8 +17,6 @@
 //! [`DmaError::DmaMaskNotMatch`]: dma_api::DmaError::DmaMaskNotMatch
 #![no_std]
 #![allow(unsafe_code)]
-
-extern crate alloc;
 
 mod op;
 

@@ -1,6 +1,5 @@
 //! One device's `DmaOp`.
 
-use alloc::collections::BTreeMap;
 use core::alloc::Layout;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
@@ -11,7 +10,7 @@ use dma_api::{
 };
 use dmakit_addr::{Direction, DmaAddr, PAGE_BYTES, PhysRange};
 use dmakit_dma::{Checker, Coherence, MapError, MaskKind, NoTranslation, Translate, Unchecked};
-use dmakit_platform::{IrqMutex, Platform};
+use dmakit_platform::Platform;
 use dmakit_untyped::{ProgramBytes, UntypedDevice};
 
 /// Where the program's own memory lies.
@@ -32,8 +31,6 @@ where
 {
     device: UntypedDevice<P, M, C, T>,
     program: A,
-    /// Which way the bytes of a mapping move, by its address.
-    directions: IrqMutex<P, BTreeMap<u64, Direction>>,
 }
 
 impl<P, M, A, C, T> DeviceOp<P, M, A, C, T>
@@ -46,11 +43,7 @@ where
 {
     /// The way of `device`, for a program whose memory lies where `program` says.
     pub fn new(device: UntypedDevice<P, M, C, T>, program: A) -> Self {
-        Self {
-            device,
-            program,
-            directions: IrqMutex::<P, _>::new(BTreeMap::new()),
-        }
+        Self { device, program }
     }
 
     /// The device, for its counters.
@@ -98,14 +91,6 @@ where
         let freed = unsafe { self.device.free_coherent(addr) };
         freed.map_err(|_| DmaError::CoherentReleaseFailed)
     }
-
-    /// The direction a live mapping was made with, and its bytes.
-    fn mapping(&self, handle: &DmaMapHandle) -> Option<(DmaAddr, ProgramBytes, Direction)> {
-        let addr = handle.dma_addr().as_u64();
-        let direction = *self.directions.lock().get(&addr)?;
-        let bytes = self.bytes(handle.as_ptr(), handle.size())?;
-        Some((DmaAddr::new(addr), bytes, direction))
-    }
 }
 
 fn direction(direction: DmaDirection) -> Direction {
@@ -118,7 +103,7 @@ fn direction(direction: DmaDirection) -> Direction {
 
 fn refused(error: &MapError, bytes: ProgramBytes, constraints: DmaConstraints) -> DmaError {
     match error {
-        MapError::Bounce { .. } => DmaError::NoMemory,
+        MapError::Bounce { .. } | MapError::Domain(_) => DmaError::NoMemory,
         MapError::Empty => DmaError::ZeroSizedBuffer,
         _ => DmaError::DmaMaskNotMatch {
             addr: bytes.run().start().raw().into(),
@@ -135,7 +120,6 @@ where
     C: Checker<'static> + Send + Sync + 'static,
     T: Translate + 'static,
     UntypedDevice<P, M, C, T>: Send + Sync,
-    IrqMutex<P, BTreeMap<u64, Direction>>: Send + Sync,
 {
     fn page_size(&self) -> usize {
         PAGE_BYTES as usize
@@ -179,18 +163,14 @@ where
         // SAFETY: the caller lends the buffer until `unmap_streaming`.
         let mapped = unsafe { self.device.map(bytes, direction) };
         let addr = mapped.map_err(|error| refused(&error, bytes, constraints))?;
-        self.directions.lock().insert(addr.raw(), direction);
         // SAFETY: `at` is the mapped buffer; what it bounces through is not the driver's to see.
         Ok(unsafe { DmaMapHandle::new(at, addr.raw().into(), layout, None) })
     }
 
     unsafe fn unmap_streaming(&self, handle: DmaMapHandle) {
-        let Some((addr, bytes, direction)) = self.mapping(&handle) else {
-            return;
-        };
-        self.directions.lock().remove(&addr.raw());
+        let addr = DmaAddr::new(handle.dma_addr().as_u64());
         // SAFETY: the caller's promise: the device is done with these bytes, which it was lent.
-        let unmapped = unsafe { self.device.unmap(addr, bytes, direction) };
+        let unmapped = unsafe { self.device.unmap(addr, lent(&handle)) };
         // A mapping that does not end goes on being counted as live; the checker names it.
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
@@ -203,12 +183,11 @@ where
         _to: DmaDirection,
         _coherency: DmaCoherency,
     ) {
-        if let Some((addr, bytes, direction)) = self.mapping(handle) {
-            let part = offset as u64..(offset + size) as u64;
-            // SAFETY: the driver owns the part until it tells the device.
-            let synced = unsafe { self.device.sync_for_device(addr, bytes, direction, part) };
-            debug_assert!(synced.is_ok(), "{synced:?}");
-        }
+        let addr = DmaAddr::new(handle.dma_addr().as_u64());
+        let part = offset as u64..(offset + size) as u64;
+        // SAFETY: the driver owns the part until it tells the device.
+        let synced = unsafe { self.device.sync_for_device(addr, lent(handle), part) };
+        debug_assert!(synced.is_ok(), "{synced:?}");
     }
 
     fn sync_map_for_cpu(
@@ -219,11 +198,15 @@ where
         _to: DmaDirection,
         _coherency: DmaCoherency,
     ) {
-        if let Some((addr, bytes, direction)) = self.mapping(handle) {
-            let part = offset as u64..(offset + size) as u64;
-            // SAFETY: the driver knows the device to be done with the part.
-            let synced = unsafe { self.device.sync_for_cpu(addr, bytes, direction, part) };
-            debug_assert!(synced.is_ok(), "{synced:?}");
-        }
+        let addr = DmaAddr::new(handle.dma_addr().as_u64());
+        let part = offset as u64..(offset + size) as u64;
+        // SAFETY: the driver knows the device to be done with the part.
+        let synced = unsafe { self.device.sync_for_cpu(addr, lent(handle), part) };
+        debug_assert!(synced.is_ok(), "{synced:?}");
     }
+}
+
+/// The bytes that a handle stands for.
+fn lent(handle: &DmaMapHandle) -> NonNull<[u8]> {
+    NonNull::slice_from_raw_parts(handle.as_ptr(), handle.size())
 }

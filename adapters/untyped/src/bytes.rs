@@ -14,6 +14,10 @@ pub struct ProgramBytes {
     run: PhysRange,
 }
 
+// SAFETY: a pointer to the program's own memory, which all CPUs see; it is followed only as the
+// conditions of `new` say, and they name no CPU.
+unsafe impl Send for ProgramBytes {}
+
 impl ProgramBytes {
     /// `bytes`, behind which `run` lies; `None` where they are not as long as each other.
     ///
@@ -29,6 +33,11 @@ impl ProgramBytes {
     /// The physical run.
     pub fn run(&self) -> PhysRange {
         self.run
+    }
+
+    /// Whether these are the bytes.
+    pub(crate) fn is(&self, bytes: NonNull<[u8]>) -> bool {
+        core::ptr::eq(self.bytes.as_ptr(), bytes.as_ptr())
     }
 
     /// The bytes from `offset` on.

@@ -1,6 +1,7 @@
 //! A device whose mappings are known by their addresses.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -29,6 +30,40 @@ impl fmt::Display for NotAllocated {
 
 impl core::error::Error for NotAllocated {}
 
+/// What became of a mapping that was named by its address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LentError {
+    /// These bytes are not lent at this address.
+    NotLent {
+        /// The address.
+        addr: DmaAddr,
+    },
+    /// The device's own word.
+    Device(RawError),
+}
+
+impl fmt::Display for LentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLent { addr } => write!(f, "these bytes are not lent at {addr}"),
+            Self::Device(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for LentError {}
+
+/// Bytes that are lent, and which way they move.
+#[derive(Clone, Copy, Debug)]
+struct Lent {
+    bytes: ProgramBytes,
+    direction: Direction,
+}
+
+/// An address, and which of the mappings there: past no IOMMU, bytes that are lent twice are twice
+/// at the same address.
+type Place = (u64, u64);
+
 /// A page of coherent memory, in words.
 type Page = [u64; PAGE_BYTES as usize / 8];
 
@@ -42,6 +77,8 @@ where
     device: Device<'static, P, M, C, T>,
     /// Coherent memory that is out, by the address that the device has of it.
     coherent: IrqMutex<P, BTreeMap<u64, Coherent<Page>>>,
+    /// What is lent, and has not come back.
+    lent: IrqMutex<P, BTreeMap<Place, Lent>>,
 }
 
 impl<P, M, C, T> UntypedDevice<P, M, C, T>
@@ -56,6 +93,7 @@ where
         Self {
             device,
             coherent: IrqMutex::<P, _>::new(BTreeMap::new()),
+            lent: IrqMutex::<P, _>::new(BTreeMap::new()),
         }
     }
 
@@ -100,7 +138,8 @@ where
         }
     }
 
-    /// Lends bytes of the program to the device; the address for its descriptor. Never sleeps.
+    /// Lends bytes of the program to the device; the address for its descriptor. Never sleeps;
+    /// allocates the record of it.
     ///
     /// # Errors
     /// [`MapError`]; nothing has changed then.
@@ -117,6 +156,7 @@ where
         let handle = self
             .device
             .map_raw(run, &bytes, direction, Attributes::NONE)?;
+        self.put(handle.addr, Lent { bytes, direction });
         Ok(handle.addr)
     }
 
@@ -124,58 +164,122 @@ where
     /// longer reaches them. Never sleeps; waits, for a bounded time, where the hardware must forget.
     ///
     /// # Errors
-    /// [`RawError`]; the mapping, if there is one, stands.
+    /// [`LentError`]; the mapping, if there is one, stands.
     ///
     /// # Safety
-    /// The device is done with the bytes, which are those that were mapped.
-    pub unsafe fn unmap(
-        &self,
-        addr: DmaAddr,
-        mut bytes: ProgramBytes,
-        direction: Direction,
-    ) -> Result<(), RawError> {
-        let (run, handle) = (bytes.run(), segment(addr, bytes));
-        self.device
-            .unmap_raw(handle, direction, run, &mut bytes, Attributes::NONE)
+    /// The device is done with the bytes.
+    pub unsafe fn unmap(&self, addr: DmaAddr, bytes: NonNull<[u8]>) -> Result<(), LentError> {
+        let lent = self.take(addr, bytes)?;
+        self.end(addr, lent, Attributes::NONE)
+    }
+
+    /// Ends everything that is lent; how much that was. What the device wrote stays where it is: who
+    /// lent the bytes may be gone. For a device that was reset while its driver waited for it.
+    ///
+    /// # Errors
+    /// [`LentError`] of the first mapping that stands; the others have ended.
+    ///
+    /// # Safety
+    /// The device was reset and knows none of its addresses any more, and its driver unmaps nothing
+    /// that it mapped before.
+    pub unsafe fn unmap_all(&self) -> Result<usize, LentError> {
+        let places: Vec<(Place, Lent)> = core::mem::take(&mut *self.lent.lock())
+            .into_iter()
+            .collect();
+        let count = places.len();
+        let mut all = Ok(count);
+        for ((addr, _), lent) in places {
+            let ended = self.end(DmaAddr::new(addr), lent, Attributes::SKIP_CPU_SYNC);
+            all = all.and_then(|count| ended.map(|()| count));
+        }
+        all
     }
 
     /// Brings what the device wrote to a part of mapped bytes to the CPU.
     ///
     /// # Errors
-    /// [`RawError`].
+    /// [`LentError`].
     ///
     /// # Safety
     /// As [`unmap`](Self::unmap), for the part.
     pub unsafe fn sync_for_cpu(
         &self,
         addr: DmaAddr,
-        mut bytes: ProgramBytes,
-        direction: Direction,
+        bytes: NonNull<[u8]>,
         part: Range<u64>,
-    ) -> Result<(), RawError> {
+    ) -> Result<(), LentError> {
+        let Lent {
+            mut bytes,
+            direction,
+        } = self.find(addr, bytes)?;
         let (run, handle) = (bytes.run(), segment(addr, bytes));
         self.device
             .sync_raw_for_cpu(handle, direction, run, &mut bytes, part)
+            .map_err(LentError::Device)
     }
 
     /// Brings what the CPU wrote to a part of mapped bytes to the device.
     ///
     /// # Errors
-    /// [`RawError`].
+    /// [`LentError`].
     ///
     /// # Safety
     /// As [`unmap`](Self::unmap), for the part.
     pub unsafe fn sync_for_device(
         &self,
         addr: DmaAddr,
-        bytes: ProgramBytes,
-        direction: Direction,
+        bytes: NonNull<[u8]>,
         part: Range<u64>,
-    ) -> Result<(), RawError> {
+    ) -> Result<(), LentError> {
+        let Lent { bytes, direction } = self.find(addr, bytes)?;
         let handle = segment(addr, bytes);
         self.device
             .sync_raw_for_device(handle, direction, bytes.run(), &bytes, part)
+            .map_err(LentError::Device)
     }
+
+    fn end(&self, addr: DmaAddr, lent: Lent, attributes: Attributes) -> Result<(), LentError> {
+        let Lent {
+            mut bytes,
+            direction,
+        } = lent;
+        let (run, handle) = (bytes.run(), segment(addr, bytes));
+        let ended = self
+            .device
+            .unmap_raw(handle, direction, run, &mut bytes, attributes);
+        ended.map_err(|error| {
+            self.put(addr, lent);
+            LentError::Device(error)
+        })
+    }
+
+    fn put(&self, addr: DmaAddr, new: Lent) {
+        let mut lent = self.lent.lock();
+        let last = lent.range(at(addr)).next_back();
+        let number = last.map_or(0, |((_, number), _)| number + 1);
+        lent.insert((addr.raw(), number), new);
+    }
+
+    fn take(&self, addr: DmaAddr, bytes: NonNull<[u8]>) -> Result<Lent, LentError> {
+        let mut lent = self.lent.lock();
+        let mut there = lent.range(at(addr));
+        let found = there.find(|(_, lent)| lent.bytes.is(bytes));
+        let place = found.map(|(place, _)| *place);
+        let taken = place.and_then(|place| lent.remove(&place));
+        taken.ok_or(LentError::NotLent { addr })
+    }
+
+    fn find(&self, addr: DmaAddr, bytes: NonNull<[u8]>) -> Result<Lent, LentError> {
+        let lent = self.lent.lock();
+        let found = lent.range(at(addr)).find(|(_, lent)| lent.bytes.is(bytes));
+        let found = found.map(|(_, lent)| *lent);
+        found.ok_or(LentError::NotLent { addr })
+    }
+}
+
+/// Every place of an address.
+fn at(addr: DmaAddr) -> core::ops::RangeInclusive<Place> {
+    (addr.raw(), 0)..=(addr.raw(), u64::MAX)
 }
 
 fn segment(addr: DmaAddr, bytes: ProgramBytes) -> DmaSegment {

@@ -16,4 +16,4 @@ mod bytes;
 mod device;
 
 pub use bytes::ProgramBytes;
-pub use device::{NotAllocated, UntypedDevice};
+pub use device::{LentError, NotAllocated, UntypedDevice};

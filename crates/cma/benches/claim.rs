@@ -1,11 +1,17 @@
 //! Claims on the operation sequences of the comparison: areas of 1 and 8 GiB, sizes from 4 KiB to
 //! 64 MiB aligned to their order but to 2^8 frames at most.
 //!
-//! A row is `min/median` over seven passes in nanoseconds for one operation (a claim and a
-//! release; in `fail` a claim), and beside it the same for its floor: the same claims and releases
-//! with the answers known beforehand, which still take the area's lock twice and write the bits.
-//! `ABOVE` marks a row whose least is above both 40 ns and twice the floor's least: on a machine
-//! with neighbours the median says more about them.
+//! Each row has one pass that is not timed and seven that are, each in fifty slices that alternate
+//! with the floor's. A row is the least and the median of the slices in nanoseconds for one operation
+//! (a claim and a release; in `fail` a claim), and beside it the same for its floor: the same claims
+//! and releases with the answers known beforehand, which still take the area's lock twice and write
+//! the bits. `ABOVE` marks a row whose least is above both 40 ns and twice the floor's least: on a
+//! machine with neighbours the median says more about them.
+//!
+//! The sequences of the comparison release one block and claim the same size at once, which a map
+//! that takes back what was released last serves without a search. The `swap` rows are not among
+//! them: they release two blocks at random before they claim two, so that every other claim has to
+//! search.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -18,6 +24,9 @@ use dmakit_platform::host::HostPlatform;
 const GIB_FRAMES: u64 = 1 << 18;
 const BASE: u64 = 1 << 24;
 const PASSES: usize = 7;
+const SLICES: usize = 50;
+/// Operations of a slice, at least: the first ones find their memory cold.
+const SLICE_MIN: usize = 1000;
 
 /// xorshift64*, seeded the same for every sequence; setup draws count.
 struct Draws(u64);
@@ -105,6 +114,7 @@ impl Subject for Floor {
 enum Cell {
     Pair { percent: u64, order: u32 },
     Random { percent: u64, order: u32 },
+    Swap { percent: u64, order: u32 },
     Prefix { percent: u64, order: u32 },
     Fail { order: u32 },
     Mix { percent: u64 },
@@ -155,7 +165,7 @@ impl<S: Subject> Sequence<S> {
     fn set_up(&mut self, cell: Cell) {
         match cell {
             Cell::Pair { percent, order } => self.fill(order, percent),
-            Cell::Random { percent, order } => {
+            Cell::Random { percent, order } | Cell::Swap { percent, order } => {
                 self.fill(order, percent);
                 let warm = 4 * self.live.len();
                 self.random(if self.frames > GIB_FRAMES {
@@ -211,10 +221,30 @@ impl<S: Subject> Sequence<S> {
         }
     }
 
+    /// Two victims go before two blocks come: an operation is a claim and a release, as elsewhere.
+    fn swaps(&mut self, count: usize) {
+        for _ in 0..count / 2 {
+            let victims = [0, 1].map(|_| self.draws.below(self.live.len()));
+            if victims[0] == victims[1] {
+                continue;
+            }
+            let blocks = victims.map(|victim| unpack(self.live[victim]));
+            for (start, order) in blocks {
+                self.subject.release(start, order);
+            }
+            for (victim, (_, order)) in victims.into_iter().zip(blocks) {
+                if let Some(start) = self.subject.claim(order) {
+                    self.live[victim] = start << 8 | u64::from(order);
+                }
+            }
+        }
+    }
+
     fn pass(&mut self, cell: Cell, count: usize) {
         match cell {
             Cell::Pair { order, .. } | Cell::Prefix { order, .. } => self.pairs(order, count),
             Cell::Random { .. } | Cell::Mix { .. } => self.random(count),
+            Cell::Swap { .. } => self.swaps(count),
             Cell::Fail { order } => {
                 for _ in 0..count {
                     assert_eq!(self.subject.claim(order), None);
@@ -223,19 +253,18 @@ impl<S: Subject> Sequence<S> {
         }
     }
 
-    /// Nanoseconds for one operation: the least and the median of the passes, after a warm one.
-    fn time(&mut self, cell: Cell, count: usize) -> (f64, f64) {
+    /// Nanoseconds for one operation of a slice.
+    fn time(&mut self, cell: Cell, count: usize) -> f64 {
+        let started = Instant::now();
         self.pass(cell, count);
-        let mut passes: Vec<f64> = (0..PASSES)
-            .map(|_| {
-                let started = Instant::now();
-                self.pass(cell, count);
-                started.elapsed().as_nanos() as f64 / count as f64
-            })
-            .collect();
-        passes.sort_by(f64::total_cmp);
-        (passes[0], passes[PASSES / 2])
+        started.elapsed().as_nanos() as f64 / count as f64
     }
+}
+
+/// The least and the median.
+fn spread(mut slices: Vec<f64>) -> (f64, f64) {
+    slices.sort_by(f64::total_cmp);
+    (slices[0], slices[slices.len() / 2])
 }
 
 fn area(frames: u64) -> Area<HostPlatform> {
@@ -251,8 +280,7 @@ fn row(name: &str, gib: u64, cell: Cell, count: usize) {
     };
     let mut timed = Sequence::new(claims, frames);
     timed.set_up(cell);
-    let (min, median) = timed.time(cell, count);
-    let scans = timed.subject.area.usage().scans;
+    let slice = (count / SLICES).max(SLICE_MIN);
 
     let noted = Claims {
         area: area(frames),
@@ -260,14 +288,23 @@ fn row(name: &str, gib: u64, cell: Cell, count: usize) {
     };
     let mut noted = Sequence::new(noted, frames);
     noted.set_up(cell);
-    (0..=PASSES).for_each(|_| noted.pass(cell, count));
+    (0..(PASSES + 1) * SLICES).for_each(|_| noted.pass(cell, slice));
     let floor = Floor {
         bits: IrqMutex::<HostPlatform, _>::new(vec![0; (frames / 64) as usize]),
         answers: noted.subject.answers.unwrap_or_default().into_iter(),
     };
     let mut floor = Sequence::new(floor, frames);
     floor.set_up(cell);
-    let (floor_min, floor_median) = floor.time(cell, count);
+    let mut slices = (Vec::new(), Vec::new());
+    for index in 0..(PASSES + 1) * SLICES {
+        let took = (timed.time(cell, slice), floor.time(cell, slice));
+        if index >= SLICES {
+            slices.0.push(took.0);
+            slices.1.push(took.1);
+        }
+    }
+    let ((min, median), (floor_min, floor_median)) = (spread(slices.0), spread(slices.1));
+    let scans = timed.subject.area.usage().scans;
     let verdict = if min <= 40.0 || min <= 2.0 * floor_min {
         ""
     } else {
@@ -299,6 +336,10 @@ fn main() {
             for percent in [50, 90] {
                 let cell = Cell::Random { percent, order };
                 run(format!("{size} {percent}% rand"), cell, 20_000 / divide);
+            }
+            for percent in [50, 90] {
+                let cell = Cell::Swap { percent, order };
+                run(format!("{size} {percent}% swap"), cell, 20_000 / divide);
             }
             for percent in [50, 90].into_iter().filter(|_| order < 14) {
                 let cell = Cell::Prefix { percent, order };

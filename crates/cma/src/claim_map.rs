@@ -10,6 +10,9 @@ mod search;
 
 const NO_CHUNK: u32 = u32::MAX;
 
+/// No run of chunks.
+const NOTHING: (u32, u32) = (0, 0);
+
 /// No window of free units as asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoWindow {
@@ -98,6 +101,9 @@ pub struct ClaimMap {
     /// in turn changes one chunk and needs no filing.
     open: u32,
     filed: Chunk,
+    /// Whole chunks that were released last, first and count, which `filing` does not know as free
+    /// yet: what is claimed and released in turn needs no filing there either.
+    unfiled: (u32, u32),
     /// What was released last, while nothing has changed since; empty otherwise.
     last_at: u32,
     last_units: u32,
@@ -123,6 +129,7 @@ impl ClaimMap {
             filing: Filing::new(chunks),
             open: NO_CHUNK,
             filed: [0; 4],
+            unfiled: NOTHING,
             last_at: 0,
             last_units: 0,
             scans: Scans::default(),
@@ -290,6 +297,9 @@ impl ClaimMap {
     }
 
     fn write_many(&mut self, at: u32, units: u32, free: bool) {
+        if at % CHUNK_UNITS == 0 && units % CHUNK_UNITS == 0 {
+            return self.write_whole(at >> CHUNK_ORDER, units >> CHUNK_ORDER, free);
+        }
         self.settle();
         self.open = NO_CHUNK;
         let (mut from, end) = (at, at + units);
@@ -297,12 +307,7 @@ impl ClaimMap {
             let chunk = from >> CHUNK_ORDER;
             let whole = (end - from) >> CHUNK_ORDER;
             if from % CHUNK_UNITS == 0 && whole > 0 {
-                let chunks = &mut self.chunks[chunk as usize..(chunk + whole) as usize];
-                // Constants, so that each becomes one fill of bytes.
-                match free {
-                    true => chunks.as_flattened_mut().fill(u64::MAX),
-                    false => chunks.as_flattened_mut().fill(0),
-                }
+                self.fill(chunk, whole, free);
                 self.filing.set_chunks(chunk, whole, free);
                 from += whole << CHUNK_ORDER;
                 continue;
@@ -316,9 +321,39 @@ impl ClaimMap {
         }
     }
 
-    /// Files the chunk that was changed last.
+    /// The same for whole chunks.
+    fn write_whole(&mut self, first: u32, count: u32, free: bool) {
+        if !free && self.unfiled == (first, count) {
+            // Nothing else was written since: there is no open chunk either.
+            self.unfiled = NOTHING;
+            return self.fill(first, count, false);
+        }
+        self.settle();
+        self.open = NO_CHUNK;
+        self.fill(first, count, free);
+        match free {
+            true => self.unfiled = (first, count),
+            false => self.filing.set_chunks(first, count, false),
+        }
+    }
+
+    fn fill(&mut self, first: u32, count: u32, free: bool) {
+        let chunks = &mut self.chunks[first as usize..(first + count) as usize];
+        // Constants, so that each becomes one fill of bytes.
+        match free {
+            true => chunks.as_flattened_mut().fill(u64::MAX),
+            false => chunks.as_flattened_mut().fill(0),
+        }
+    }
+
+    /// Files what was changed last.
     #[inline]
     fn settle(&mut self) {
+        let (first, count) = self.unfiled;
+        if count > 0 {
+            self.filing.set_chunks(first, count, true);
+            self.unfiled = NOTHING;
+        }
         let Some(now) = self.chunks.get(self.open as usize) else {
             return;
         };

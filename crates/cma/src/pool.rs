@@ -40,8 +40,6 @@ pub struct PoolUpkeep {
 /// move: it is served by a piece that is kept ready, or by a window that is idle anyway. What is
 /// kept ready is made up between two watermarks by [`maintain`](Self::maintain), ahead of need and
 /// with no lock held.
-///
-/// [`PoolMemory`] is what a reference to it is.
 pub struct AreaPool<'m, P: Platform, S, M> {
     areas: &'m Areas<'m, P, S, M>,
     ram: &'m AttachedRam<'m, P, S>,
@@ -178,7 +176,7 @@ where
     }
 }
 
-impl<P, S, M> PoolMemory for &AreaPool<'_, P, S, M>
+impl<P, S, M> PoolMemory for AreaPool<'_, P, S, M>
 where
     P: Platform,
     S: AsRef<[Frame]> + AsMut<[Frame]>,

@@ -227,9 +227,9 @@ impl TwoStep<'_> {
         let first = self.runs[0].start();
         let request = self.device.reserve::<FromDevice>(first, len, 1, NONE);
         let mut request = request.expect("reserved");
+        let mut linker = self.device.linker(&mut request).expect("own");
         for run in self.runs {
-            let linked = self.device.link(&mut request, *run, &Bytes(run.len()));
-            linked.expect("linked");
+            linker.link(*run, &Bytes(run.len())).expect("linked");
         }
         let sealed = black_box(self.device.seal(request).expect("sealed"));
         let none = core::iter::empty();

@@ -15,9 +15,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 mod batch;
 mod block_layout;
 mod block_pool;
+mod block_request;
 mod borrowed;
 mod bounce;
 mod bus;
@@ -34,6 +37,7 @@ mod ledger;
 mod map;
 mod mapping;
 mod memory;
+mod noncontiguous;
 mod page_pool;
 mod peer;
 mod raw;
@@ -44,6 +48,7 @@ mod shared;
 mod stats;
 mod sync;
 mod translated;
+mod translated_end;
 mod two_step;
 mod unmap;
 
@@ -66,6 +71,7 @@ pub use info::{Coherence, DeviceId, DeviceInfo, MaskKind, SegmentLimits, Trust};
 pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
 pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
+pub use noncontiguous::NoncontiguousError;
 pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
 pub use peer::{
     Forwards, Held, Holder, Import, PeerError, PeerFailure, PeerImporter, PeerList, PeerMapping,
@@ -76,4 +82,4 @@ pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};
 pub use stats::{DeviceStats, Failures};
-pub use two_step::{LinkError, Moving, PageWindow, Request, Sealed, StaysPut, Unmoved};
+pub use two_step::{LinkError, Linker, Moving, PageWindow, Request, Sealed, StaysPut, Unmoved};

@@ -130,7 +130,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     #[cold]
-    fn refuse<B>(&self, error: MapError, memory: B, attributes: Attributes) -> MapFailure<B> {
+    pub(crate) fn refuse<B>(
+        &self,
+        error: MapError,
+        memory: B,
+        attributes: Attributes,
+    ) -> MapFailure<B> {
         self.counters.failed(&error, attributes);
         MapFailure { error, memory }
     }
@@ -259,7 +264,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     /// Hands the memory itself to the device.
     #[inline]
-    fn lend<D: DirectionType, B: DmaMemory>(
+    pub(crate) fn lend<D: DirectionType, B: DmaMemory>(
         &self,
         memory: &B,
         start: DmaAddr,
@@ -287,7 +292,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     /// Hands the memory to the device by way of a domain, which maps it already.
     #[inline]
-    fn lend_translated<D: DirectionType, B: DmaMemory>(
+    pub(crate) fn lend_translated<D: DirectionType, B: DmaMemory>(
         &self,
         memory: &B,
         translated: Translated,
@@ -310,7 +315,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     #[cold]
-    fn bounce_memory<D: DirectionType, B: DmaMemory>(
+    pub(crate) fn bounce_memory<D: DirectionType, B: DmaMemory>(
         &self,
         memory: &B,
         attributes: Attributes,
@@ -376,6 +381,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ) -> Result<u32, MapError> {
         let limits = self.info.limits;
         match segments {
+            Some([]) => Ok(1),
             Some(segments) => {
                 let mut writer = SegmentWriter::new(segments, limits, self.info.min_align);
                 writer.push(slots);

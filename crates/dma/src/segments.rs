@@ -125,7 +125,8 @@ impl<'s> SegmentWriter<'s> {
 
     fn close(&mut self) {
         let mut rest = self.open.take();
-        while let Some((piece, after)) = rest.and_then(|rest| rest.split_at(self.cut(rest))) {
+        let take = |rest| cut(rest, self.limits, self.min_align);
+        while let Some((piece, after)) = rest.and_then(|rest| rest.split_at(take(rest))) {
             if let Some(slot) = self.slots.get_mut(self.count) {
                 *slot = piece.into();
             }
@@ -133,22 +134,76 @@ impl<'s> SegmentWriter<'s> {
             rest = Some(after).filter(|after| !after.is_empty());
         }
     }
+}
 
-    /// How much of `rest` one segment takes.
-    fn cut(&self, rest: DmaRange) -> u64 {
-        let boundary = self.limits.boundary;
-        let to_boundary = (boundary.raw() - boundary.low_bits(rest.start())).saturating_add(1);
-        let most = rest.len().min(self.limits.max_bytes).min(to_boundary);
-        if most == rest.len() || self.min_align == AlignMask::NONE {
-            return most;
+/// How much of `rest` one segment takes.
+fn cut(rest: DmaRange, limits: SegmentLimits, min_align: AlignMask) -> u64 {
+    let boundary = limits.boundary;
+    let to_boundary = (boundary.raw() - boundary.low_bits(rest.start())).saturating_add(1);
+    let most = rest.len().min(limits.max_bytes).min(to_boundary);
+    if most == rest.len() || min_align == AlignMask::NONE {
+        return most;
+    }
+    // A device that minds low address bits minds them in the next segment's address too.
+    let end = rest.start().raw().saturating_add(most);
+    let aligned = DmaAddr::new(end & !min_align.raw());
+    aligned
+        .offset_from(rest.start())
+        .filter(|&len| len > 0)
+        .unwrap_or(most)
+}
+
+/// Runs joined and cut, one segment after the other.
+pub(crate) struct Cut<I> {
+    runs: I,
+    limits: SegmentLimits,
+    min_align: AlignMask,
+    open: Option<DmaRange>,
+    next: Option<DmaRange>,
+}
+
+impl<I: Iterator<Item = DmaRange>> Cut<I> {
+    pub(crate) fn new(runs: I, limits: SegmentLimits, min_align: AlignMask) -> Self {
+        Self {
+            runs,
+            limits,
+            min_align,
+            open: None,
+            next: None,
         }
-        // A device that minds low address bits minds them in the next segment's address too.
-        let end = rest.start().raw().saturating_add(most);
-        let aligned = DmaAddr::new(end & !self.min_align.raw());
-        aligned
-            .offset_from(rest.start())
-            .filter(|&len| len > 0)
-            .unwrap_or(most)
+    }
+
+    /// Joins to what is open all that follows it.
+    fn join(&mut self) -> Option<DmaRange> {
+        let mut open = self.open.take().or_else(|| self.next.take());
+        while self.next.is_none() {
+            let Some(run) = self.runs.next() else { break };
+            if run.is_empty() {
+                continue;
+            }
+            open = match open {
+                None => Some(run),
+                Some(before) if before.end() == run.start() => {
+                    DmaRange::between(before.start(), run.end())
+                }
+                Some(before) => {
+                    self.next = Some(run);
+                    Some(before)
+                }
+            };
+        }
+        open
+    }
+}
+
+impl<I: Iterator<Item = DmaRange>> Iterator for Cut<I> {
+    type Item = DmaSegment;
+
+    fn next(&mut self) -> Option<DmaSegment> {
+        let open = self.join()?;
+        let (piece, after) = open.split_at(cut(open, self.limits, self.min_align))?;
+        self.open = Some(after).filter(|after| !after.is_empty());
+        Some(piece.into())
     }
 }
 
@@ -163,13 +218,18 @@ mod tests {
         DmaRange::new(DmaAddr::new(start), len).unwrap()
     }
 
-    fn cut(runs: &[(u64, u64)], limits: SegmentLimits, align: AlignMask) -> Vec<(u64, u64)> {
+    fn cut_all(runs: &[(u64, u64)], limits: SegmentLimits, align: AlignMask) -> Vec<(u64, u64)> {
         let mut slots = [DmaSegment::default(); 16];
         let mut writer = SegmentWriter::new(&mut slots, limits, align);
         for &(start, len) in runs {
             writer.push(range(start, len));
         }
         let count = writer.finish().unwrap() as usize;
+        let one_by_one = Cut::new(runs.iter().map(|&(at, len)| range(at, len)), limits, align);
+        assert!(
+            one_by_one.eq(slots[..count].iter().copied()),
+            "both ways cut alike"
+        );
         slots[..count]
             .iter()
             .map(|s| (s.addr.raw(), s.len))
@@ -179,7 +239,7 @@ mod tests {
     #[test]
     fn neighbours_join_and_strangers_do_not() {
         let runs = [(0x1000, 0x1000), (0x2000, 0x10), (0x2010, 0), (0x2020, 4)];
-        let joined = cut(&runs, SegmentLimits::NONE, AlignMask::NONE);
+        let joined = cut_all(&runs, SegmentLimits::NONE, AlignMask::NONE);
         assert_eq!(joined, [(0x1000, 0x1010), (0x2020, 4)]);
     }
 
@@ -190,7 +250,7 @@ mod tests {
             boundary: BoundaryMask::of_size(0x1_0000).unwrap(),
             ..SegmentLimits::NONE
         };
-        let pieces = cut(&[(0xe000, 0x6000)], limits, AlignMask::NONE);
+        let pieces = cut_all(&[(0xe000, 0x6000)], limits, AlignMask::NONE);
         assert_eq!(
             pieces,
             [(0xe000, 0x2000), (0x1_0000, 0x3000), (0x1_3000, 0x1000)]
@@ -204,14 +264,14 @@ mod tests {
             ..SegmentLimits::NONE
         };
         let page = AlignMask::of_size(0x1000).unwrap();
-        let pieces = cut(&[(0x1e00, 0x2400)], limits, page);
+        let pieces = cut_all(&[(0x1e00, 0x2400)], limits, page);
         assert_eq!(pieces, [(0x1e00, 0x1200), (0x3000, 0x1200)]);
         let short = SegmentLimits {
             max_bytes: 0x100,
             ..SegmentLimits::NONE
         };
         assert_eq!(
-            cut(&[(0x1010, 0x180)], short, page).len(),
+            cut_all(&[(0x1010, 0x180)], short, page).len(),
             2,
             "no way to align"
         );

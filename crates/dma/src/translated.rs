@@ -5,19 +5,19 @@
 //! copied. Which edges these are is asked of the page table, never of the device's present settings.
 
 use dmakit_addr::{
-    Address, AlignMask, Attributes, Bidirectional, Direction, DirectionType, DmaRange, FromDevice,
-    Granule, Iova, IovaRange, PhysAddr, PhysRange,
+    Address, AlignMask, Attributes, Direction, DirectionType, DmaRange, Granule, Iova, IovaRange,
+    PhysAddr, PhysRange,
 };
 use dmakit_io_pgtable::{Access, Memory, Permissions};
+use dmakit_iommu::LinkCursor;
 use dmakit_platform::{CopySource, CopyTarget, Platform, Window};
 use dmakit_swiotlb::{BounceBuffer, BouncePool};
 
 use crate::check::Checker;
-use crate::debt::Owed;
 use crate::fragments::{Piece, pieces};
 use crate::mapping::{Record, Route, Slots};
 use crate::{
-    BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, Path, PoolId, StrictDomain,
+    BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, PoolId, StrictDomain,
     Translate, Trust, bounce, cache,
 };
 
@@ -197,6 +197,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
+    pub(crate) fn guards(&self, direction: Direction) -> bool {
+        self.guard(direction).is_needed()
+    }
+
     fn guard(&self, direction: Direction) -> Guard {
         let minds_lines = !self.info.is_coherent() && direction.device_writes();
         Guard {
@@ -219,31 +223,23 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         mut place: impl FnMut(DmaRange),
     ) -> Result<Translated, MapError> {
         let granule = domain.granule();
-        let guard = self.guard(D::DIRECTION);
-        let (mut len, mut cause) = (0, None);
-        for piece in pieces(runs.clone(), granule) {
-            len = piece.base + piece.span(granule);
-            if guard.is_needed() && cause.is_none() {
-                let mut parts = piece.fragments(granule);
-                cause = parts.find_map(|part| guard.cause(&part, granule));
-            }
-        }
+        let (len, cause) = self.survey(runs.clone(), granule, D::DIRECTION);
         let range = {
             let limit = self.info.reach(MaskKind::Streaming);
             let cpu = self.platform.enter_cpu();
             let range = domain.reserve(&cpu, len, 1, limit);
             range.map_err(|error| MapError::Domain(DomainError::Space(error)))?
         };
-        for piece in pieces(runs.clone(), granule) {
-            if let Some(dma) = piece.dma(range, granule) {
-                place(dma);
-            }
-        }
         let permissions = self.permissions(D::DIRECTION, attributes);
         let mut done = 0;
         let slots = match cause {
             None => Slots::None,
-            Some(_) => Slots::Edges,
+            Some(_) => {
+                let places = pieces(runs.clone(), granule);
+                let places = places.filter_map(|piece| piece.dma(range, granule));
+                places.for_each(&mut place);
+                Slots::Edges
+            }
         };
         let linked = match cause {
             None => self.link_whole(
@@ -254,6 +250,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 D::DIRECTION,
                 attributes,
                 &mut done,
+                &mut place,
             ),
             Some(cause) => self.link_guarded::<D, S>(
                 domain,
@@ -285,6 +282,26 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
+    /// Bytes of all granules that runs touch, and why some of it must not be shown to the device.
+    #[inline]
+    fn survey(
+        &self,
+        runs: impl Iterator<Item = PhysRange> + Clone,
+        granule: Granule,
+        direction: Direction,
+    ) -> (u64, Option<BounceCause>) {
+        let guard = self.guard(direction);
+        let (mut len, mut cause) = (0, None);
+        for piece in pieces(runs, granule) {
+            len = piece.base + piece.span(granule);
+            if guard.is_needed() && cause.is_none() {
+                let mut parts = piece.fragments(granule);
+                cause = parts.find_map(|part| guard.cause(&part, granule));
+            }
+        }
+        (len, cause)
+    }
+
     /// Fills the table for runs that the device may see with all their granules.
     #[inline]
     #[allow(clippy::too_many_arguments)]
@@ -297,15 +314,24 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         direction: Direction,
         attributes: Attributes,
         done: &mut u64,
+        place: &mut impl FnMut(DmaRange),
     ) -> Result<(), MapError> {
         let granule = domain.granule();
         let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
+        let mut cursor = domain.cursor(permissions);
         for piece in pieces(runs, granule) {
             if cleans {
                 cache::before_device(&self.platform, piece.run, direction);
             }
+            if let Some(dma) = piece.dma(range, granule) {
+                place(dma);
+            }
             let phys = piece.run.start().align_down(granule.bytes());
-            link(domain, range, &piece, phys, permissions)?;
+            let part = range.slice(piece.base, piece.span(granule));
+            // A part of what was counted to be as long as the range.
+            cursor
+                .map(part.ok_or(MapError::Empty)?, phys)
+                .map_err(|error| MapError::Domain(DomainError::Table(error.failure)))?;
             *done = piece.base + piece.span(granule);
         }
         Ok(())
@@ -646,104 +672,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 run: part.run,
             })
         })
-    }
-
-    /// Ends a mapping, after bringing the first `len` bytes of what the device wrote to its memory.
-    #[inline]
-    pub(crate) fn end_translated<D: DirectionType, O: Original>(
-        &self,
-        translated: Translated,
-        original: &mut O,
-        len: u64,
-        record: &Record<D>,
-    ) -> Owed {
-        let Some(domain) = self.translation() else {
-            return Owed::Lost;
-        };
-        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
-        if translated.slots == Slots::None {
-            if wants_data && record.needs_caches {
-                // Whole lines and all of them, as without translation.
-                for run in original.runs() {
-                    cache::before_cpu_reads(&self.platform, run);
-                }
-            }
-            let range = translated.range;
-            return self.retire(range, range.len());
-        }
-        let wanted = wants_data.then_some(len);
-        self.end_guarded::<D, O>(domain, translated, original, wanted, record.needs_caches)
-    }
-
-    /// Ends a mapping part of which lies in slots. Hardware must have forgotten these before anybody
-    /// else gets them, so this syncs at once.
-    #[cold]
-    pub(crate) fn end_guarded<D: DirectionType, O: Original>(
-        &self,
-        domain: &'m T::Domain,
-        translated: Translated,
-        original: &mut O,
-        wanted: Option<u64>,
-        needs_caches: bool,
-    ) -> Owed {
-        let range = translated.range;
-        if wanted.is_some() && needs_caches {
-            for part in self.touched(domain, translated, original.runs(), 0, u64::MAX >> 1) {
-                cache::before_cpu_reads(&self.platform, part.memory());
-            }
-        }
-        if self.take_apart::<D, O>(domain, translated, original, range.len(), wanted) {
-            domain.release(&self.platform.enter_cpu(), range);
-            Owed::Paid
-        } else {
-            self.counters.lost();
-            Owed::Lost
-        }
-    }
-
-    /// Copies the first `len` bytes of the slots at `start` to a part.
-    fn copy_out<B: CopyTarget + ?Sized>(
-        &self,
-        start: PhysAddr,
-        mut target: Part<&mut B>,
-        len: u64,
-        direction: Direction,
-    ) {
-        let Some((pool, _)) = self.pool().filter(|_| len > 0) else {
-            return;
-        };
-        let is_copied = match direction {
-            Direction::ToDevice => false,
-            Direction::FromDevice => {
-                bounce::copy_out::<P, M, FromDevice, _>(pool, start, &mut target, len)
-            }
-            Direction::Bidirectional => {
-                bounce::copy_out::<P, M, Bidirectional, _>(pool, start, &mut target, len)
-            }
-        };
-        if is_copied {
-            self.counters.copied_out(len);
-        }
-    }
-
-    /// Unmaps the first `mapped` bytes of a range: what the driver owes for it.
-    #[inline]
-    pub(crate) fn retire(&self, range: IovaRange, mapped: u64) -> Owed {
-        let unmapped = match (self.strict_domain(), self.path) {
-            (Some(domain), _) => domain.unmap_strict(range, mapped).map(Some),
-            (None, Path::Translated { domain, .. }) => {
-                domain.unmap(&self.platform.enter_cpu(), range, mapped)
-            }
-            (None, _) => Ok(None),
-        };
-        match unmapped {
-            Ok(Some(ticket)) => Owed::Ticket(ticket),
-            Ok(None) => Owed::Since(self.epoch()),
-            Err(_) => {
-                self.counters.lost();
-                Owed::Lost
-            }
-        }
     }
 }
 

@@ -16,9 +16,10 @@
 //! | [`dma`] | the API that drivers call |
 //! | `phys` | physical memory: map, page allocator by node, migration, pins |
 //! | `cma` | contiguous areas: reserved at boot, lent to movable memory, claimed back |
+//! | `its` | interrupt translation: tables from early memory, LPIs, doorbells |
 //!
-//! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process, `phys` and
-//! `cma` for the modules of these names.
+//! Features: `alloc` for buffers of many runs, `host` for RAM and a platform in a process, `phys`,
+//! `cma`, `smmuv3` and `its` for the modules of these names.
 //!
 //! # A driver and its device
 //!
@@ -128,6 +129,147 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! # Behind an IOMMU, written twice
+//!
+//! The embedder makes a domain of a space of addresses, a page table and the hardware that walks it,
+//! here one that forgets at once. The driver's path is then [`Path::Translated`](dma::Path), and its
+//! code is what it was. Both functions below send the same memory: the first hands over a list and
+//! gets segments, the second links run after run to addresses that it reserved, and keeps 16 bytes.
+//!
+//! ```
+//! use std::error::Error;
+//!
+//! use dmakit::addr::{
+//!     Attributes, DmaMask, Granule, Iova, IovaRange, NodeId, PhysAddr, PhysRange, ToDevice,
+//! };
+//! use dmakit::dma::{
+//!     CoherentSource, Device, DeviceId, DeviceInfo, DmaSegment, Path, ScatterList, StrictDomain,
+//!     Translate, Unchecked,
+//! };
+//! use dmakit::io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
+//! use dmakit::io_pgtable::{PageTable, WalkCoherence};
+//! use dmakit::iommu::{Domain, DomainId, Hardware, Invalidation, SyncError};
+//! use dmakit::iova::{CpuCache, Policy, Space};
+//! use dmakit::platform::host::{HostPlatform, HostRam, SegmentStore};
+//! use dmakit::platform::{CpuBuffer, CpuSlot};
+//! use dmakit::swiotlb::NoGrowth;
+//!
+//! type List = ScatterList<Vec<CpuBuffer>>;
+//! type Dev<'m, T> = Device<'m, HostPlatform, NoGrowth, Unchecked, T>;
+//!
+//! /// With a list: as many segments as the device must be told of, written to the front of a slice.
+//! fn send_list<T: Translate>(
+//!     device: &Dev<'_, T>,
+//!     list: List,
+//!     start: impl FnOnce(&[DmaSegment]),
+//! ) -> Result<List, Box<dyn Error>> {
+//!     let mut segments = [DmaSegment::default(); 16];
+//!     let mapping = device
+//!         .map_scatter::<ToDevice, _>(list, Attributes::NONE, &mut segments)
+//!         .map_err(|failure| failure.error)?;
+//!     start(&segments[..mapping.segment_count()]);
+//!     let debt = device.unmap(mapping).map_err(|refused| refused.error)?;
+//!     let proof = device.sync()?;
+//!     Ok(device.redeem(debt, &proof).map_err(|failure| failure.error)?)
+//! }
+//!
+//! /// In two steps: reserve, link, seal; and the same debt at the end.
+//! fn send_request<T: Translate>(
+//!     device: &Dev<'_, T>,
+//!     list: List,
+//!     start: impl FnOnce(&[DmaSegment]),
+//! ) -> Result<List, Box<dyn Error>> {
+//!     let runs = || list.buffers().iter().flat_map(|buffer| buffer.runs().map(move |run| (run, buffer)));
+//!     let (first, _) = runs().next().ok_or("an empty list")?;
+//!     let len = runs().map(|(run, _)| run.len()).sum();
+//!     let mut request = device.reserve::<ToDevice>(first.start(), len, 1, Attributes::NONE)?;
+//!     let mut segments = Vec::new();
+//!     let mut linker = device.linker(&mut request)?;
+//!     for (run, buffer) in runs() {
+//!         // A real driver cancels the request where this fails.
+//!         segments.push(linker.link(run, buffer)?);
+//!     }
+//!     let sealed = device.seal(request).map_err(|unmoved| unmoved.error)?;
+//!     // One segment behind an IOMMU; without one, those that linking gave.
+//!     if let Some(one) = sealed.segment() {
+//!         segments = vec![one];
+//!     }
+//!     start(&segments);
+//!     let debt = device.destroy(sealed, list, segments.into_iter());
+//!     let debt = debt.map_err(|unmoved| unmoved.error)?;
+//!     let proof = device.sync()?;
+//!     Ok(device.redeem(debt, &proof).map_err(|failure| failure.error)?)
+//! }
+//!
+//! /// An IOMMU that remembers nothing.
+//! struct Forgetful;
+//!
+//! impl Hardware for Forgetful {
+//!     fn invalidate(&self, _: &Invalidation) -> Result<(), SyncError> {
+//!         Ok(())
+//!     }
+//!
+//!     fn invalidate_all(&self) -> Result<(), SyncError> {
+//!         Ok(())
+//!     }
+//!
+//!     fn sync(&self) -> Result<(), SyncError> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn Error>> {
+//!     // The machine: RAM that a device with 32 address bits does not reach by itself.
+//!     let range = PhysRange::new(PhysAddr::new(0x8_0000_0000), 16 << 20)?;
+//!     let (ram, segments) = HostRam::new(&[range])?;
+//!     let memory = SegmentStore::new();
+//!     let mut segments = segments.into_iter();
+//!     let segment = segments.next().ok_or("no memory")?;
+//!     let (for_buffers, for_tables) = segment.split_at(8 << 20).map_err(|_| "too little")?;
+//!     memory.add(NodeId::new(0), for_tables);
+//!     let platform = HostPlatform::new(1);
+//!
+//!     // The embedder: a domain.
+//!     let format = Lpae::new(Stage::One, Granule::K4, 48, 48, ContiguousHint::Never)?;
+//!     let table = PageTable::new(format, platform.clone(), memory, None, WalkCoherence::Coherent)?;
+//!     let aperture = IovaRange::new(Iova::new(0x1000), 1 << 40)?;
+//!     let caches = [CpuSlot::<CpuCache>::default()];
+//!     let space = Space::new(Granule::K4, aperture, Policy::TopDown, caches)?;
+//!     let domain = Domain::new(DomainId(1), space, table, Forgetful);
+//!     let mask = DmaMask::bits(32).ok_or("no such mask")?;
+//!     let info = DeviceInfo::new(DeviceId::new(1), "0000:00:05.0", mask);
+//!     let path = Path::Translated { domain: &domain, bounce: None };
+//!     let device: Dev<'_, _> = Device::new(platform, info, path, CoherentSource::None);
+//!
+//!     // Two pages that do not follow one another, filled.
+//!     let (one, rest) = for_buffers.split_at(4096).map_err(|_| "too little")?;
+//!     let (_, rest) = rest.split_at(8192).map_err(|_| "too little")?;
+//!     let (other, _) = rest.split_at(4096).map_err(|_| "too little")?;
+//!     let buffers = [one, other].map(|page| CpuBuffer::from_segment(page, 4096));
+//!     let mut buffers: Vec<_> = buffers.into_iter().flatten().collect();
+//!     buffers.iter_mut().for_each(|buffer| drop(buffer.write(0, &[0x5a; 4096])));
+//!     let list = ScatterList::new(buffers).map_err(|_| "too long")?;
+//!
+//!     // What the device does: it reads through the domain.
+//!     let reads = |segments: &[DmaSegment]| {
+//!         assert_eq!((segments.len(), segments[0].len), (1, 8192), "one range of addresses");
+//!         for page in [0, 4096] {
+//!             let at = Iova::new(segments[0].addr.raw() + page);
+//!             let phys = domain.lookup(at).expect("mapped");
+//!             let range = PhysRange::new(phys, 4096).expect("a page");
+//!             let mut bytes = [0; 4096];
+//!             ram.hardware_window(range).expect("RAM").read(&mut bytes);
+//!             assert_eq!(bytes, [0x5a; 4096]);
+//!         }
+//!     };
+//!     let list = send_list(&device, list, reads)?;
+//!     let list = send_request(&device, list, reads)?;
+//!     assert_eq!(list.buffers().len(), 2);
+//!     assert_eq!(device.remove()?.live(), 0);
+//!     Ok(())
+//! }
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -144,6 +286,9 @@ pub use dmakit_io_pgtable as io_pgtable;
 pub use dmakit_iommu as iommu;
 #[doc(inline)]
 pub use dmakit_iova as iova;
+#[cfg(feature = "its")]
+#[doc(inline)]
+pub use dmakit_its as its;
 #[cfg(feature = "phys")]
 #[doc(inline)]
 pub use dmakit_phys as phys;

@@ -43,12 +43,16 @@ impl Memory {
 
 impl TableMemory for &Memory {
     fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
-        let segment = self.free.lock().unwrap().pop().ok_or(NoMemory {
-            request: *request,
-            largest_free: None,
-        })?;
+        let segment = self.allocate_unwritten(request)?;
         segment.window().fill(0);
         Ok(segment)
+    }
+
+    fn allocate_unwritten(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        self.free.lock().unwrap().pop().ok_or(NoMemory {
+            request: *request,
+            largest_free: None,
+        })
     }
 
     fn free_table(&self, segment: Segment) {

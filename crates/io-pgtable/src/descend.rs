@@ -8,6 +8,15 @@ use dmakit_platform::{Barrier, Platform, SegmentRequest, TableMemory};
 use crate::table::Table;
 use crate::{Entry, Format, MapFailure, PageTable, TableError};
 
+/// What entries a table is taken with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// None.
+    Clear,
+    /// Anything: its taker writes all of them before hardware can reach it.
+    Undefined,
+}
+
 /// A stretch of entries of one table.
 pub(crate) struct Place<'a> {
     pub(crate) table: &'a Table,
@@ -22,19 +31,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// tables on the way are made.
     pub(crate) fn descend(&self, at: u64, height: u32) -> Result<Place<'_>, MapFailure> {
         let geometry = self.format.geometry();
-        if let Some(table) = self.hinted(height, at) {
-            let index = geometry.index(at, height);
-            if table.child(index).is_none() {
-                return Ok(Place {
-                    table,
-                    height,
-                    index,
-                    is_fresh: false,
-                });
-            }
-        }
-        let mut number = self.root;
-        let mut here = geometry.root_height();
+        let (mut number, mut here) = self.nearest(height, at);
         let mut is_fresh = false;
         loop {
             let Some(table) = self.tables.get(number as usize) else {
@@ -42,7 +39,6 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             };
             let index = geometry.index(at, here);
             if here <= height && table.child(index).is_none() {
-                self.remember(here, at, number);
                 return Ok(Place {
                     table,
                     height: here,
@@ -52,7 +48,21 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             }
             (number, is_fresh) = self.child(table, here, index)?;
             here -= 1;
+            self.remember(here, at, number);
         }
+    }
+
+    /// The lowest table, at `height` or above, that is on the way to `at` and at hand: its number and
+    /// height.
+    #[inline]
+    fn nearest(&self, height: u32, at: u64) -> (u32, u32) {
+        let top = self.format.geometry().root_height();
+        for (hints, here) in self.hints.iter().zip(0..top).skip(height as usize) {
+            if let Some(number) = hints.get(at) {
+                return (number, here);
+            }
+        }
+        (self.root, top)
     }
 
     /// The table under an entry, made where there is none, and whether it was.
@@ -86,7 +96,9 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         height: u32,
         index: usize,
     ) -> Result<(u32, bool), MapFailure> {
-        let fresh = self.take_table(height - 1).map_err(MapFailure::Table)?;
+        let fresh = self
+            .take_table(height - 1, Contents::Clear)
+            .map_err(MapFailure::Table)?;
         let (child, is_fresh) = match table.install(index, fresh) {
             Ok(()) => (fresh, true),
             Err(there) => {
@@ -98,29 +110,44 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         Ok((child, is_fresh))
     }
 
-    /// Writes the entry of a table that is clean and installed. Writing it twice does no harm.
+    /// Writes the entry of a table that is ready and installed. Writing it twice does no harm.
     #[cold]
-    fn publish(&self, table: &Table, index: usize, child: u32) -> Result<(), MapFailure> {
+    pub(crate) fn publish(
+        &self,
+        table: &Table,
+        index: usize,
+        child: u32,
+    ) -> Result<(), MapFailure> {
         let Some(below) = self.tables.get(child as usize) else {
             return Err(MapFailure::Table(TableError::Records));
         };
-        // The table's zeroes before the entry that leads to them.
+        // The table's entries before the entry that leads to them.
         self.platform.barrier(Barrier::BeforeDevice);
         table.words()[index].store(self.format.table(below.phys()), Ordering::Relaxed);
         self.clean(table, index, 1);
         Ok(())
     }
 
-    /// A clean table for `height`.
-    fn take_table(&self, height: u32) -> Result<u32, TableError> {
-        match self.stock[usize::from(height > 0)].pop(&self.tables) {
-            Some(number) => Ok(number),
-            None => self.add_table(height, self.format.geometry().entries()),
+    /// A table for `height`.
+    pub(crate) fn take_table(&self, height: u32, contents: Contents) -> Result<u32, TableError> {
+        let Some(number) = self.stock[usize::from(height > 0)].pop(&self.tables) else {
+            return self.add_table(height, self.format.geometry().entries(), contents);
+        };
+        // In stock lies what it last had.
+        if let (Contents::Clear, Some(table)) = (contents, self.tables.get(number as usize)) {
+            table.segment.window().fill(0);
+            self.clean(table, 0, table.words().len());
         }
+        Ok(number)
     }
 
     #[cold]
-    pub(crate) fn add_table(&self, height: u32, entries: usize) -> Result<u32, TableError> {
+    pub(crate) fn add_table(
+        &self,
+        height: u32,
+        entries: usize,
+        contents: Contents,
+    ) -> Result<u32, TableError> {
         // A root may have a few entries only; memory comes in frames.
         let len = (entries as u64 * 8).max(4096);
         let limit = DmaMask::bits(self.format.geometry().output_bits()).unwrap_or(DmaMask::ALL);
@@ -130,19 +157,20 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             node: self.node,
             limit,
         };
-        let segment = self
-            .memory
-            .allocate_table(&request)
-            .map_err(TableError::Memory)?;
+        let segment = match contents {
+            Contents::Clear => self.memory.allocate_table(&request),
+            Contents::Undefined => self.memory.allocate_unwritten(&request),
+        };
+        let segment = segment.map_err(TableError::Memory)?;
         let table = Table::new(segment, entries, height).map_err(|segment| {
             self.memory.free_table(segment);
             TableError::Records
         })?;
         let number = self.tables.push(table).map_err(|table| {
+            self.lost.fetch_add(1, Ordering::Relaxed);
             self.memory.free_table(table.segment);
             TableError::Records
         })?;
-        self.held.fetch_add(1, Ordering::Relaxed);
         u32::try_from(number).map_err(|_| TableError::Records)
     }
 }

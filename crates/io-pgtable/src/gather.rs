@@ -8,20 +8,29 @@ use dmakit_addr::{Address, Iova, IovaRange};
 /// It is the page table's half of an unmap's debt: whoever holds it invalidates, waits until that is
 /// complete, and only then calls [`PageTable::recycle`](crate::PageTable::recycle). Forgetting one
 /// leaks its tables until the page table is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gather {
-    range: Option<IovaRange>,
+    /// Above `end` where nothing was unmapped.
+    start: u64,
+    end: u64,
     leaves: u64,
     heights: u8,
     /// One more than the number of the last table that was added; 0 for none.
     pub(crate) tables: u32,
 }
 
+impl Default for Gather {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Gather {
     /// Nothing to invalidate.
     pub const fn new() -> Self {
         Self {
-            range: None,
+            start: u64::MAX,
+            end: 0,
             leaves: 0,
             heights: 0,
             tables: 0,
@@ -30,7 +39,7 @@ impl Gather {
 
     /// The least range that covers all that was unmapped; `None` where nothing was.
     pub fn range(&self) -> Option<IovaRange> {
-        self.range
+        IovaRange::between(Iova::from_raw(self.start), Iova::from_raw(self.end))
     }
 
     /// How many leaf entries were cleared, tables that fell out counted as one each.
@@ -52,25 +61,19 @@ impl Gather {
 
     /// Whether there is nothing to invalidate.
     pub fn is_empty(&self) -> bool {
-        self.range.is_none()
+        self.start > self.end
     }
 
     /// Whether `range` starts or ends where the gathered one ends or starts, or overlaps it, so
     /// that adding it invalidates nothing else.
     pub fn joins(&self, range: &IovaRange) -> bool {
-        match &self.range {
-            None => true,
-            Some(have) => range.start() <= have.end() && have.start() <= range.end(),
-        }
+        self.is_empty() || range.start().raw() <= self.end && self.start <= range.end().raw()
     }
 
     #[inline]
     pub(crate) fn add(&mut self, start: u64, end: u64, height: u32, leaves: u64) {
-        let (start, end) = match &self.range {
-            None => (start, end),
-            Some(have) => (start.min(have.start().raw()), end.max(have.end().raw())),
-        };
-        self.range = IovaRange::between(Iova::from_raw(start), Iova::from_raw(end));
+        self.start = self.start.min(start);
+        self.end = self.end.max(end);
         self.leaves += leaves;
         self.heights |= 1 << height;
     }

@@ -65,8 +65,8 @@
 //! # Tables and their memory
 //!
 //! A table is made when something is first mapped below it. It falls out when one unmap covers all
-//! that it maps, or in [`PageTable::prune`], and after the caches were invalidated lies clean in a
-//! stock until another is needed: as much as was ever in use at once, given back when the page table
+//! that it maps, or in [`PageTable::prune`], and after the caches were invalidated lies in a stock
+//! until another is needed: as much as was ever in use at once, given back when the page table
 //! is dropped. A failed map leaves no entry, but the tables that it made.
 //!
 //! Layer L1. It knows no device, no domain and no invalidation command.
@@ -75,6 +75,7 @@
 
 extern crate alloc;
 
+mod cursor;
 mod descend;
 mod error;
 mod format;
@@ -90,6 +91,7 @@ mod unmap;
 mod walk;
 mod withhold;
 
+pub use cursor::Cursor;
 pub use error::{MapError, MapFailure, TableError, UnmapError};
 pub use format::{Access, Entry, Format, Memory, Permissions};
 pub use gather::Gather;

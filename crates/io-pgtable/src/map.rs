@@ -6,10 +6,14 @@ use core::sync::atomic::Ordering;
 use dmakit_addr::{Address, IovaRange, PhysAddr};
 use dmakit_platform::{Platform, TableMemory};
 
-use crate::descend::Place;
-use crate::hint::Hints;
+use crate::descend::{Contents, Place};
+use crate::hint::Near;
+use crate::sync::Word;
 use crate::table::Table;
 use crate::{Format, Gather, MapError, MapFailure, PageTable, Permissions};
+
+/// Entries that are looked at before the first of them is written.
+pub(crate) const AT_ONCE: usize = 4;
 
 /// Equal leaves but for their addresses: bits, and where the first one leads.
 #[derive(Clone, Copy)]
@@ -34,6 +38,97 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         phys: PhysAddr,
         permissions: Permissions,
     ) -> Result<(), MapError> {
+        let (at, len, to) = (range.start().raw(), range.len(), phys.raw());
+        // One entry is what most calls write. Nothing is kept for the longer ways meanwhile.
+        match self.map_entry(0, at, len, to, permissions) {
+            Some(()) => Ok(()),
+            None => self.map_more(range, phys, permissions),
+        }
+    }
+
+    /// Writes a single clear entry of a remembered table.
+    #[inline(always)]
+    fn map_entry(
+        &self,
+        height: u32,
+        at: u64,
+        len: u64,
+        to: u64,
+        permissions: Permissions,
+    ) -> Option<()> {
+        if to >> self.plain_bits != 0 {
+            return None;
+        }
+        let (table, index, word) = self.entry_near(height, at, len, to)?;
+        if word.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        let bits = self.format.leaf(height, permissions) | self.format.address(PhysAddr::new(to));
+        word.store(bits, Ordering::Relaxed);
+        self.clean(table, index, 1);
+        Some(())
+    }
+
+    /// Maps a block, or several entries.
+    #[inline(never)]
+    fn map_more(
+        &self,
+        range: IovaRange,
+        phys: PhysAddr,
+        permissions: Permissions,
+    ) -> Result<(), MapError> {
+        let (at, len, to) = (range.start().raw(), range.len(), phys.raw());
+        // Where the end wraps around, the start has high bits too.
+        let is_plain = (to | to.wrapping_add(len)) >> self.plain_bits == 0;
+        let near = self.hints[0].near(at, len, to);
+        let is_mapped = match near.filter(|_| is_plain) {
+            Some(near) => self.map_near(near, to, permissions),
+            None => self.map_blocks(at, len, to, permissions),
+        };
+        if is_mapped {
+            return Ok(());
+        }
+        self.map_any(range, phys, permissions)
+    }
+
+    /// Fills entries of a remembered leaf table, all of them or none; false where something is in the
+    /// way.
+    #[inline(always)]
+    fn map_near(&self, near: Near, to: u64, permissions: Permissions) -> bool {
+        let Some(table) = self.tables.get(near.number as usize) else {
+            return false;
+        };
+        let Some(words) = table.words().get(near.first..near.first + near.count) else {
+            return false;
+        };
+        let first = self.format.leaf(0, permissions) | self.format.address(PhysAddr::new(to));
+        let wrote = fill_clear(words, first, self.format.geometry().span(0));
+        if wrote < words.len() {
+            words[..wrote]
+                .iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+        self.clean(table, near.first, wrote);
+        wrote == words.len()
+    }
+
+    /// Likewise for blocks; false also where none are near.
+    #[inline(always)]
+    fn map_blocks(&self, at: u64, len: u64, to: u64, permissions: Permissions) -> bool {
+        [1, 2].into_iter().any(|height| {
+            let done = self.map_entry(height, at, len, to, permissions);
+            done.is_some()
+        })
+    }
+
+    /// Maps without a short way.
+    #[inline(never)]
+    fn map_any(
+        &self,
+        range: IovaRange,
+        phys: PhysAddr,
+        permissions: Permissions,
+    ) -> Result<(), MapError> {
         let fail = |undone, failure| MapError {
             range,
             phys,
@@ -43,21 +138,6 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         self.check(range, phys)
             .map_err(|failure| fail(0, failure))?;
         let (start, end) = (range.start().raw(), range.end().raw());
-        let short = |(table, height, indices): (&Table, u32, Range<usize>)| {
-            let wrote = self.map_in(table, height, indices.clone(), phys.raw(), permissions);
-            if wrote == indices.len() {
-                return Ok(());
-            }
-            let undone = (wrote as u64) << self.format.geometry().shift(height);
-            self.undo(start, start + undone);
-            Err(fail(undone, MapFailure::Occupied))
-        };
-        if let Some((table, indices)) = self.leaf_way(start, end) {
-            return short((table, 0, indices));
-        }
-        if let Some(place) = self.block_way(start, end, phys.raw()) {
-            return short(place);
-        }
         let (mut at, mut to) = (start, phys.raw());
         while at < end {
             match self.map_run(at, to, end - at, permissions) {
@@ -72,26 +152,6 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             }
         }
         Ok(())
-    }
-
-    /// Fills entries of a table that was found by a short way: how many.
-    #[inline(always)]
-    fn map_in(
-        &self,
-        table: &Table,
-        height: u32,
-        indices: Range<usize>,
-        phys: u64,
-        permissions: Permissions,
-    ) -> usize {
-        let run = Run {
-            bits: self.format.leaf(height, permissions),
-            phys,
-            is_fresh: false,
-        };
-        let wrote = self.fill(table, height, indices.clone(), run);
-        self.clean(table, indices.start, wrote);
-        wrote
     }
 
     #[inline]
@@ -121,12 +181,16 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         left: u64,
         permissions: Permissions,
     ) -> Result<u64, MapFailure> {
+        let height = self.leaf_height(at, to, left);
+        if let Some(bytes) = self.map_table(at, to, left, height, permissions)? {
+            return Ok(bytes);
+        }
         let Place {
             table,
             height,
             index,
             is_fresh,
-        } = self.descend(at, self.leaf_height(at, to, left))?;
+        } = self.descend(at, height)?;
         let shift = self.format.geometry().shift(height);
         let room = (left >> shift).min((table.words().len() - index) as u64) as usize;
         // One of the tables below may be in the way of a block.
@@ -147,6 +211,49 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         }
         self.clean(table, index, mapped);
         Ok((mapped as u64) << shift)
+    }
+
+    /// Where `[at, at + left)` begins with all that a table of leaves maps and none is there: makes
+    /// it, and fills it before hardware can reach it. How many bytes it maps.
+    fn map_table(
+        &self,
+        at: u64,
+        to: u64,
+        left: u64,
+        height: u32,
+        permissions: Permissions,
+    ) -> Result<Option<u64>, MapFailure> {
+        let geometry = self.format.geometry();
+        let above = height + 1;
+        if above > geometry.root_height() || self.format.contiguous(height).is_some() {
+            return Ok(None);
+        }
+        let bytes = geometry.span(above);
+        if at & (bytes - 1) != 0 || left < bytes || (to + bytes) >> self.plain_bits != 0 {
+            return Ok(None);
+        }
+        let place = self.descend(at, above)?;
+        let is_clear = place.table.words()[place.index].load(Ordering::Relaxed) == 0;
+        if place.height != above || !is_clear {
+            return Ok(None);
+        }
+        let number = self
+            .take_table(height, Contents::Undefined)
+            .map_err(MapFailure::Table)?;
+        let Some(table) = self.tables.get(number as usize) else {
+            return Ok(None);
+        };
+        let first = self.format.leaf(height, permissions) | self.format.address(PhysAddr::new(to));
+        let window = table.segment.window();
+        window.fill_words64(first, geometry.span(height));
+        self.clean(table, 0, geometry.entries());
+        if place.table.install(place.index, number).is_err() {
+            self.stock[usize::from(height > 0)].push(&self.tables, number);
+            return Ok(None);
+        }
+        self.publish(place.table, place.index, number)?;
+        self.remember(height, at, number);
+        Ok(Some(bytes))
     }
 
     /// Writes equal leaves to entries with no table under them, until something is in the way: how
@@ -176,14 +283,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             }
             return words.len();
         }
-        for (index, word) in words.iter().enumerate() {
-            if word.load(Ordering::Relaxed) != 0 {
-                return index;
-            }
-            word.store(entry, Ordering::Relaxed);
-            entry += span;
-        }
-        words.len()
+        fill_clear(words, entry, span)
     }
 
     /// As [`fill`](Self::fill), with the contiguous bit in whole aligned groups.
@@ -264,55 +364,47 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         }
     }
 
-    /// The remembered leaf table that has all of `[at, end)`, and where in it. Short of a whole
-    /// leaf table there is no room for blocks.
+    /// The entry at `height` that alone maps `[at, at + len)` to `to`, where its table is remembered
+    /// and no table lies below: the table, the entry's index, and the entry.
     #[inline(always)]
-    pub(crate) fn leaf_way(&self, at: u64, end: u64) -> Option<(&Table, Range<usize>)> {
-        if self.has_single_leaves {
-            self.near(0, at, end)
-        } else {
-            None
-        }
-    }
-
-    /// The remembered table that has all of `[at, end)` and of whose entries blocks as large as
-    /// `at`, `end` and `to` allow are made, its height, and where in it.
-    #[inline(never)]
-    pub(crate) fn block_way(
+    pub(crate) fn entry_near(
         &self,
+        height: u32,
         at: u64,
-        end: u64,
+        len: u64,
         to: u64,
-    ) -> Option<(&Table, u32, Range<usize>)> {
-        let ends = at | end | to;
-        let is_aligned = |hints: &Hints| ends & ((1 << hints.shift()) - 1) == 0;
-        if !is_aligned(&self.hints[0]) {
+    ) -> Option<(&Table, usize, &Word)> {
+        let (number, index) = self.hints.get(height as usize)?.entry(at, len, to)?;
+        let table = self.tables.get(number as usize)?;
+        if height > 0 && table.child(index).is_some() {
             return None;
         }
-        let height = if is_aligned(&self.hints[1]) { 2 } else { 1 };
-        if !self.has_blocks[height - 1] {
-            return None;
-        }
-        let (table, indices) = self.near(height as u32, at, end)?;
-        let is_free = match indices.len() {
-            1 => table.child(indices.start).is_none(),
-            count => table.leaves_from(indices.clone()) == count,
-        };
-        is_free.then_some((table, height as u32, indices))
+        Some((table, index, table.segment.window().words64()?.get(index)?))
     }
+}
 
-    /// The remembered table at `height` that has all of `[at, end)` and more, and where in it.
-    #[inline(always)]
-    fn near(&self, height: u32, at: u64, end: u64) -> Option<(&Table, Range<usize>)> {
-        let hints = self.hints.get(height as usize)?;
-        let whole = (end - at) >> hints.shift() != 0;
-        if (at ^ (end - 1)) >> hints.shift() != 0 || whole {
-            return None;
+/// Writes `first`, `first + step`, ... to words that are clear, up to one that is not: how many.
+#[inline(always)]
+fn fill_clear(words: &[Word], first: u64, step: u64) -> usize {
+    let (mut entry, mut wrote) = (first, 0);
+    let mut write = |word: &Word| {
+        word.store(entry, Ordering::Relaxed);
+        entry += step;
+    };
+    for some in words.chunks_exact(AT_ONCE) {
+        let all = some.iter().map(|word| word.load(Ordering::Relaxed));
+        if all.fold(0, |all, word| all | word) != 0 {
+            break;
         }
-        let table = self.tables.get(hints.get(at)? as usize)?;
-        let shift = self.format.geometry().shift(height);
-        let start = (at & ((1 << hints.shift()) - 1)) >> shift;
-        let count = (end - at) >> shift;
-        Some((table, start as usize..(start + count) as usize))
+        some.iter().for_each(&mut write);
+        wrote += AT_ONCE;
     }
+    for word in words.iter().skip(wrote) {
+        if word.load(Ordering::Relaxed) != 0 {
+            break;
+        }
+        write(word);
+        wrote += 1;
+    }
+    wrote
 }

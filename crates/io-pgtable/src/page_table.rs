@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use dmakit_addr::{NodeId, PhysAddr};
 use dmakit_platform::{Arena, Platform, TableMemory};
 
+use crate::descend::Contents;
 use crate::hint::Hints;
 use crate::sync::AtomicUsize;
 use crate::table::{Stock, Table};
@@ -25,7 +26,7 @@ const HINTS: [usize; 3] = if cfg!(loom) {
 /// it that no two of them work on the same addresses at once, as owners of IOVA ranges do.
 ///
 /// A table stays in the tree until an unmap covers all that it maps: then it goes into the gather,
-/// and after [`recycle`](Self::recycle) into a stock of clean tables, from which it is used again.
+/// and after [`recycle`](Self::recycle) into a stock of tables, from which it is used again.
 /// A table emptied piece by piece stays where it is, and later mappings there use its small leaves,
 /// until [`prune`](Self::prune) takes it out. Memory goes back to its provider when the page table is
 /// dropped.
@@ -36,17 +37,17 @@ pub struct PageTable<F: Format, P: Platform, M: TableMemory> {
     pub(crate) node: Option<NodeId>,
     /// Whether hardware walks go past the CPU's caches.
     pub(crate) cleans: bool,
-    /// Whether leaves at heights 1 and 2 can be mapped and unmapped alone.
-    pub(crate) has_blocks: [bool; 2],
+    /// Output addresses of so many bits stand in an entry as they are.
+    pub(crate) plain_bits: u32,
     /// Whether the format has no groups of leaves.
     pub(crate) has_single_leaves: bool,
     /// Bytes of the largest leaf or group of leaves.
     pub(crate) largest_leaf: u64,
     pub(crate) tables: Arena<Table>,
-    /// Tables that there are.
-    pub(crate) held: AtomicUsize,
+    /// Numbers of the arena that have no table.
+    pub(crate) lost: AtomicUsize,
     pub(crate) root: u32,
-    /// Clean tables without, and with, records for tables below them.
+    /// Tables without, and with, records for tables below them.
     pub(crate) stock: [Stock; 2],
     /// By height.
     pub(crate) hints: [Hints; HINTS.len()],
@@ -57,7 +58,7 @@ pub struct PageTable<F: Format, P: Platform, M: TableMemory> {
 pub struct Statistics {
     /// Tables in the tree or in gathers, the root included.
     pub used: usize,
-    /// Clean tables in stock.
+    /// Tables in stock.
     pub stock: usize,
 }
 
@@ -90,13 +91,15 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
                 .map_or(1, |(count, _)| count as u64)
         };
         let leaves = (0..=height).filter(|&height| height == 0 || format.has_leaves(height));
-        let hints = |height: usize| {
-            let shift = geometry.shift(height as u32 + 1);
-            Hints::new(shift, HINTS[height]).ok_or(TableError::Records)
+        let hints = |height: u32| {
+            let is_free =
+                format.contiguous(height).is_none() && (height == 0 || format.has_leaves(height));
+            let (shift, entry_shift) = (geometry.shift(height + 1), geometry.shift(height));
+            Hints::new(shift, entry_shift, is_free, HINTS[height as usize])
+                .ok_or(TableError::Records)
         };
-        let has_blocks = |at| format.has_leaves(at) && format.contiguous(at).is_none();
         let mut this = Self {
-            has_blocks: [has_blocks(1), has_blocks(2)],
+            plain_bits: geometry.output_bits().min(48),
             has_single_leaves: (0..=height).all(|height| format.contiguous(height).is_none()),
             largest_leaf: leaves
                 .map(|height| geometry.span(height) * group(height))
@@ -109,11 +112,11 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             node,
             cleans: coherence == WalkCoherence::NonCoherent,
             tables: Arena::new(),
-            held: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
             root: 0,
             stock: Default::default(),
         };
-        this.root = this.add_table(height, entries)?;
+        this.root = this.add_table(height, entries, Contents::Clear)?;
         Ok(this)
     }
 
@@ -134,7 +137,10 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let stock: usize = self.stock.iter().map(|stock| stock.len() as usize).sum();
         Statistics {
             // While others come and go the two are of different moments.
-            used: self.held.load(Ordering::Relaxed).saturating_sub(stock),
+            used: self
+                .tables
+                .len()
+                .saturating_sub(self.lost.load(Ordering::Relaxed) + stock),
             stock,
         }
     }

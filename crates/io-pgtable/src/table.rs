@@ -20,7 +20,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table of `entries` in a zeroed segment; `None` where there is no memory for its records.
+    /// A table of `entries` in a segment; `None` where there is no memory for its records.
     pub(crate) fn new(segment: Segment, entries: usize, height: u32) -> Result<Self, Segment> {
         let mut below = Vec::new();
         if height > 0 {
@@ -93,7 +93,7 @@ impl Table {
     }
 }
 
-/// Clean tables, last in, first out, shared without a lock.
+/// Tables out of use, last in, first out, shared without a lock.
 ///
 /// A count in the head's upper half changes with every pop, so that a head which left and came back
 /// meanwhile is not taken for the one that was looked at.

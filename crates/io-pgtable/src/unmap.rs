@@ -6,6 +6,8 @@ use core::sync::atomic::Ordering;
 use dmakit_addr::{Address, Iova, IovaRange};
 use dmakit_platform::{Platform, TableMemory};
 
+use crate::map::AT_ONCE;
+use crate::sync::Word;
 use crate::table::Table;
 use crate::{Format, Gather, PageTable, UnmapError};
 
@@ -17,18 +19,51 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// # Errors
     /// [`UnmapError`].
     pub fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
+        let (at, len) = (range.start().raw(), range.len());
+        match self.unmap_entry(0, at, len, gather) {
+            Some(()) => Ok(()),
+            None => self.unmap_more(range, gather),
+        }
+    }
+
+    /// Clears a single entry of a remembered table that is present. There is no room for a larger
+    /// leaf, which the ends could cut.
+    #[inline(always)]
+    fn unmap_entry(&self, height: u32, at: u64, len: u64, gather: &mut Gather) -> Option<()> {
+        let (table, index, word) = self.entry_near(height, at, len, 0)?;
+        if !self.format.is_present(word.load(Ordering::Relaxed)) {
+            return None;
+        }
+        word.store(0, Ordering::Relaxed);
+        self.clean(table, index, 1);
+        gather.add(at, at + len, height, 1);
+        Some(())
+    }
+
+    /// Unmaps a block, or several entries.
+    #[inline(never)]
+    fn unmap_more(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
+        let (at, len) = (range.start().raw(), range.len());
+        if let Some(near) = self.hints[0].near(at, len, 0) {
+            // The table leaves no room for a larger leaf, which the ends could cut.
+            let table = self.tables.get(near.number as usize);
+            let indices = near.first..near.first + near.count;
+            return match table.map(|table| self.clear(table, 0, indices, at, gather)) {
+                Some(bytes) if bytes == len => Ok(()),
+                _ => Err(UnmapError::Absent(range)),
+            };
+        }
+        let mut blocks = [1, 2].into_iter();
+        if blocks.any(|height| self.unmap_entry(height, at, len, gather).is_some()) {
+            return Ok(());
+        }
+        self.unmap_any(range, gather)
+    }
+
+    /// Unmaps without a short way.
+    #[inline(never)]
+    fn unmap_any(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
         let (mut at, end) = self.checked(range)?;
-        let short = |bytes| match bytes == end - at {
-            true => Ok(()),
-            false => Err(UnmapError::Absent(range)),
-        };
-        // A remembered table leaves no room for a larger leaf, which the ends could cut.
-        if let Some((table, indices)) = self.leaf_way(at, end) {
-            return short(self.clear(table, 0, indices, at, gather));
-        }
-        if let Some((table, height, indices)) = self.block_way(at, end, 0) {
-            return short(self.clear(table, height, indices, at, gather));
-        }
         self.refuse_cut_leaf(range, at)?;
         self.refuse_cut_leaf(range, end)?;
         while at < end {
@@ -61,7 +96,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         Ok(())
     }
 
-    /// Takes the tables of a gather back into the stock, zeroed.
+    /// Takes the tables of a gather back into the stock.
     ///
     /// To be called only after every cache that may know them was invalidated, and that is complete.
     pub fn recycle(&self, gather: Gather) {
@@ -149,14 +184,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let Some(words) = table.words().get(indices.clone()) else {
             return 0;
         };
-        let mut done = words.len();
-        for (at, word) in words.iter().enumerate() {
-            if !self.format.is_present(word.load(Ordering::Relaxed)) {
-                done = at;
-                break;
-            }
-            word.store(0, Ordering::Relaxed);
-        }
+        let done = self.clear_words(words);
         if done == 0 {
             return 0;
         }
@@ -164,6 +192,29 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let bytes = (done as u64) << self.format.geometry().shift(height);
         gather.add(at, at + bytes, height, done as u64);
         bytes
+    }
+
+    /// Clears words up to the first that refers to nothing: how many.
+    #[inline(always)]
+    fn clear_words(&self, words: &[Word]) -> usize {
+        let is_present = |word: &Word| self.format.is_present(word.load(Ordering::Relaxed));
+        let mut done = 0;
+        for some in words.chunks_exact(AT_ONCE) {
+            if !some.iter().fold(true, |all, word| all & is_present(word)) {
+                break;
+            }
+            some.iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
+            done += AT_ONCE;
+        }
+        for word in words.iter().skip(done) {
+            if !is_present(word) {
+                break;
+            }
+            word.store(0, Ordering::Relaxed);
+            done += 1;
+        }
+        done
     }
 
     /// Takes a whole table, and all below it, out of the tree.
@@ -226,10 +277,6 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             if let Some(child) = slot.swap(0, Ordering::Relaxed).checked_sub(1) {
                 self.recycle_tree(child);
             }
-        }
-        table.segment.window().fill(0);
-        if self.cleans {
-            self.platform.clean(table.segment.range());
         }
         self.stock[usize::from(!table.below.is_empty())].push(&self.tables, number);
     }

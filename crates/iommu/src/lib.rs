@@ -43,6 +43,6 @@ pub use hardware::{Hardware, Invalidation, SyncError};
 pub use lazy::{Exposure, Lazy, LazyConfig};
 pub use no_translation::NoTranslation;
 pub use ticket::{DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};
-pub use translate::{StrictDomain, Switched, Translate};
+pub use translate::{LinkCursor, StrictDomain, Switched, Translate};
 pub use untranslated::Untranslated;
 pub use withhold::{Withheld, WithholdError};

@@ -6,8 +6,8 @@ use dmakit_iova::AllocError;
 use dmakit_platform::CpuGuard;
 
 use crate::{
-    DomainId, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket, Translate,
-    UnmapFailure, Withheld, WithholdError,
+    DomainId, LinkCursor, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket,
+    Translate, UnmapFailure, Withheld, WithholdError,
 };
 
 /// There is none, so nothing can be asked of it.
@@ -49,6 +49,12 @@ impl StrictDomain for NoTranslation {
     }
 
     fn link(&self, _: IovaRange, _: PhysAddr, _: Permissions) -> Result<(), LinkError> {
+        match *self {}
+    }
+
+    type Cursor<'a> = Self;
+
+    fn cursor(&self, _: Permissions) -> Self {
         match *self {}
     }
 
@@ -100,6 +106,12 @@ impl StrictDomain for NoTranslation {
     }
 
     fn lookup(&self, _: Iova) -> Option<PhysAddr> {
+        match *self {}
+    }
+}
+
+impl LinkCursor for NoTranslation {
+    fn map(&mut self, _: IovaRange, _: PhysAddr) -> Result<(), LinkError> {
         match *self {}
     }
 }

@@ -1,7 +1,7 @@
 //! What a mapping API needs of a domain.
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
-use dmakit_io_pgtable::{Format, Gather, MapError as LinkError, Permissions};
+use dmakit_io_pgtable::{Cursor, Format, Gather, MapError as LinkError, Permissions};
 use dmakit_iova::{AllocError, CpuCache};
 use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
 
@@ -94,6 +94,14 @@ pub trait StrictDomain: Send + Sync {
         permissions: Permissions,
     ) -> Result<(), LinkError>;
 
+    /// As [`link`](Self::link), for many parts that allow the same: keeps a leaf table at hand.
+    type Cursor<'a>: LinkCursor
+    where
+        Self: 'a;
+
+    /// A cursor for parts of what its holder has reserved.
+    fn cursor(&self, permissions: Permissions) -> Self::Cursor<'_>;
+
     /// Tells hardware that a range is mapped now: once for all that was linked.
     ///
     /// # Errors
@@ -174,6 +182,22 @@ pub trait StrictDomain: Send + Sync {
     fn lookup(&self, iova: Iova) -> Option<PhysAddr>;
 }
 
+/// Links parts one after the other: see [`StrictDomain::cursor`].
+pub trait LinkCursor {
+    /// As [`StrictDomain::link`].
+    ///
+    /// # Errors
+    /// [`LinkError`]: nothing of the part is mapped then.
+    fn map(&mut self, part: IovaRange, phys: PhysAddr) -> Result<(), LinkError>;
+}
+
+impl<F: Format, P: Platform, M: TableMemory> LinkCursor for Cursor<'_, F, P, M> {
+    #[inline]
+    fn map(&mut self, part: IovaRange, phys: PhysAddr) -> Result<(), LinkError> {
+        Cursor::map(self, part, phys)
+    }
+}
+
 impl<P, S, F, M, H> StrictDomain for Domain<P, S, F, M, H>
 where
     P: Platform,
@@ -229,6 +253,16 @@ where
         permissions: Permissions,
     ) -> Result<(), LinkError> {
         self.table().map(part, phys, permissions)
+    }
+
+    type Cursor<'a>
+        = Cursor<'a, F, P, M>
+    where
+        Self: 'a;
+
+    #[inline]
+    fn cursor(&self, permissions: Permissions) -> Self::Cursor<'_> {
+        self.table().cursor(permissions)
     }
 
     #[inline]

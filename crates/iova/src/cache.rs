@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Blocks that pass between CPUs at once.
-pub(crate) const MAGAZINE: usize = 64;
+pub(crate) const MAGAZINE: usize = if cfg!(loom) { 2 } else { 64 };
 
 /// Blocks of one order that a CPU keeps.
 const KEPT: usize = 2 * MAGAZINE;

@@ -1,11 +1,10 @@
 //! Blocks on their way from one CPU to another.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use dmakit_platform::{IrqMutex, Platform};
 
 use crate::cache::MAGAZINE;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// Full magazines of one order that the space keeps for whichever CPU runs short.
 pub(crate) const DEPOT: usize = 4;

@@ -66,6 +66,7 @@ mod pool;
 mod request;
 mod reserve;
 mod space;
+mod sync;
 mod tree;
 mod word;
 

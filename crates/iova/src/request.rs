@@ -69,7 +69,27 @@ pub(crate) struct Shape {
 }
 
 impl Request {
+    /// The cached order and the first granule past the limit of a request for a block of its own
+    /// size and alignment: the common case, in a few instructions.
     #[inline]
+    pub(crate) fn plain(&self, granule: Granule) -> Option<(usize, u64)> {
+        let is_block = self.len.is_power_of_two() && self.len >= granule.bytes();
+        let is_natural = self.align.is_power_of_two() && self.align <= self.len;
+        let order = self.len.trailing_zeros().wrapping_sub(granule.shift()) as usize;
+        (is_block && is_natural && order < ORDERS).then(|| (order, self.end(granule)))
+    }
+
+    /// The first granule past the limit.
+    #[inline]
+    fn end(&self, granule: Granule) -> u64 {
+        // Where the limit is the last byte of a granule, that one is whole; no granule number is
+        // near the type's end.
+        let last = self.limit.last();
+        let ends_whole = last & granule.mask() == granule.mask();
+        (last >> granule.shift()) + u64::from(ends_whole)
+    }
+
+    /// Any request.
     pub(crate) fn shape(&self, granule: Granule) -> Result<Shape, AllocError> {
         let wanted = granule.count(0, self.len).unwrap_or(0);
         if wanted == 0 || wanted > 1 << 62 || !self.align.is_power_of_two() {
@@ -78,14 +98,11 @@ impl Request {
         let natural = wanted.next_power_of_two();
         let granules = taken(wanted);
         let aligned = (self.align >> granule.shift()).max(natural);
-        let last = self.limit.last();
-        let ends_whole = last & granule.mask() == granule.mask();
         Ok(Shape {
             wanted,
             granules,
             order: aligned.trailing_zeros(),
-            // One past a last granule that is whole; no granule number is near the type's end.
-            end: (last >> granule.shift()) + u64::from(ends_whole),
+            end: self.end(granule),
             cached: (aligned == natural)
                 .then(|| cached_order(granules))
                 .flatten(),

@@ -118,6 +118,28 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     /// to it.
     #[inline]
     pub fn alloc(&self, cpu: &impl CpuGuard, request: &Request) -> Result<Reservation, AllocError> {
+        if let Some((order, end)) = request.plain(self.granule) {
+            if let Some((cache, flush)) = self.cpus.enter(cpu) {
+                if flush {
+                    self.flush(cache, u64::MAX);
+                }
+                if let Some(start) = cache.pop(order, end) {
+                    let granules = 1 << order;
+                    let range = self.bytes(start, granules);
+                    return Ok(Reservation { range, granules });
+                }
+            }
+        }
+        self.alloc_shaped(cpu, request)
+    }
+
+    /// Any request, also one that the CPU's cache does not serve at once.
+    #[inline(never)]
+    fn alloc_shaped(
+        &self,
+        cpu: &impl CpuGuard,
+        request: &Request,
+    ) -> Result<Reservation, AllocError> {
         let shape = request.shape(self.granule)?;
         if let Some(order) = shape.cached {
             if let Some((cache, flush)) = self.cpus.enter(cpu) {

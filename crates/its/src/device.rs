@@ -198,7 +198,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
             .allocate(len, EVENT_TABLE_ALIGN, 52)
             .map_err(CreateError::Memory)?;
         let range = table.segment.range();
-        if self.cleans_event_tables() {
+        if tables.cleans_event_tables() {
             self.platform.clean(range);
         }
         let device = Device {

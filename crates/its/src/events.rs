@@ -5,7 +5,7 @@ use core::fmt;
 use dmakit_platform::{Mmio, Platform, TableMemory};
 
 use crate::device::Route;
-use crate::spec::command;
+use crate::spec::command::{self, Command};
 use crate::{CommandFailure, Device, Its, Lpi, Lpis};
 
 /// An event that was not changed.
@@ -38,7 +38,7 @@ pub enum EventError {
         /// The device's ID.
         device: u32,
     },
-    /// The commands did not take effect; after a refused one nothing has changed.
+    /// Not all commands took effect. Where the first was refused, nothing has changed.
     Commands(CommandFailure),
 }
 
@@ -79,9 +79,15 @@ impl fmt::Display for MapError {
 
 impl core::error::Error for MapError {}
 
+/// Whether it was this command that the ITS refused, so that it had no effect.
+fn is_refused(result: &Result<(), CommandFailure>, command: &Command) -> bool {
+    matches!(result, Err(CommandFailure::Refused(refused)) if refused.command == *command)
+}
+
 /// None of these sleeps: all may be called in hard interrupts, where they wait for the ITS.
 impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
-    /// Lets an event of a device raise `lpi` on the CPU of a collection.
+    /// Lets an event of a device raise `lpi` on the CPU of a collection, once it is
+    /// [enabled](Self::enable).
     ///
     /// # Errors
     /// [`MapError`], with the interrupt.
@@ -111,23 +117,20 @@ impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
             true => command::mapi(id, event, collection),
             false => command::mapti(id, event, lpi.number(), collection),
         };
-        match self.run(&[map, command::sync(target)]) {
-            Ok(()) => {
+        // The redistributor may remember an earlier life of the number.
+        let forget = command::inv(id, event);
+        let result = self.run(&[map, forget, command::sync(target)]);
+        let lpi = match is_refused(&result, &map) {
+            true => Some(lpi),
+            false => {
                 device.routes[event as usize] = Some(Route { lpi, collection });
-                Ok(())
+                None
             }
-            Err(error @ CommandFailure::Refused(_)) => Err(MapError {
-                lpi: Some(lpi),
-                error: EventError::Commands(error),
-            }),
-            Err(error) => {
-                device.routes[event as usize] = Some(Route { lpi, collection });
-                Err(MapError {
-                    lpi: None,
-                    error: EventError::Commands(error),
-                })
-            }
-        }
+        };
+        result.map_err(|error| MapError {
+            lpi,
+            error: EventError::Commands(error),
+        })
     }
 
     /// Lets an event raise nothing any more, and gives its interrupt. What was pending is dropped.
@@ -157,17 +160,23 @@ impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
     ) -> Result<(), EventError> {
         let from = self.target_of(self.route(device, event)?.collection)?;
         let to = self.target_of(collection)?;
-        // Both: what was on its way to the old CPU has arrived, and the new one has what was moved.
+        // What was on its way to the old CPU has arrived, and the new one has what was moved, with
+        // the configuration of today.
+        let move_event = command::movi(device.id, event, collection);
         let commands = [
-            command::movi(device.id, event, collection),
+            move_event,
             command::sync(from),
+            command::inv(device.id, event),
             command::sync(to),
         ];
-        self.run(&commands).map_err(EventError::Commands)?;
-        if let Some(route) = &mut device.routes[event as usize] {
+        let result = self.run(&commands);
+        if let (Some(route), false) = (
+            &mut device.routes[event as usize],
+            is_refused(&result, &move_event),
+        ) {
             route.collection = collection;
         }
-        Ok(())
+        result.map_err(EventError::Commands)
     }
 
     /// Lets the interrupt of an event reach its CPU. `lpis` are those that it was taken from.
@@ -213,12 +222,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
         self.run_on(device, event, command::inv(device.id, event))
     }
 
-    fn run_on(
-        &self,
-        device: &Device,
-        event: u32,
-        command: command::Command,
-    ) -> Result<(), EventError> {
+    fn run_on(&self, device: &Device, event: u32, command: Command) -> Result<(), EventError> {
         let target = self.target_of(self.route(device, event)?.collection)?;
         self.run(&[command, command::sync(target)])
             .map_err(EventError::Commands)

@@ -46,6 +46,14 @@ impl Tables {
         table.map_or(0, |table| table.info().layout.ids)
     }
 
+    /// Whether the ITS reads devices' tables past the CPU's caches. They have no register of their own,
+    /// and are reached as the device table is.
+    pub(crate) fn cleans_event_tables(&self) -> bool {
+        let kind = TableKind::Devices;
+        let mut tables = self.tables.iter();
+        tables.any(|table| table.info().kind == kind && table.cleans())
+    }
+
     pub(crate) fn reach<P: Platform, M: TableMemory>(
         &mut self,
         kind: TableKind,
@@ -195,11 +203,5 @@ impl<P: Platform, R: Mmio, M: TableMemory> Its<P, R, M> {
             .map(|target| target.load(Ordering::Acquire))
             .filter(|&target| target != NO_TARGET)
             .ok_or(EventError::NoCollection { collection })
-    }
-
-    /// Whether devices' tables are cleaned: they have no register of their own, and are reached as
-    /// the device table is.
-    pub(crate) fn cleans_event_tables(&self) -> bool {
-        self.queue.lock().cleans
     }
 }

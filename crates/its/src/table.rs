@@ -215,6 +215,11 @@ impl Table {
         }
     }
 
+    /// Whether the ITS reads it past the CPU's caches.
+    pub(crate) fn cleans(&self) -> bool {
+        self.cleans
+    }
+
     /// Makes sure that there is memory for an ID's entry. A page that is new stays until the ITS is
     /// stopped: it may remember where it is.
     ///

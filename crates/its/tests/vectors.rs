@@ -323,7 +323,9 @@ fn a_device_is_set_up_and_taken_down_by_the_same_commands() {
         .iter()
         .map(|command| without_table(*command))
         .collect();
-    let theirs = commands(&probe.commands);
+    let mut theirs = commands(&probe.commands);
+    // The choice of docs/its.md: what is remembered of the interrupt is forgotten at once.
+    theirs.insert(2, command::inv(8, 0));
     let theirs: Vec<_> = theirs.into_iter().map(without_table).collect();
     assert_eq!(ours, theirs);
 

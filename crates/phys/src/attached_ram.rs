@@ -219,6 +219,10 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> TableMemory for AttachedRa
         Ok(segment)
     }
 
+    fn allocate_unwritten(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        self.segment(request)
+    }
+
     fn free_table(&self, segment: Segment) {
         self.take_back(segment);
     }

@@ -35,9 +35,12 @@ unsafe impl<T: Send + Sync> Sync for Arena<T> {}
 /// Where value `index` lies: its bucket, and its place there.
 #[inline]
 fn place(index: usize) -> (usize, usize) {
-    let shifted = (index >> FIRST_SHIFT) + 1;
-    let bucket = (usize::BITS - 1 - shifted.leading_zeros()) as usize;
-    (bucket, index - (((1 << bucket) - 1) << FIRST_SHIFT))
+    // Counted from the first bucket's length on, the highest bit says the bucket and the rest the
+    // place. What wraps around ends in a bucket that there is not.
+    let shifted = index.wrapping_add(bucket_len(0));
+    let top = (usize::BITS - 1).wrapping_sub(shifted.leading_zeros());
+    let bucket = top.wrapping_sub(FIRST_SHIFT) as usize;
+    (bucket, shifted ^ 1_usize.wrapping_shl(top))
 }
 
 #[inline]
@@ -190,6 +193,9 @@ mod tests {
             }
         }
         assert_eq!(place((1 << 32) - 33).0, BUCKETS - 1);
+        for outside in [(1 << 32) - 32, usize::MAX - 32, usize::MAX - 31, usize::MAX] {
+            assert!(place(outside).0 >= BUCKETS, "{outside:#x}");
+        }
     }
 
     #[test]

@@ -58,6 +58,15 @@ pub trait TableMemory {
     /// [`NoMemory`]; nothing has changed then.
     fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory>;
 
+    /// As [`allocate_table`](Self::allocate_table), with undefined contents, for whoever writes all
+    /// of it before a device can reach it. Unless the provider can do better it is zeroed.
+    ///
+    /// # Errors
+    /// [`NoMemory`]; nothing has changed then.
+    fn allocate_unwritten(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        self.allocate_table(request)
+    }
+
     /// Takes a whole segment back that this provider gave. No device may still reach it.
     fn free_table(&self, segment: Segment);
 }
@@ -77,6 +86,10 @@ pub trait PoolMemory {
 impl<M: TableMemory + ?Sized> TableMemory for &M {
     fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
         (**self).allocate_table(request)
+    }
+
+    fn allocate_unwritten(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        (**self).allocate_unwritten(request)
     }
 
     fn free_table(&self, segment: Segment) {

@@ -106,6 +106,20 @@ impl<'a> Window<'a> {
         unsafe { core::ptr::write_bytes(self.start.as_ptr(), byte, self.len()) }
     }
 
+    /// Sets its 64-bit words, in order, to `first`, `first + step`, and so on: as
+    /// [`fill`](Self::fill) without atomics. Bytes past the last whole word stay as they are.
+    #[inline]
+    pub fn fill_words64(&self, first: u64, step: u64) {
+        let words = self.start.as_ptr().cast::<u64>();
+        let mut value = first;
+        for index in 0..self.len() / 8 {
+            // SAFETY: the word lies inside the window, which is valid for its length; no alignment
+            // is asked for.
+            unsafe { words.add(index).write_unaligned(value) }
+            value = value.wrapping_add(step);
+        }
+    }
+
     /// The window as 64-bit words, or `None` where its ends are not aligned to 8 bytes.
     #[inline]
     pub fn words64(&self) -> Option<&'a [AtomicU64]> {

@@ -12,6 +12,7 @@ use clap::builder::PossibleValue;
 use dmakit_linux_model as model;
 
 pub use areas::{claim_all, page_bytes, resized, with_pages};
+pub use bounce::Bounce;
 pub use run::{Failures, Run, failures, run};
 pub use setup::{PAGE_SLOTS, Setup};
 

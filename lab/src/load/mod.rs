@@ -10,7 +10,7 @@ use dmakit_linux_model::{
     Architecture, Demand, Engine as Linux, Known, Machine, Mapping, RecordedAddresses,
     RecordedMachine, TraceIngest, cma, learn_min_align_masks,
 };
-use dmakit_trace::{Body, Options, Sidecar, Trace};
+use dmakit_trace::{Body, Event, Options, Sidecar, Trace};
 
 use crate::engine::Engine;
 use crate::input::Source;
@@ -38,8 +38,40 @@ pub struct Load {
     pub split: u64,
     /// What the sidecar says of the machine, its counters left out.
     pub recorded_machine: Option<RecordedMachine>,
+    /// What the kernel said beside the trace.
+    pub sidecar: Option<Sidecar>,
     pub begin_ns: u64,
     pub end_ns: u64,
+}
+
+/// In which contexts memory was bounced, and mapped.
+#[derive(Default)]
+struct Contexts {
+    bounced: ContextShare,
+    mapped: ContextShare,
+}
+
+impl Contexts {
+    fn note(&mut self, event: &Event) {
+        match &event.body {
+            Body::Bounced(bounce) => self.bounced.note(event.context, bounce.size),
+            Body::Map(map) => self.mapped.note(event.context, map.size),
+            Body::MapSg(map) => {
+                for size in &map.sizes {
+                    self.mapped.note(event.context, *size);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Those of bounces; where nothing bounced, those of what could have.
+    fn of_bounces(self) -> ContextShare {
+        match self.bounced.mappings() {
+            0 => self.mapped,
+            _ => self.bounced,
+        }
+    }
 }
 
 impl Load {
@@ -48,6 +80,19 @@ impl Load {
     /// # Errors
     /// What the readers refuse, with the input's name in front.
     pub fn read(source: &Source, options: Options, tell: impl Fn(u64)) -> anyhow::Result<Self> {
+        Self::observed(source, options, tell, |_| ())
+    }
+
+    /// The same, with each event shown to `see`.
+    ///
+    /// # Errors
+    /// As [`Load::read`].
+    pub fn observed(
+        source: &Source,
+        options: Options,
+        tell: impl Fn(u64),
+        mut see: impl FnMut(&Event),
+    ) -> anyhow::Result<Self> {
         let shown = || source.shown();
         let sidecar = match source {
             Source::File(path) => Sidecar::beside(path).with_context(shown)?,
@@ -60,27 +105,19 @@ impl Load {
         .with_context(shown)?;
         let mut ingest = TraceIngest::new();
         let mut claims = cma::Ingest::new();
-        let (mut bounced, mut mapped) = (ContextShare::default(), ContextShare::default());
+        let mut contexts = Contexts::default();
         let (mut begin_ns, mut end_ns) = (u64::MAX, 0);
         for event in &mut trace {
             let event = event.with_context(shown)?;
             if event.index % 8192 == 0 {
                 tell(event.index);
             }
-            match &event.body {
-                Body::Bounced(bounce) => bounced.note(event.context, bounce.size),
-                Body::Map(map) => mapped.note(event.context, map.size),
-                Body::MapSg(map) => {
-                    for size in &map.sizes {
-                        mapped.note(event.context, *size);
-                    }
-                }
-                _ => {}
-            }
+            contexts.note(&event);
             begin_ns = begin_ns.min(event.time_ns);
             end_ns = end_ns.max(event.time_ns);
             ingest.push(&event);
             claims.push(&event);
+            see(&event);
         }
         let (mut demand, mut recorded) = ingest.finish();
         let machine = sidecar.as_ref().map(RecordedMachine::new);
@@ -99,12 +136,9 @@ impl Load {
             claims,
             facts,
             kernel: KernelFacts::new(&demand, sidecar.as_ref()),
+            sidecar,
             recorded,
-            contexts: if bounced.mappings() > 0 {
-                bounced
-            } else {
-                mapped
-            },
+            contexts: contexts.of_bounces(),
             demand,
             recorded_machine: machine,
             begin_ns,
@@ -189,6 +223,7 @@ impl Load {
             recorded: self.recorded.clone(),
             contexts: self.contexts,
             recorded_machine: self.recorded_machine.clone(),
+            sidecar: self.sidecar.clone(),
             split: self.split,
             claims: self.claims.as_ref().map(Claims::first_half),
             begin_ns: self.begin_ns,

@@ -85,7 +85,7 @@ fn counters(report: &RunReport) -> Table {
         ("faults", grouped(report.faults)),
         ("provoked faults", grouped(report.provoked_faults)),
     ];
-    for (name, value) in own {
+    for (name, value) in own.into_iter().filter(|_| report.dma_bytes > 0) {
         table.row(vec![name.into(), value.into()]);
     }
     for (name, value) in &report.counters {
@@ -137,6 +137,9 @@ fn timing(report: &RunReport) -> String {
         Some(start) => format!(", {} of it until the machine was up", shown(start)),
         None => String::new(),
     };
-    let rate = bytes(timing.bytes_per_s);
-    format!("{}{start}; {rate} a second", shown(timing.total_s))
+    let rate = match timing.bytes_per_s {
+        0 => String::new(),
+        rate => format!("; {} a second", bytes(rate)),
+    };
+    format!("{}{start}{rate}", shown(timing.total_s))
 }

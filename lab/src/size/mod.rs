@@ -7,6 +7,7 @@ use crate::input::Source;
 pub mod cma;
 mod found;
 pub mod its;
+pub mod mr;
 pub mod pins;
 pub mod swiotlb;
 

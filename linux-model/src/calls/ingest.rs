@@ -6,6 +6,7 @@ use dmakit_addr::{Attributes, Direction};
 use dmakit_trace::pairing::{self, MappingId, Part};
 use dmakit_trace::{
     AllocCall, Allocation, Body, Event, FlushEvent, IommuEvent, Level, Name, OpKind, Pairer,
+    SyncFor,
 };
 
 use crate::calls::list::ListEvents;
@@ -31,8 +32,8 @@ pub struct CallsIngest {
     aside: Vec<Call>,
     /// Live coherent memory, by device and address.
     coherent: HashMap<(u32, u64), u32>,
-    /// Live single buffers, for syncs.
-    singles: BTreeMap<(u32, u64), u32>,
+    /// Devices and addresses of syncs, whose buffers are found at the end.
+    synced: Vec<(u32, u64)>,
     has_calls: bool,
     /// Whether the kernel names flushes of domains by an event of their own.
     has_flushes: bool,
@@ -62,10 +63,12 @@ impl CallsIngest {
             Body::Sync(sync) => {
                 let device = self.device(&sync.device);
                 let copies = match sync.whose {
-                    dmakit_trace::SyncFor::Cpu => sync.direction.device_writes(),
-                    dmakit_trace::SyncFor::Device => sync.direction.device_reads(),
+                    SyncFor::Cpu => sync.direction.device_writes(),
+                    SyncFor::Device => sync.direction.device_reads(),
                 };
-                if let (true, Some(buffer)) = (copies, self.single_at(device, sync.dma.raw())) {
+                if copies {
+                    let buffer = self.synced.len() as u32;
+                    self.synced.push((device, sync.dma.raw()));
                     let bytes = sync.size;
                     self.aside.push(at(CallKind::Sync { buffer, bytes }));
                 }
@@ -93,18 +96,19 @@ impl CallsIngest {
     pub fn finish(mut self) -> (Calls, RecordedTranslation) {
         self.pairer.finish();
         self.take_paired();
-        let mut recorded = self.recorded;
+        let recorded = self.recorded;
         if !self.has_calls && !recorded.ops.is_empty() {
             let flushes = self.aside.into_iter();
             let flushes = flushes.filter(|call| matches!(call.kind, CallKind::Flush { .. }));
             return translations::calls(recorded, flushes.collect());
         }
-        recorded.dma.resize(self.buffers.len(), None);
+        let order = merged(self.paired, self.aside);
+        let order = with_syncs(order, &self.synced, &self.buffers, &recorded.dma);
         let calls = Calls {
             source: CallSource::Calls,
             devices: self.devices,
             buffers: self.buffers,
-            order: merged(self.paired, self.aside),
+            order,
             unmaps_unseen: self.unmaps_unseen,
             cut_lists: self.cut_lists,
             mixed_domains: 0,
@@ -184,11 +188,7 @@ impl CallsIngest {
                     bytes: map.size,
                     skips_sync: map.attributes.contains(Attributes::SKIP_CPU_SYNC),
                 };
-                let number = self.add(buffer, dma, Vec::new());
-                if let Some(dma) = dma {
-                    self.singles.insert((device, dma), number);
-                }
-                number
+                self.add(buffer, dma, Vec::new())
             }
             Part::Sg { .. } => {
                 let shown = self.lists.take_map(op.event)?;
@@ -222,19 +222,7 @@ impl CallsIngest {
                 bytes: None,
             }));
         }
-        let device = self.buffers[buffer as usize].device;
-        if let Some(dma) = self.recorded.dma[buffer as usize] {
-            if self.singles.get(&(device, dma)) == Some(&buffer) {
-                self.singles.remove(&(device, dma));
-            }
-        }
         first.then_some(buffer)
-    }
-
-    fn single_at(&self, device: u32, dma: u64) -> Option<u32> {
-        let within = self.singles.range((device, 0)..=(device, dma));
-        let ((_, start), buffer) = within.last()?;
-        (dma - start < self.buffers[*buffer as usize].bytes).then_some(*buffer)
     }
 
     fn allocated(&mut self, alloc: &Allocation, at: impl Fn(CallKind) -> Call) {
@@ -334,4 +322,46 @@ fn merged(paired: Vec<Call>, aside: Vec<Call>) -> Vec<Call> {
     }
     order.extend(aside);
     order
+}
+
+/// The order with each sync given the live single buffer in which its address lies; one that lies
+/// in none is left out.
+fn with_syncs(
+    order: Vec<Call>,
+    synced: &[(u32, u64)],
+    buffers: &[Buffer],
+    dma: &[Option<u64>],
+) -> Vec<Call> {
+    let mut live: BTreeMap<(u32, u64), u32> = BTreeMap::new();
+    let place = |buffer: u32| {
+        let of = &buffers[buffer as usize];
+        let dma = dma[buffer as usize].filter(|_| of.kind == BufferKind::Single)?;
+        Some((of.device, dma))
+    };
+    let given = |mut call: Call| {
+        match &mut call.kind {
+            CallKind::Map(buffer) => {
+                if let Some(place) = place(*buffer) {
+                    live.insert(place, *buffer);
+                }
+            }
+            CallKind::Unmap(buffer) => {
+                if let Some(place) = place(*buffer).filter(|at| live.get(at) == Some(buffer)) {
+                    live.remove(&place);
+                }
+            }
+            CallKind::Sync { buffer, .. } => {
+                let (device, address) = synced[*buffer as usize];
+                let below = live.range((device, 0)..=(device, address)).next_back()?;
+                let ((_, start), found) = below;
+                if address - start >= buffers[*found as usize].bytes {
+                    return None;
+                }
+                *buffer = *found;
+            }
+            CallKind::Flush { .. } => {}
+        }
+        Some(call)
+    };
+    order.into_iter().filter_map(given).collect()
 }

@@ -7,6 +7,7 @@ use crate::calls::{
     RecordedTranslation,
 };
 use crate::iommu::referee::{self, AddressAgreement};
+use crate::iommu::runs::{Runs, total};
 use crate::iommu::setup::TranslationSetup;
 
 /// Differences that are kept.
@@ -198,7 +199,7 @@ impl<'a> Matching<'a> {
 
     /// Runs of a streaming mapping: they were recorded before the call's event, in order.
     fn mapped(&mut self, call: &Call, buffer: &Buffer) -> Option<u64> {
-        let runs = runs(buffer, self.setup.granule);
+        let runs = Runs::of(buffer, self.setup.granule);
         let flow = self.flows.get_mut(&call.flow)?;
         let begins = |op: &RecordedOp| matches!(op.kind, RecordedOpKind::Map { phys, .. } if phys == runs.starts[0]);
         let from = flow.find(call.event, begins)?;
@@ -408,62 +409,4 @@ impl Recorded {
             self.is_taken[*at] = true;
         }
     }
-}
-
-/// What enters the tables for a buffer.
-struct Runs {
-    starts: Vec<u64>,
-    /// Empty where only the sum is known.
-    lengths: Vec<u64>,
-    bytes: u64,
-}
-
-fn runs(buffer: &Buffer, granule: u64) -> Runs {
-    let round = |phys: u64| phys - phys % granule;
-    let pieces = &buffer.pieces;
-    // Lists of whole granules have as many as entries, or more: then which is longer is not known.
-    let known: Option<Vec<(u64, u64)>> = pieces.iter().map(|p| p.phys.zip(p.bytes)).collect();
-    let is_minimal = buffer.bytes == pieces.len() as u64 * granule;
-    let known = known.or_else(|| {
-        let entry = |piece: &crate::calls::Piece| Some((piece.phys?, granule));
-        is_minimal.then(|| pieces.iter().map(entry).collect())?
-    });
-    match known {
-        Some(entries) => {
-            let layout = super::lay_out(&entries, granule, &super::SegmentLimits::default());
-            Runs {
-                starts: layout.runs.iter().map(|(phys, _)| *phys).collect(),
-                lengths: layout.runs.iter().map(|(_, bytes)| *bytes).collect(),
-                bytes: layout.bytes,
-            }
-        }
-        None => Runs {
-            starts: pieces.iter().filter_map(|p| p.phys.map(round)).collect(),
-            lengths: Vec::new(),
-            bytes: total(buffer, granule),
-        },
-    }
-}
-
-/// Bytes of the range that a buffer takes.
-pub(super) fn total(buffer: &Buffer, granule: u64) -> u64 {
-    let runs = match buffer.pieces.iter().all(|piece| piece.bytes.is_some()) {
-        true => buffer.pieces.iter().collect::<Vec<_>>(),
-        false => Vec::new(),
-    };
-    if runs.is_empty() {
-        let offset = buffer
-            .pieces
-            .first()
-            .and_then(|piece| piece.phys)
-            .unwrap_or(0)
-            % granule;
-        return (offset + buffer.bytes).next_multiple_of(granule);
-    }
-    runs.iter()
-        .map(|piece| {
-            let offset = piece.phys.unwrap_or(0) % granule;
-            (offset + piece.bytes.unwrap_or(0)).next_multiple_of(granule)
-        })
-        .sum()
 }

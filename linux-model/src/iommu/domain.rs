@@ -131,7 +131,7 @@ impl Domain {
     pub fn advance(&mut self, now_ns: u64) {
         if let (Some((at, cpu)), Timer::Modelled) = (self.queue.timer, self.config.timer) {
             if at <= now_ns {
-                self.flush_all(cpu, at);
+                self.flush_all(cpu, at, 0);
             }
         }
         self.space.advance(now_ns);
@@ -238,8 +238,14 @@ impl Domain {
     /// The recording says that hardware forgot the domain on `cpu`: the timer's doing, unless this
     /// CPU's queue is full, for then the unmap under way does it.
     pub fn flushed(&mut self, cpu: u32, now_ns: u64) {
+        self.flushed_but(cpu, now_ns, 0);
+    }
+
+    /// As [`flushed`](Self::flushed), when the last `left` unmaps of other CPUs came too late for it
+    /// to cover them.
+    pub(super) fn flushed_but(&mut self, cpu: u32, now_ns: u64, left: usize) {
         if !self.queue.is_full(cpu) {
-            self.flush_all(cpu, now_ns);
+            self.flush_all(cpu, now_ns, left);
         }
     }
 
@@ -255,15 +261,15 @@ impl Domain {
     /// What waits at the end of a recording stays exposed until the timer.
     pub fn finish(&mut self, now_ns: u64) {
         if let Some((at, cpu)) = self.queue.timer {
-            self.flush_all(cpu, at.max(now_ns));
+            self.flush_all(cpu, at.max(now_ns), 0);
         }
     }
 
     /// The timer: everything that waits is freed on the CPU on which it runs.
-    fn flush_all(&mut self, cpu: u32, now_ns: u64) {
+    fn flush_all(&mut self, cpu: u32, now_ns: u64, left: usize) {
         self.queue.timer = None;
         self.count_flush(now_ns);
-        let drained = self.queue.drain_all();
+        let drained = self.queue.drain_all(cpu, left);
         self.free(cpu, now_ns, drained);
     }
 

@@ -12,6 +12,7 @@ mod layout;
 mod magazines;
 mod queue;
 mod referee;
+mod runs;
 mod setup;
 mod space;
 mod tables;

@@ -66,11 +66,16 @@ impl FlushQueue {
         drained
     }
 
-    /// What all CPUs have waiting, CPU by CPU.
-    pub fn drain_all(&mut self) -> Vec<Waiting> {
-        (0..self.rings.len() as u32)
-            .flat_map(|cpu| self.drain(cpu))
-            .collect()
+    /// What all CPUs have waiting, CPU by CPU, but for the newest few of CPUs other than `cpu`.
+    pub fn drain_all(&mut self, cpu: u32, left: usize) -> Vec<Waiting> {
+        let mut drained = Vec::new();
+        for (number, ring) in self.rings.iter_mut().enumerate() {
+            let left = if number as u32 == cpu { 0 } else { left };
+            let count = ring.len().saturating_sub(left);
+            drained.extend(ring.drain(..count));
+        }
+        self.granules -= drained.iter().map(|waiting| waiting.granules).sum::<u64>();
+        drained
     }
 
     /// Takes one range out; whether it was there.

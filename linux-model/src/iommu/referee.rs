@@ -8,8 +8,9 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::calls::{Call, CallKind, Calls, Flow, RecordedTranslation};
-use crate::iommu::agreement::{DifferenceReason, total};
+use crate::iommu::agreement::DifferenceReason;
 use crate::iommu::domain::{Domain, Invalidation, Timer, Translated};
+use crate::iommu::runs::total;
 use crate::iommu::setup::TranslationSetup;
 
 /// Calls of other flows that are looked at for another order.
@@ -17,7 +18,9 @@ const NEAR_CALLS: usize = 16;
 /// The most calls of one interrupt.
 const INTERRUPT_CALLS: usize = 512;
 /// Mappings after which two orders of a flush are told apart.
-const TRIED_MAPS: usize = 64;
+const TRIED_MAPS: usize = 256;
+/// Unmaps of other CPUs just before a flush that it may not cover.
+const LATE_UNMAPS: usize = 6;
 /// A CPU that unmaps this soon after another CPU's flush may be the one that frees its own.
 const RACE_NS: u64 = 2_000_000;
 
@@ -310,21 +313,34 @@ impl Facts<'_> {
             domain.flushed(call.cpu, call.at_ns);
             return false;
         }
-        let mut other = state.clone();
-        if let Some(domain) = state.domains.get_mut(device) {
-            domain.flushed(call.cpu, call.at_ns);
+        let before = state.clone();
+        // As usual; each other CPU frees its own; the last unmaps of other CPUs came too late.
+        let tried = |order: usize| {
+            let mut tried = before.clone();
+            if let Some(domain) = tried.domains.get_mut(device) {
+                match order {
+                    0 => domain.flushed(call.cpu, call.at_ns),
+                    1 => domain.flushed_alone(call.cpu, call.at_ns),
+                    late => domain.flushed_but(call.cpu, call.at_ns, late - 1),
+                }
+            }
+            let differing = self.differing_after(&tried, index);
+            (differing, tried)
+        };
+        let usual = tried(0);
+        let (mut best, mut is_told) = (usual, false);
+        for order in 1..2 + LATE_UNMAPS {
+            if best.0 == 0 {
+                break;
+            }
+            let other = tried(order);
+            is_told |= other.0 != best.0;
+            if other.0 < best.0 {
+                best = other;
+            }
         }
-        if let Some(domain) = other.domains.get_mut(device) {
-            domain.flushed_alone(call.cpu, call.at_ns);
-        }
-        let (usual, alone) = (
-            self.equal_after(state, index),
-            self.equal_after(&other, index),
-        );
-        if alone > usual {
-            *state = other;
-        }
-        alone != usual
+        *state = best.1;
+        is_told
     }
 
     /// Whether another CPU unmaps soon after a flush.
@@ -334,22 +350,22 @@ impl Facts<'_> {
         soon.any(|other| other.cpu != call.cpu && matches!(other.kind, CallKind::Unmap(_)))
     }
 
-    /// How many of the next mappings get the recorded address.
-    fn equal_after(&self, state: &State, index: usize) -> usize {
+    /// How many of the next mappings do not get the recorded address.
+    fn differing_after(&self, state: &State, index: usize) -> usize {
         let mut state = state.clone();
-        let (mut maps, mut equal) = (0, 0);
+        let (mut maps, mut differing) = (0, 0);
         for next in index + 1..self.calls.order.len() {
             if matches!(self.calls.order[next].kind, CallKind::Flush { .. }) {
                 break;
             }
             let verdict = self.step(&mut state, next);
             maps += usize::from(verdict != Verdict::Uncompared);
-            equal += usize::from(verdict == Verdict::Equal);
+            differing += usize::from(matches!(verdict, Verdict::Open | Verdict::Missed));
             if maps == TRIED_MAPS {
                 break;
             }
         }
-        equal
+        differing
     }
 
     fn first_domain(&self, call: &Call) -> Domain {

@@ -157,10 +157,14 @@ fn every_granule_and_block_size_leads_where_it_says() {
 
 #[test]
 fn no_stale_hit_in_random_rounds_of_map_transfer_unmap_reuse() {
+    let usual = match std::env::var_os("DMAKIT_SOAK") {
+        Some(_) => 100_000,
+        None => 10_000,
+    };
     let rounds: u32 = std::env::var("DMAKIT_ROUNDS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(10_000);
+        .unwrap_or(usual);
     let rig = rig();
     let smmu = rig.smmu();
     let domain = rig.domain(&smmu, Granule::K4);

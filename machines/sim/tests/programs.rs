@@ -2,9 +2,14 @@
 //! loses.
 
 use dmakit_addr::{DmaAddr, Pfn, PfnRange, PhysAddr, PhysRange};
-use dmakit_phys::{CpuMappings, Frame, FrameRequest, Frames, MoverId, PageAllocator, Refusal};
+use dmakit_phys::{
+    CpuMappings, DeviceMappings, Frame, FrameRequest, Frames, MoverId, PageAllocator, Refusal,
+    migrate_mapped,
+};
 use dmakit_platform::Platform;
-use dmakit_sim::{BUS_OFFSET, DeviceConfig, Machine, MachineConfig, PageId, Programs, Rng};
+use dmakit_sim::{
+    BUS_OFFSET, DeviceConfig, LineLoan, Machine, MachineConfig, PageId, Programs, Rng, SimDevice,
+};
 
 type Allocator = PageAllocator<Machine, Vec<Frame>>;
 
@@ -188,4 +193,78 @@ fn a_copy_across_nodes_takes_longer_than_one_within() {
         rig.machine.now().as_nanos() - before
     };
     assert_eq!((took(also_near), took(far)), (321, 736));
+}
+
+/// A driver that knows of its own DMA: the device's side of a move without an IOMMU.
+struct Token {
+    device: SimDevice,
+    /// It says so without having looked.
+    lies: bool,
+}
+
+impl DeviceMappings for Token {
+    type Quiesced = ();
+
+    fn quiesce(&self, _: PfnRange) -> Result<(), Refusal> {
+        match self.lies || self.device.parts_in_flight() == 0 {
+            true => Ok(()),
+            false => Err(Refusal::Busy),
+        }
+    }
+
+    fn redirect(&self, (): &mut (), _: PfnRange) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn resume(&self, (): ()) {}
+}
+
+/// Moves pages under a device with writes on their way; how often the driver said no, and how many
+/// lines were lost.
+fn moves_by_token(seed: u64, lies: bool) -> (u64, u64) {
+    let mut rig = Rig::new(seed, 8);
+    let token = Token {
+        device: rig.machine.add_device(DeviceConfig::new()),
+        lies,
+    };
+    let mut refused = 0;
+    for _ in 0..100 {
+        let page = rig.any_page();
+        let from = rig.programs.range_of(page).unwrap();
+        let loans: Vec<LineLoan> = (0..32)
+            .map_while(|line| rig.programs.lend_line(page, line))
+            .collect();
+        let bytes: Vec<u8> = loans.iter().flat_map(LineLoan::bytes).copied().collect();
+        let at = DmaAddr::new(from.bytes().unwrap().start().raw() + BUS_OFFSET);
+        let transfer = token.device.start_write(at, &bytes);
+        let to = rig.frames(from.len());
+        match migrate_mapped(&token, &rig.programs, from, to.range()) {
+            Ok(()) => {
+                let old = rig.programs.exchange(to);
+                rig.allocator.free(old).unwrap();
+            }
+            Err(reason) => {
+                assert_eq!(reason, Refusal::Busy);
+                refused += 1;
+                rig.allocator.free(to).unwrap();
+            }
+        }
+        token.device.complete(transfer).unwrap();
+        for loan in loans {
+            rig.programs.finish_line(loan, true);
+        }
+        rig.programs.check();
+    }
+    (refused, rig.programs.uses().damaged)
+}
+
+#[test]
+fn a_driver_that_knows_of_its_own_dma_loses_no_byte_and_one_that_lies_does() {
+    for seed in 0..10 {
+        let (refused, lost) = moves_by_token(seed, false);
+        assert_eq!(lost, 0, "seed {seed}");
+        assert!(refused > 0, "seed {seed}: nothing was ever on its way");
+        let (_, lost) = moves_by_token(seed, true);
+        assert!(lost > 0, "seed {seed}: a lie went unnoticed");
+    }
 }

@@ -23,8 +23,10 @@ pub(super) fn check(
     root: &std::path::Path,
     findings: &mut Vec<Finding>,
 ) {
+    // Adapters have versions of their own.
     let version = packages
-        .first()
+        .iter()
+        .find(|(folder, _)| !folder.starts_with(UNSAFE_BELOW))
         .map(|(_, package)| package.version.as_str());
     for (folder, package) in packages {
         let manifest = format!("{folder}/Cargo.toml");

@@ -2,7 +2,8 @@
 
 use core::panic::Location;
 
-use dmakit_addr::{Attributes, DirectionType, DmaAddr, DmaRange, PhysRange};
+use dmakit_addr::{Attributes, DirectionType, DmaAddr, DmaRange, Iova, IovaRange, PhysRange};
+use dmakit_iommu::LinkCursor;
 use dmakit_platform::{CopySource, Platform};
 
 use super::state::{Flag, State};
@@ -14,10 +15,117 @@ use crate::fragments::Piece;
 use crate::mapping::Route;
 use crate::{Device, DmaSegment, MapError, StrictDomain, Translate};
 
+/// Links many runs to a request, one after the other, with what the first had to find out at hand:
+/// see [`Device::linker`].
+pub struct Linker<'a, 'm, D, P: Platform, M, C, T: Translate>
+where
+    T::Domain: 'm,
+{
+    device: &'a Device<'m, P, M, C, T>,
+    request: &'a mut Request<D>,
+    /// The short way, for whole granules that nothing has to be done about.
+    plain: Option<Plain<'m, T>>,
+}
+
+struct Plain<'m, T: Translate>
+where
+    T::Domain: 'm,
+{
+    cursor: <T::Domain as StrictDomain>::Cursor<'m>,
+    /// Where the next granule is, and where the last ends.
+    at: u64,
+    end: u64,
+    mask: u64,
+}
+
+impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
+    Linker<'_, 'm, D, P, M, C, T>
+{
+    /// As [`Device::link`].
+    ///
+    /// # Errors
+    /// As [`Device::link`].
+    #[track_caller]
+    #[inline]
+    pub fn link<S: CopySource + ?Sized>(
+        &mut self,
+        run: PhysRange,
+        source: &S,
+    ) -> Result<DmaSegment, LinkError> {
+        if let Some(plain) = &mut self.plain {
+            let len = run.len();
+            let is_whole = (run.start().raw() | len) & plain.mask == 0 && len > 0;
+            if is_whole && len <= plain.end - plain.at && source.len_bytes() == len {
+                let part = IovaRange::new(Iova::new(plain.at), len);
+                let linked = part.map(|part| plain.cursor.map(part, run.start()));
+                if let Ok(Ok(())) = linked {
+                    let addr = DmaAddr::new(plain.at);
+                    plain.at += len;
+                    self.request.state.add_linked(len);
+                    return Ok(DmaSegment { addr, len });
+                }
+            }
+        }
+        self.link_slow(run, source)
+    }
+
+    /// The long way, which also says what is wrong.
+    #[track_caller]
+    #[inline(never)]
+    fn link_slow<S: CopySource + ?Sized>(
+        &mut self,
+        run: PhysRange,
+        source: &S,
+    ) -> Result<DmaSegment, LinkError> {
+        let caller = Location::caller();
+        let segment = self.device.link_from(self.request, run, source, caller)?;
+        self.plain = self.device.plain(self.request);
+        Ok(segment)
+    }
+}
+
 impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
+    /// Links many runs to a request: each by [`Linker::link`], which costs little more than the table
+    /// entry for memory that the device may see as it lies.
+    ///
+    /// # Errors
+    /// [`LinkError::WrongDomain`].
+    #[inline]
+    pub fn linker<'a, D: DirectionType>(
+        &'a self,
+        request: &'a mut Request<D>,
+    ) -> Result<Linker<'a, 'm, D, P, M, C, T>, LinkError> {
+        self.check_state(&request.state)?;
+        Ok(Linker {
+            plain: self.plain(request),
+            device: self,
+            request,
+        })
+    }
+
+    /// The short way to the next granules of a request, where there is one.
+    #[inline]
+    fn plain<D: DirectionType>(&self, request: &Request<D>) -> Option<Plain<'m, T>> {
+        let domain = self.translation()?;
+        let (state, granule) = (&request.state, domain.granule());
+        let is_plain = self.info.is_coherent() && !C::IS_WATCHING;
+        if !is_plain || self.guards(D::DIRECTION) || state.is_ragged(granule) {
+            return None;
+        }
+        let range = state.range(granule);
+        let permissions = self.permissions(D::DIRECTION, attributes_of(state));
+        Some(Plain {
+            cursor: domain.cursor(permissions),
+            at: range.start().raw() + state.span(granule),
+            end: range.end().raw(),
+            mask: granule.mask(),
+        })
+    }
+
     /// Links a run of memory, whose bytes are `source`, behind what is linked already; says where the
     /// device finds it once the request is [sealed](Self::seal). Runs of a request that
-    /// [is contiguous](Request::is_contiguous) follow one another there.
+    /// [is contiguous](Request::is_contiguous) follow one another there. For many, a
+    /// [`linker`](Self::linker) is cheaper.
     ///
     /// What shares a granule with other data and must not be shown to the device is copied into bounce
     /// slots: the head of the first run, the tail of the last, and nothing between. Without an IOMMU a
@@ -34,17 +142,25 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         run: PhysRange,
         source: &S,
     ) -> Result<DmaSegment, LinkError> {
-        let caller = Location::caller();
-        let linked = self.check_state(&request.state).and_then(|()| {
-            if source.len_bytes() != run.len() {
-                let len = source.len_bytes();
-                return Err(MapError::LengthMismatch { run, len }.into());
-            }
+        self.linker(request)?.link(run, source)
+    }
+
+    fn link_from<D: DirectionType, S: CopySource + ?Sized>(
+        &self,
+        request: &mut Request<D>,
+        run: PhysRange,
+        source: &S,
+        caller: &'static Location<'static>,
+    ) -> Result<DmaSegment, LinkError> {
+        let linked = if source.len_bytes() == run.len() {
             match self.translation() {
                 Some(domain) => self.link_run::<D, S>(domain, &mut request.state, run, source),
                 None => self.link_alone::<D, S>(&mut request.state, run, source),
             }
-        });
+        } else {
+            let len = source.len_bytes();
+            Err(MapError::LengthMismatch { run, len }.into())
+        };
         let dma = linked.inspect_err(|error| {
             self.counters.step_failed(error, Attributes::NONE);
         })?;

@@ -3,7 +3,7 @@
 //! | call | [`Request`]: one stretch, filled from its start | [`PageWindow`]: pages in any order |
 //! |---|---|---|
 //! | addresses | [`reserve`](crate::Device::reserve) | [`open_window`](crate::Device::open_window) |
-//! | memory | [`link`](crate::Device::link) | [`link_page`](crate::Device::link_page) |
+//! | memory | [`link`](crate::Device::link), [`linker`](crate::Device::linker) | [`link_page`](crate::Device::link_page) |
 //! | the device may use it | [`seal`](crate::Device::seal) makes a [`Sealed`] | [`announce_pages`](crate::Device::announce_pages) |
 //! | it may no longer | [`unlink`](crate::Device::unlink) | [`unlink_pages`](crate::Device::unlink_pages) |
 //! | all goes back | [`destroy`](crate::Device::destroy), [`cancel`](crate::Device::cancel) | [`close_window`](crate::Device::close_window) |
@@ -30,6 +30,7 @@ mod unlink;
 mod window;
 
 pub use error::{LinkError, Unmoved};
+pub use link::Linker;
 pub use moving::{Moving, StaysPut};
 pub use request::{Request, Sealed};
 pub use window::PageWindow;

@@ -155,6 +155,12 @@ impl State {
         (self.address() + self.linked()) & granule.mask() != 0
     }
 
+    /// Counts bytes that were linked behind the others; at most [`BYTES_MAX`] with them.
+    #[inline]
+    pub(super) fn add_linked(&mut self, bytes: u64) {
+        self.second += bytes << LINKED_SHIFT;
+    }
+
     /// Bytes of whole granules that are linked.
     #[inline]
     pub(super) fn span(&self, granule: Granule) -> u64 {

@@ -6,6 +6,7 @@
 
 mod failures;
 mod moving;
+mod mutants;
 mod one_step;
 mod peers;
 mod rig;

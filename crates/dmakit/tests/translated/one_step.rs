@@ -484,3 +484,101 @@ fn a_batch_shares_one_sync_and_holds_everything_until_then() {
     assert_eq!(given.len(), 32);
     rig.close(domain);
 }
+
+#[test]
+fn segments_of_a_request_follow_from_its_memory() {
+    let rig = Rig::coherent(16);
+    let domain = rig.strict();
+    let mut info = rig.info();
+    info.limits.max_bytes = 0x3000;
+    let device = rig.device(info, &domain);
+    let lens = [(0x2000, 0), (0x1800, 0x800), (0x1000, 0), (0x900, 0x10)];
+    let list = || {
+        let buffers = lens.map(|(len, offset)| rig.buffer(len, offset, 1).take());
+        dmakit::dma::ScatterList::new(buffers).unwrap()
+    };
+    let mut written = [DmaSegment::default(); 8];
+    let mapping = device
+        .map_scatter::<ToDevice, _>(list(), NONE, &mut written)
+        .unwrap();
+    let count = mapping.segment_count();
+    assert!(
+        device
+            .segments(&mapping)
+            .eq(written[..count].iter().copied())
+    );
+    device.unmap_and_sync(mapping).unwrap();
+    let mapping = device.map_request::<ToDevice, _>(list(), NONE).unwrap();
+    let lens: Vec<_> = device
+        .segments(&mapping)
+        .map(|segment| segment.len)
+        .collect();
+    assert_eq!(lens.iter().sum::<u64>(), mapping.len());
+    assert!(lens.iter().all(|&len| len <= 0x3000));
+    for segment in device.segments(&mapping) {
+        let mut seen = vec![0; segment.len as usize];
+        rig.sim.read(segment.addr, &mut seen).unwrap();
+        assert!(seen.iter().all(|&byte| byte == 1));
+    }
+    device.unmap_and_sync(mapping).unwrap();
+    rig.close(domain);
+}
+
+#[test]
+fn memory_in_pieces_is_one_segment_and_goes_home() {
+    let rig = Rig::coherent(17);
+    let domain = rig.strict();
+    let device = rig.device(rig.info(), &domain);
+    let before = rig.memory.outstanding_bytes();
+    let mapping = device
+        .alloc_noncontiguous::<Bidirectional>(&rig.memory, 9 << 20, NONE)
+        .unwrap();
+    rig.sim
+        .write(at(mapping.dma_addr(), (9 << 20) - 64), &[7; 64])
+        .unwrap();
+    let mapping = device.sync_for_cpu(mapping).unwrap();
+    let mut seen = [0; 64];
+    mapping.read((9 << 20) - 64, &mut seen);
+    assert_eq!(seen, [7; 64]);
+    let mapping = device.sync_for_device(mapping).unwrap();
+    device.free_noncontiguous(&rig.memory, mapping).unwrap();
+    let error = device
+        .alloc_noncontiguous::<Bidirectional>(&rig.memory, 1 << 30, NONE)
+        .unwrap_err();
+    assert!(
+        matches!(error, dmakit::dma::NoncontiguousError::NoMemory(_)),
+        "{error}"
+    );
+    assert!(
+        rig.memory.outstanding_bytes() - before <= 64 << 10,
+        "tables only"
+    );
+    device.remove().unwrap();
+    rig.close(domain);
+}
+
+/// What bouncing edges is for: the same device, taken for a trusted one, reaches its neighbours.
+#[test]
+fn a_granule_shared_with_an_untrusted_device_is_found_out() {
+    for (is_described, reaches) in [(true, false), (false, true)] {
+        let rig = Rig::coherent(7);
+        let domain = rig.strict();
+        let info = if is_described {
+            rig.untrusted()
+        } else {
+            rig.info()
+        };
+        let device = rig.device(info, &domain);
+        let mut around = rig.buffer(100, 64, 1);
+        rig.sim.confine();
+        rig.sim.grant(around.run, BOTH);
+        rig.sim.grant(rig.pool_memory, BOTH);
+        let mapping = device.map::<Bidirectional>(around.take(), NONE).unwrap();
+        let before = at(mapping.dma_addr(), -64);
+        rig.sim.write(before, &[9; 64]).unwrap();
+        assert_eq!(!around.is_untouched(), reaches);
+        assert_eq!(rig.machine.take_violations().total > 0, reaches);
+        device.unmap_and_sync(mapping).unwrap();
+        rig.close(domain);
+    }
+}

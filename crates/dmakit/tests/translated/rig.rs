@@ -1,5 +1,7 @@
 //! A machine with an adversarial SMMU, the whole stack on it, and devices behind it.
 
+use std::sync::Mutex;
+
 use dmakit::addr::{
     Direction, DmaAddr, DmaMask, Granule, Iova, IovaRange, NodeId, PhysAddr, PhysRange,
 };
@@ -8,7 +10,7 @@ use dmakit::dma::{
 };
 use dmakit::io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit::io_pgtable::{PageTable, WalkCoherence};
-use dmakit::iommu::{Domain, DomainId, Lazy, LazyConfig};
+use dmakit::iommu::{Domain, DomainId, Hardware, Invalidation, Lazy, LazyConfig, SyncError};
 use dmakit::iova::{CpuCache, Policy, Space};
 use dmakit::platform::{CpuBuffer, CpuSlot, Platform, Segment, SegmentRequest};
 use dmakit::smmuv3::{Config, Smmu, Translation};
@@ -23,10 +25,53 @@ pub const RAM: u64 = 0x8_0000_0000;
 pub const RAM_BYTES: u64 = 32 << 20;
 
 pub type Driver = Smmu<Machine, SimSmmu, MachineMemory>;
-pub type Strict<'a> =
-    Domain<Machine, Vec<CpuSlot<CpuCache>>, Lpae, MachineMemory, Translation<&'a Driver>>;
-pub type LazyDomain<'a> =
-    Lazy<Machine, Vec<CpuSlot<CpuCache>>, Lpae, MachineMemory, Translation<&'a Driver>>;
+pub type Strict<'a> = Domain<Machine, Vec<CpuSlot<CpuCache>>, Lpae, MachineMemory, Broken<'a>>;
+pub type LazyDomain<'a> = Lazy<Machine, Vec<CpuSlot<CpuCache>>, Lpae, MachineMemory, Broken<'a>>;
+
+/// What is wrong with the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    Nothing,
+    /// Syncs return at once.
+    NoSync,
+    /// Invalidation is queued after the sync that is to cover it.
+    EarlyRedemption,
+    /// Nothing is invalidated.
+    NoInvalidation,
+}
+
+/// A translation that does what it is told, or not.
+pub struct Broken<'a> {
+    inner: Translation<&'a Driver>,
+    mutant: Mutant,
+    late: Mutex<Vec<Invalidation>>,
+}
+
+impl Hardware for Broken<'_> {
+    fn invalidate(&self, what: &Invalidation) -> Result<(), SyncError> {
+        match self.mutant {
+            Mutant::NoInvalidation => Ok(()),
+            Mutant::EarlyRedemption => {
+                self.late.lock().unwrap().push(*what);
+                Ok(())
+            }
+            Mutant::Nothing | Mutant::NoSync => self.inner.invalidate(what),
+        }
+    }
+
+    fn invalidate_all(&self) -> Result<(), SyncError> {
+        self.inner.invalidate_all()
+    }
+
+    fn sync(&self) -> Result<(), SyncError> {
+        if self.mutant == Mutant::NoSync {
+            return Ok(());
+        }
+        self.inner.sync()?;
+        let late: Vec<_> = self.late.lock().unwrap().drain(..).collect();
+        late.iter().try_for_each(|what| self.inner.invalidate(what))
+    }
+}
 
 pub fn phys(start: u64, len: u64) -> PhysRange {
     PhysRange::new(PhysAddr::new(start), len).unwrap()
@@ -39,6 +84,7 @@ pub struct Rig {
     pub smmu: SimSmmu,
     pub driver: Driver,
     pub pool: BouncePool<Machine>,
+    pub pool_memory: PhysRange,
     coherent: bool,
 }
 
@@ -79,6 +125,7 @@ impl Rig {
             limit: DmaMask::ALL,
         };
         let segment = memory.allocate(&request).unwrap();
+        let pool_memory = segment.range();
         let config = BounceConfig {
             credit_batch: 0,
             areas: 2,
@@ -92,12 +139,18 @@ impl Rig {
             smmu,
             driver,
             pool,
+            pool_memory,
             coherent,
         }
     }
 
     /// A domain of `bytes` of addresses to which the device is attached.
     pub fn domain_of(&self, bytes: u64) -> Strict<'_> {
+        self.broken_domain(bytes, Mutant::Nothing)
+    }
+
+    /// The same, with something wrong.
+    pub fn broken_domain(&self, bytes: u64, mutant: Mutant) -> Strict<'_> {
         let format = Lpae::new(Stage::One, Granule::K4, 40, 44, ContiguousHint::Never).unwrap();
         let cpus = (0..self.machine.cpu_count())
             .map(|_| CpuSlot::default())
@@ -109,12 +162,12 @@ impl Rig {
         let table = PageTable::new(format, machine, memory, None, coherence).unwrap();
         let context = self.driver.create_context(&table).unwrap();
         self.driver.attach(STREAM, &context).unwrap();
-        Domain::new(
-            DomainId(1),
-            space,
-            table,
-            Translation::new(&self.driver, context),
-        )
+        let hardware = Broken {
+            inner: Translation::new(&self.driver, context),
+            mutant,
+            late: Mutex::default(),
+        };
+        Domain::new(DomainId(1), space, table, hardware)
     }
 
     pub fn strict(&self) -> Strict<'_> {
@@ -202,7 +255,7 @@ impl Rig {
             panic!("addresses are in use");
         };
         self.driver
-            .release_context(hardware.into_context())
+            .release_context(hardware.inner.into_context())
             .unwrap();
         drop(table);
         assert_eq!(self.pool.used(), 0, "slots");

@@ -1,118 +1,165 @@
 //! Tables before any allocator, and more of them from another provider.
 
-use std::sync::Mutex;
-
 use dmakit_addr::{NodeId, PhysAddr, PhysRange};
+use dmakit_cma::{
+    AreaRequest, CoherentMemory, DeviceArea, EarlyAreas, Outcome, Place, Purpose, Waiting, reserve,
+};
 use dmakit_its::spec::table::TableKind;
-use dmakit_its::{Levels, LpiConfig, Redistributor};
-use dmakit_platform::{Carved, Mmio, NoMemory, Platform, Segment, SegmentRequest, TableMemory};
+use dmakit_its::{Levels, LpiConfig, Lpis, Redistributor};
+use dmakit_phys::{
+    AttachedRam, Frame, Frames, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory,
+    PageAllocator, Refusal, Refused, Region,
+};
+use dmakit_platform::{Mmio, NoMemory, Segment, SegmentRequest, TableMemory};
 use dmakit_sim::{ItsConfig, Machine, MachineConfig, MachineMemory, PageSizes, Shareable};
 
 use crate::rig::{Driver, Rig, device, map_first, remove};
 
-/// 64 KiB units of a run that was set aside at boot; which are out stands in a few words beside it.
-struct Early {
-    machine: Machine,
-    run: Mutex<Carved<8>>,
-}
+/// No memory: what is between two providers.
+struct Nothing;
 
-const UNIT: u64 = 0x1_0000;
-
-impl Early {
-    fn out(&self) -> bool {
-        !self.run.lock().unwrap().is_whole()
-    }
-}
-
-impl TableMemory for &Early {
+impl TableMemory for Nothing {
     fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
-        let mut run = self.run.lock().unwrap();
-        let count = request.len.div_ceil(UNIT) as usize;
-        let segment = (0..run.units()).find_map(|first| {
-            let start = run.range().start().raw() + first as u64 * UNIT;
-            match start % request.align {
-                0 => run.take(first, count),
-                _ => None,
-            }
-        });
-        let segment = segment.ok_or(NoMemory {
+        Err(NoMemory {
             request: *request,
             largest_free: None,
-        })?;
-        segment.window().fill(0);
-        self.machine.clean(segment.range());
-        Ok(segment)
+        })
     }
 
     fn free_table(&self, segment: Segment) {
-        self.run.lock().unwrap().put(segment).unwrap();
+        panic!("{segment:?} is not from here");
     }
 }
 
-#[test]
-fn an_its_begun_with_early_memory_goes_on_with_an_allocator() {
-    for shareable in [Shareable::AsWritten, Shareable::Never] {
-        let machine = MachineConfig::new(3).non_coherent().build().unwrap();
-        let sim = machine.add_its(ItsConfig {
-            device_bits: 20,
-            shareable,
-            ..ItsConfig::default()
-        });
-        // Before any allocator: 16 MiB of node 1, and nothing else.
-        let node_1 = machine.take_ram(NodeId::new(1)).pop().unwrap();
-        let (early, rest) = node_1.split_at(16 << 20).unwrap();
-        let early = Early {
-            machine: machine.clone(),
-            run: Mutex::new(Carved::new(early, UNIT).unwrap()),
-        };
-        let early_range = early.run.lock().unwrap().range();
-        let config = dmakit_its::Config {
-            levels: Levels::Flat,
-            ..dmakit_its::Config::new(sim.base(), 2)
-        };
-        let its: Driver<_, &Early> =
-            Driver::start(machine.clone(), sim.clone(), &early, config).unwrap();
-        let table = its.table(TableKind::Devices).unwrap();
-        assert_eq!(table.range.len(), 8 << 20, "a million devices");
-        assert!(early_range.contains_range(&table.range));
-        let lpis = dmakit_its::Lpis::new(machine.clone(), &&early, LpiConfig::default()).unwrap();
-        for cpu in 0..2 {
-            let regs = sim.redistributor(cpu);
-            let redistributor =
-                Redistributor::start(&regs, regs.base(), None, &lpis, &&early).unwrap();
-            its.map_collection(cpu, redistributor.target()).unwrap();
-        }
-        let first = device(&its, &lpis, 0xf_ffff, 2);
-        assert!(early_range.contains_range(&first.table()));
+/// Nothing is lent, so nothing moves.
+#[derive(Debug)]
+struct NoMovers;
 
-        // The allocator is up.
-        let memory = MachineMemory::of_segments(&machine, NodeId::new(1), vec![rest]);
-        let its = its.with_memory(memory.clone());
-        let second = device(&its, &lpis, 8, 2);
-        assert!(!early_range.overlaps(&second.table()));
-        let rig = Rig {
-            machine: machine.clone(),
-            memory: memory.clone(),
-            sim: sim.clone(),
-        };
-        for device in [&first, &second] {
-            assert!(rig.arrives(0, device, 0) && rig.arrives(1, device, 1));
-        }
-        assert_eq!(memory.outstanding_bytes(), second.table().len());
-
-        // Each goes home: early memory through the hands of its owner.
-        let mut first = first;
-        for event in 0..2 {
-            lpis.free(its.unmap(&mut first, event).unwrap());
-        }
-        let segment = its.destroy_device(first).unwrap().unwrap();
-        (&early).free_table(segment);
-        remove(&its, &lpis, second);
-        assert_eq!(memory.outstanding_bytes(), 0);
-        its.stop(|segment| (&early).free_table(segment)).unwrap();
-        assert!(early.out(), "LPIs go on: their tables stay");
-        machine.check().unwrap();
+impl Migrate for NoMovers {
+    fn migrate(&self, _migration: &Migration, to: Frames) -> Result<Frames, Refused> {
+        Err(Refused {
+            to,
+            reason: Refusal::Gone,
+        })
     }
+}
+
+type Pages = PageAllocator<Machine, Vec<Frame>>;
+
+/// The machine's memory, and 16 MiB of node 1 set aside in it.
+fn reserved(machine: &Machine) -> (MemoryMap, Vec<dmakit_cma::Reserved>, Vec<Segment>) {
+    let mut map = MemoryMap::new(2);
+    for (node, range) in machine.ram() {
+        map.add(Region {
+            range: range.frames(),
+            node,
+            kind: MemoryKind::Usable,
+        })
+        .unwrap();
+    }
+    let request = AreaRequest {
+        place: Place::Anywhere,
+        ..AreaRequest::new(Purpose::PerNode(NodeId::new(1)), 16 << 20)
+    };
+    let reserved = reserve(&mut map, &[], [request]).into_iter().map(|one| {
+        let Outcome::Reserved(reserved) = one.outcome else {
+            panic!("{one}");
+        };
+        reserved
+    });
+    let reserved = reserved.collect();
+    let ram = [0, 1].map(|node| machine.take_ram(NodeId::new(node)));
+    (map, reserved, ram.into_iter().flatten().collect())
+}
+
+fn begun_early(shareable: Shareable) {
+    let machine = MachineConfig::new(3).non_coherent().build().unwrap();
+    let sim = machine.add_its(ItsConfig {
+        device_bits: 20,
+        shareable,
+        ..ItsConfig::default()
+    });
+    let (map, reserved, mut ram) = reserved(&machine);
+    let area = reserved[0].ranges()[0].bytes().unwrap();
+    let mut bits = vec![0; EarlyAreas::<Machine>::bitmap_words(&reserved)];
+    let early = EarlyAreas::new(machine.clone(), reserved, &mut ram, &mut bits).unwrap();
+
+    // No page allocator, no device: tables from the reserved area of the ITS's own node.
+    let config = dmakit_its::Config {
+        levels: Levels::Flat,
+        node: Some(NodeId::new(1)),
+        ..dmakit_its::Config::new(sim.base(), 2)
+    };
+    let its: Driver<_, &EarlyAreas<'_, Machine>> =
+        Driver::start(machine.clone(), sim.clone(), &early, config).unwrap();
+    let table = its.table(TableKind::Devices).unwrap();
+    assert_eq!(table.range.len(), 8 << 20, "a million devices");
+    assert!(area.contains_range(&table.range));
+    let lpis = Lpis::new(machine.clone(), &early, LpiConfig::default()).unwrap();
+    for cpu in 0..2 {
+        let regs = sim.redistributor(cpu);
+        let node = Some(NodeId::new(1));
+        let redistributor = Redistributor::start(&regs, regs.base(), node, &lpis, &early).unwrap();
+        its.map_collection(cpu, redistributor.target()).unwrap();
+    }
+    let mut first = device(&its, &lpis, 0xf_ffff, 2);
+    assert!(area.contains_range(&first.table()));
+
+    // The early stage cannot be closed while the ITS can still take from it.
+    let its = its.with_memory(Nothing);
+    let (inactive, held) = early.close();
+    ram.extend(held);
+    let out = inactive.claims();
+    let frames = vec![Frame::default(); Pages::table_entries(&map) as usize];
+    let pages = Pages::new(&map, &[], frames).unwrap();
+    let movable = MovableMemory::new(machine.clone(), pages, NoMovers);
+    let (areas, failed) = inactive.activate(&movable);
+    assert!(failed.is_empty(), "{failed:?}");
+    let attached = AttachedRam::new(machine.clone(), movable.allocator(), ram, 64).with_out(out);
+    let coherent = CoherentMemory::new(
+        machine.clone(),
+        &areas,
+        &attached,
+        DeviceArea::None,
+        Waiting::Never,
+    );
+    let id = areas.find(Purpose::PerNode(NodeId::new(1))).unwrap();
+    let before = areas.usage(id).free;
+    let its = its.with_memory(&coherent);
+
+    let second = device(&its, &lpis, 8, 2);
+    assert!(!table.range.overlaps(&second.table()));
+    let arrives = |one: &dmakit_its::Device| {
+        (0..2).all(|event| {
+            sim.raise(one.id(), event.into());
+            let cpu = sim.redistributor(event);
+            cpu.take(one.interrupt(event.into()).unwrap())
+        })
+    };
+    assert!(arrives(&first) && arrives(&second), "nothing moved");
+
+    // Each goes home: early memory through the hands of its owner, which is the area by now.
+    for event in 0..2 {
+        lpis.free(its.unmap(&mut first, event).unwrap());
+    }
+    let segment = its.destroy_device(first).unwrap().unwrap();
+    coherent.free_table(segment);
+    remove(&its, &lpis, second);
+    its.stop(|segment| coherent.free_table(segment)).unwrap();
+    let lpi_tables = (0x1_0000 * 3) >> 12;
+    assert_eq!(areas.usage(id).free, (area.len() >> 12) - lpi_tables);
+    assert!(areas.usage(id).free > before);
+    machine.check().unwrap();
+}
+
+#[test]
+fn an_its_begun_with_early_areas_goes_on_with_active_ones() {
+    begun_early(Shareable::AsWritten);
+}
+
+#[test]
+fn so_does_one_that_goes_past_caches() {
+    begun_early(Shareable::Never);
 }
 
 #[test]

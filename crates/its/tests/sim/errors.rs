@@ -128,10 +128,30 @@ fn a_refused_command_is_replaced_named_and_harms_no_other() {
         assert!(rig.arrives(0, &two, 0), "after {opcode:#x}: as before");
         assert!(rig.arrives(1, &other, 1));
     }
-    assert_eq!(its.command_counts().refused, 8);
+    // And the one after the refused MAPTI, which was about nothing then.
+    assert_eq!(its.command_counts().refused, 9);
     remove(&its, &lpis, two);
     remove(&its, &lpis, other);
     rig.machine.check().unwrap();
+}
+
+#[test]
+fn what_a_refused_sync_leaves_is_known() {
+    let rig = stalling();
+    let (its, lpis) = rig.bring_up(rig.config(), LpiConfig::default());
+    let mut one = its.create_device(1, 2).unwrap();
+    rig.sim.refuse(0x05);
+    let error = its
+        .map(&mut one, 0, lpis.allocate().unwrap(), 0)
+        .unwrap_err();
+    assert_eq!(error.lpi, None, "the event is mapped");
+    its.enable(&lpis, &one, 0).unwrap();
+    assert!(rig.arrives(0, &one, 0));
+    rig.sim.refuse(0x05);
+    assert!(its.move_event(&mut one, 0, 1).is_err());
+    its.enable(&lpis, &one, 0).unwrap();
+    assert!(rig.arrives(1, &one, 0), "it has moved");
+    remove(&its, &lpis, one);
 }
 
 #[test]

@@ -191,3 +191,27 @@ fn an_interrupt_with_the_number_of_its_event_takes_the_short_command() {
     assert_eq!((rig.sim.consumed(0x0a), rig.sim.consumed(0x0b)), (0, 1));
     assert!(rig.arrives(0, &device, 8192));
 }
+
+#[test]
+fn an_interrupt_is_off_until_it_is_enabled_whatever_is_remembered() {
+    for seed in 0..SEEDS {
+        let rig = Rig::new(seed, ItsConfig::default());
+        let (its, lpis) = rig.bring_up(rig.config(), LpiConfig::default());
+        let mut one = device(&its, &lpis, 1, 2);
+        assert!(rig.arrives(0, &one, 0) && rig.arrives(1, &one, 1));
+        // Off on one CPU, and on in the memory of the other.
+        its.move_event(&mut one, 0, 1).unwrap();
+        assert!(rig.arrives(1, &one, 0));
+        its.disable(&lpis, &one, 0).unwrap();
+        its.move_event(&mut one, 0, 0).unwrap();
+        assert!(!rig.arrives(0, &one, 0), "moved");
+        its.clear(&one, 0).unwrap();
+        // A number in its second life.
+        let number = one.interrupt(1).unwrap();
+        lpis.free(its.unmap(&mut one, 1).unwrap());
+        let again = lpis.allocate().unwrap();
+        assert_eq!(again.number(), number);
+        its.map(&mut one, 1, again, 1).unwrap();
+        assert!(!rig.arrives(1, &one, 1), "reused");
+    }
+}

@@ -3,6 +3,7 @@
 mod early;
 mod errors;
 mod interrupts;
+mod lockstep;
 mod mutants;
 mod rig;
 mod sweep;

@@ -87,7 +87,7 @@ impl Rig {
         let is_given = |range: &dmakit_addr::PhysRange| {
             given.iter().any(|one| one.range.contains_range(range))
         };
-        let reached = self.sim.reached();
+        let reached = self.sim.take_reached();
         reached
             .into_iter()
             .filter(|range| !is_given(range))

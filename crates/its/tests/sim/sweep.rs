@@ -132,7 +132,7 @@ fn check_devices(swept: &Swept, levels: Levels, expected: u64) {
         assert!(matches!(beyond, Err(CreateError::Unknown { .. })));
     }
     assert_eq!(sim.refused(), 0, "{levels:?} {what:?}");
-    for reached in sim.reached() {
+    for reached in sim.take_reached() {
         assert!(memory.has(&reached), "{reached} {levels:?} {what:?}");
     }
     let asked = memory.asked.lock().unwrap();
@@ -198,7 +198,7 @@ fn every_table_of_a_device_has_room_for_a_power_of_two() {
             }
             let error = its.create_device(9, most + 1).unwrap_err();
             assert!(matches!(error, CreateError::Events { .. }), "{error}");
-            for reached in rig.sim.reached() {
+            for reached in rig.sim.take_reached() {
                 assert!(rig.memory.has(&reached), "{reached}");
             }
         }
@@ -247,7 +247,7 @@ fn every_collection_table_serves_what_was_asked_or_says_how_many() {
                     }
                     Err(error) => panic!("{error}"),
                 }
-                for reached in rig.sim.reached() {
+                for reached in rig.sim.take_reached() {
                     assert!(rig.memory.has(&reached), "{reached}");
                 }
             }

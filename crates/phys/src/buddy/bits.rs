@@ -11,7 +11,7 @@ const WORDS: usize = (PAGEBLOCK_FRAMES / 64) as usize;
 
 /// One page block, frame by frame.
 pub(super) struct Bits {
-    block: u64,
+    pub(super) block: u64,
     blocked: [u64; WORDS],
     pub(super) moves: [u64; WORDS],
     pub(super) leased: [u64; WORDS],
@@ -104,7 +104,9 @@ fn mask(index: usize, from: usize, to: usize) -> u64 {
 }
 
 fn fill(bits: &mut [u64; WORDS], from: usize, to: usize) {
-    if from < to {
+    if from < to && from / 64 == (to - 1) / 64 {
+        bits[from / 64] |= mask(from / 64, from, to);
+    } else if from < to {
         let words = bits.iter_mut().enumerate();
         for (index, word) in words.take((to - 1) / 64 + 1).skip(from / 64) {
             *word |= mask(index, from, to);

@@ -104,6 +104,8 @@ impl Scan {
         wanted: &Wanted<'_>,
         budget: u32,
     ) -> bool {
+        // The last block of one window is the first of the next, and nothing changes under the lock.
+        let mut kept = None;
         for _ in 0..budget {
             if self.best.is_some_and(|best| best.moves == 0) {
                 return true;
@@ -115,7 +117,7 @@ impl Scan {
                 self.seeded = true;
                 self.at = self.low >> PAGEBLOCK_ORDER;
                 if let Some((_, block, inner)) = self.seed {
-                    self.look(buddy, wanted, block, &inner);
+                    self.look(buddy, wanted, block, &inner, &mut kept);
                 }
                 self.inner = Inner::default();
                 continue;
@@ -126,7 +128,7 @@ impl Scan {
             self.at = next >> PAGEBLOCK_ORDER;
             self.slide(buddy, wanted, block);
             if let Some(bound) = self.bound(buddy, wanted, block) {
-                self.consider(buddy, wanted, block, bound);
+                self.consider(buddy, wanted, block, bound, &mut kept);
             }
         }
         false
@@ -138,6 +140,7 @@ impl Scan {
         wanted: &Wanted<'_>,
         block: u64,
         bound: u64,
+        kept: &mut Option<Bits>,
     ) {
         if !self.seeded {
             if self.seed.is_none_or(|(least, ..)| bound < least) {
@@ -151,7 +154,7 @@ impl Scan {
             .is_some_and(|best| (best.moves, best.leased) <= (bound, 0));
         if !known && !hopeless {
             let inner = self.inner;
-            self.look(buddy, wanted, block, &inner);
+            self.look(buddy, wanted, block, &inner, kept);
         }
     }
 
@@ -252,19 +255,18 @@ impl Scan {
         wanted: &Wanted<'_>,
         block: u64,
         inner: &Inner,
+        kept: &mut Option<Bits>,
     ) {
         let (mut start, last) = self.starts(wanted, block);
         let tails = [start, last].map(|start| (start + wanted.frames - 1) >> PAGEBLOCK_ORDER);
         let mut edges = [None, None, None];
-        edges[0] = Some(Bits::of(buddy, wanted, self.zone, block));
-        for (slot, tail) in edges[1..].iter_mut().zip(tails) {
-            if tail > block {
-                *slot = Some(Bits::of(buddy, wanted, self.zone, tail));
+        let known = kept.take().filter(|bits| bits.block == block);
+        edges[0] = known.or_else(|| Some(Bits::of(buddy, wanted, self.zone, block)));
+        for (index, tail) in tails.into_iter().enumerate() {
+            if tail > block && (index == 0 || tail > tails[0]) {
+                edges[index + 1] = Some(Bits::of(buddy, wanted, self.zone, tail));
             }
             self.steps += 1;
-        }
-        if tails[0] == tails[1] {
-            edges[2] = None;
         }
         while start <= last {
             let end = start + wanted.frames;
@@ -290,6 +292,7 @@ impl Scan {
             }
             start += wanted.align;
         }
+        *kept = edges.into_iter().flatten().last();
     }
 }
 

@@ -158,6 +158,12 @@ impl fmt::Display for ContextViolation {
 
 impl std::error::Error for ContextViolation {}
 
+/// An address that no other live thread has.
+#[inline]
+pub(super) fn here() -> usize {
+    HERE.with(|here| std::ptr::from_ref(here) as usize)
+}
+
 /// A spin lock that knows its owner, so that taking it twice panics rather than hangs.
 struct OwnedLock {
     lock: RawSpinLock,
@@ -171,13 +177,9 @@ impl OwnedLock {
         owner: AtomicUsize::new(0),
     };
 
-    fn here() -> usize {
-        HERE.with(|here| std::ptr::from_ref(here) as usize)
-    }
-
     #[inline]
     fn lock(&self, name: &str) {
-        let here = Self::here();
+        let here = here();
         // Only this thread stores its own address, so seeing it means that it holds the lock.
         assert!(
             self.owner.load(Ordering::Relaxed) != here,
@@ -191,7 +193,7 @@ impl OwnedLock {
     fn try_lock(&self) -> bool {
         let taken = lock_api::RawMutex::try_lock(&self.lock);
         if taken {
-            self.owner.store(Self::here(), Ordering::Relaxed);
+            self.owner.store(here(), Ordering::Relaxed);
         }
         taken
     }

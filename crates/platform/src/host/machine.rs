@@ -1,31 +1,32 @@
 //! This process as a machine.
 
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time;
 
 use dmakit_addr::PhysRange;
 
+use super::numbers::{self, Numbers};
 use crate::{ConversionError, CpuGuard, CpuId, Instant, Platform, RawSpinLock};
 
 /// A coherent machine whose CPUs are this process's threads and whose clock is the system's.
 ///
-/// Threads get CPU numbers in the order in which they first enter; the machine has as many CPUs as
-/// it was made with, and a thread too many shares one. Nothing here is deterministic: tests that
-/// must be use a simulated machine.
+/// A thread has a CPU number from its first entry to its end, of its own while there are enough: all
+/// but the last number are. The threads that come when those are taken share the last one, and wait
+/// for each other in [`enter_cpu`](Platform::enter_cpu); a thread with a number of its own takes no
+/// lock. Nothing here is deterministic: tests that must be use a simulated machine.
 #[derive(Clone, Debug)]
 pub struct HostPlatform {
     origin: time::Instant,
-    cpus: usize,
-    next: Arc<AtomicUsize>,
+    numbers: Arc<Numbers>,
 }
 
-/// Proof of the calling thread's CPU number.
+/// Proof of the calling thread's CPU number. While it is held nobody else has entered that CPU.
 #[derive(Debug)]
 pub struct ThreadCpu {
     cpu: CpuId,
+    /// Where the number is shared: its lock is held.
+    shared: Option<Arc<Numbers>>,
     not_send: PhantomData<*const ()>,
 }
 
@@ -36,8 +37,14 @@ impl CpuGuard for ThreadCpu {
     }
 }
 
-thread_local! {
-    static CPU: Cell<Option<u32>> = const { Cell::new(None) };
+impl Drop for ThreadCpu {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(numbers) = &self.shared {
+            // SAFETY: this guard took the lock, on this thread: it is not `Send`.
+            unsafe { numbers.leave_last() }
+        }
+    }
 }
 
 impl HostPlatform {
@@ -45,20 +52,16 @@ impl HostPlatform {
     pub fn new(cpus: usize) -> Self {
         Self {
             origin: time::Instant::now(),
-            cpus: cpus.max(1),
-            next: Arc::default(),
+            numbers: Arc::new(Numbers::new(cpus.max(1))),
         }
     }
 
     /// Makes the calling thread CPU `cpu` of every host machine.
+    ///
+    /// It then takes no lock: whoever binds threads binds all that enter a machine, and sees to it
+    /// that no two of one number have entered at once.
     pub fn bind_thread(cpu: CpuId) {
-        CPU.set(Some(cpu.index() as u32));
-    }
-
-    fn assign(&self) -> u32 {
-        let cpu = (self.next.fetch_add(1, Ordering::Relaxed) % self.cpus) as u32;
-        CPU.set(Some(cpu));
-        cpu
+        numbers::bind(cpu.index() as u32);
     }
 }
 
@@ -72,14 +75,20 @@ impl Platform for HostPlatform {
     }
 
     fn cpu_count(&self) -> usize {
-        self.cpus
+        self.numbers.cpus()
     }
 
+    /// # Panics
+    /// Where another thread has held a guard of the same, shared number for a minute.
     #[inline]
     fn enter_cpu(&self) -> ThreadCpu {
-        let cpu = CPU.get().unwrap_or_else(|| self.assign());
+        let (cpu, is_shared) = self.numbers.of_thread();
+        if is_shared {
+            self.numbers.enter_last();
+        }
         ThreadCpu {
-            cpu: CpuId::new(cpu % self.cpus as u32),
+            cpu: CpuId::new(cpu),
+            shared: is_shared.then(|| self.numbers.clone()),
             not_send: PhantomData,
         }
     }

@@ -2,6 +2,7 @@
 
 mod context;
 mod machine;
+mod numbers;
 mod ram;
 mod store;
 

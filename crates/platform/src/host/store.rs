@@ -102,6 +102,10 @@ impl TableMemory for SegmentStore {
         Ok(segment)
     }
 
+    fn allocate_unwritten(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        self.allocate(request)
+    }
+
     /// A segment that is not this store's leaks; a part of one stays among the
     /// [`outstanding`](SegmentStore::outstanding).
     fn free_table(&self, segment: Segment) {

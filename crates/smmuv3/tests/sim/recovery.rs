@@ -1,14 +1,18 @@
 //! Errors, and failures of every step.
 
-use dmakit_addr::{DmaAddr, DmaMask};
-use dmakit_io_pgtable::Permissions;
-use dmakit_iommu::{Batch, BatchConfig};
-use dmakit_platform::Platform;
-use dmakit_sim::for_each_failure;
+use std::time::Duration;
+
+use dmakit_addr::{DmaAddr, DmaMask, Granule, Iova, IovaRange};
+use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
+use dmakit_io_pgtable::{Gather, PageTable, Permissions, WalkCoherence};
+use dmakit_iommu::{Batch, BatchConfig, Invalidation};
+use dmakit_platform::{Mmio, Platform};
+use dmakit_sim::{Machine, SimSmmu, for_each_failure};
 use dmakit_smmuv3::spec::command;
+use dmakit_smmuv3::spec::registers::GERROR;
 use dmakit_smmuv3::{Smmu, SyncFailure};
 
-use crate::rig::{Mutant, Rig, STREAM, Shape, faults};
+use crate::rig::{Driver, Mutant, Rig, STREAM, Shape, faults};
 
 #[test]
 fn a_stuck_smmu_times_out_and_redeems_nothing_until_it_goes_on() {
@@ -139,6 +143,107 @@ fn whatever_allocation_fails_leaves_no_trace() {
         assert_eq!(rig.memory.outstanding(), []);
     });
     assert!(runs >= 2, "{runs} failed starts");
+}
+
+/// Registers of an SMMU where looking for errors takes long, so that whoever waits in vain gives up
+/// after few looks.
+struct Slow(SimSmmu, Machine);
+
+impl Mmio for Slow {
+    fn read32(&self, offset: u64) -> u32 {
+        if offset == GERROR {
+            self.1.advance(Duration::from_millis(1));
+        }
+        self.0.read32(offset)
+    }
+
+    fn read64(&self, offset: u64) -> u64 {
+        self.0.read64(offset)
+    }
+
+    fn write32(&self, offset: u64, value: u32) {
+        self.0.write32(offset, value);
+    }
+
+    fn write64(&self, offset: u64, value: u64) {
+        self.0.write64(offset, value);
+    }
+}
+
+/// A life of a domain, as far as the SMMU lets it come; whether it came to its end.
+fn life<R: Mmio>(rig: &Rig, driver: &Driver<R>) -> bool {
+    let format = Lpae::new(Stage::One, Granule::K4, 40, 44, ContiguousHint::Never).unwrap();
+    let (machine, memory) = (rig.machine.clone(), rig.memory.clone());
+    let coherence = WalkCoherence::Coherent;
+    let table = PageTable::new(format, machine, memory, None, coherence).unwrap();
+    let range = IovaRange::new(Iova::new(0x1000), 4096).unwrap();
+    let buffer = rig.buffer(4096, 0);
+    let at = DmaAddr::new(0x1000);
+    let write = || rig.device.write(at, &[1; 64]).is_ok();
+    let done = (|| {
+        let context = driver.create_context(&table).ok()?;
+        driver.attach(STREAM, &context).ok()?;
+        let phys = buffer.range().start();
+        table.map(range, phys, Permissions::READ_WRITE).unwrap();
+        rig.device
+            .grant(buffer.range(), dmakit_addr::Direction::Bidirectional);
+        assert!(write(), "mapped, and attached");
+        let mut gather = Gather::new();
+        table.unmap(range, &mut gather).unwrap();
+        let what = Invalidation {
+            range,
+            granule: Granule::K4,
+            leaf_height: Some(0),
+            leaf_shift: Some(12),
+            tables: false,
+        };
+        driver.invalidate(context.tag(), &what).ok()?;
+        driver.sync().ok()?;
+        assert!(!write(), "a stale hit");
+        driver.detach(STREAM).ok()?;
+        driver.release_context(context).ok()
+    })();
+    driver.take_events(|_| ());
+    done.is_some()
+}
+
+#[test]
+fn whatever_command_cannot_be_read_is_read_again() {
+    let mut most = 0;
+    for nth in 0.. {
+        let rig = Rig::new(3, Shape::default());
+        let driver = rig.driver();
+        rig.smmu.fail_command_read_after(nth);
+        assert!(life(&rig, &driver), "command {nth}");
+        let counts = driver.command_counts();
+        rig.machine.check().unwrap();
+        if counts.refused == 0 {
+            break;
+        }
+        assert_eq!(counts.refused, 1, "command {nth}");
+        most = nth;
+    }
+    assert!(most >= 10, "each of the commands was tried: {most}");
+}
+
+#[test]
+fn wherever_the_smmu_gets_stuck_a_wait_ends_and_all_memory_comes_back_with_it() {
+    let mut stuck = 0;
+    for nth in 0.. {
+        let rig = Rig::new(3, Shape::default());
+        let driver = rig.driver_over(Slow(rig.smmu.clone(), rig.machine.clone()));
+        rig.smmu.stick_after(nth);
+        let done = life(&rig, &driver);
+        rig.smmu.stick(false);
+        driver.stop().unwrap();
+        // The buffer, which the test has dropped, and nothing else.
+        assert_eq!(rig.memory.outstanding().len(), 1, "command {nth}");
+        if done {
+            break;
+        }
+        stuck += 1;
+    }
+    assert!(stuck >= 10, "each of the commands was tried: {stuck}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Claims that are out, with what was written to them.
 
-use dmakit_addr::DmaMask;
+use dmakit_addr::{DmaMask, PfnRange};
 use dmakit_cma::{AreaClaim, AreaId, Areas};
 use dmakit_phys::{AttachedRam, ClaimLimits, DeviceMappings, Frame, Frames};
 use dmakit_platform::{Instant, Segment};
@@ -49,6 +49,11 @@ impl<'m, D: DeviceMappings + Sync> Claims<'m, D> {
             held: Vec::new(),
             counts: Counts::default(),
         }
+    }
+
+    /// The frames of the area.
+    pub fn ranges(&self) -> &'m [PfnRange] {
+        self.areas.ranges(self.area)
     }
 
     /// Whether a frame is claimed.
@@ -121,10 +126,11 @@ impl<'m, D: DeviceMappings + Sync> Claims<'m, D> {
         let (segment, byte) = self.held.swap_remove(index);
         let mut bytes = vec![!byte; segment.len() as usize];
         segment.window().read(&mut bytes);
-        let wrong = bytes.iter().position(|found| *found != byte);
+        let whole = bytes == vec![byte; bytes.len()];
+        let wrong = (!whole).then(|| bytes.iter().position(|found| *found != byte));
         report.trial(
             CheckName::Data,
-            wrong.map(|at| {
+            wrong.flatten().map(|at| {
                 format!(
                     "somebody wrote to claimed memory at {}+{at:#x}",
                     segment.range()

@@ -3,6 +3,7 @@
 mod board;
 pub mod carving;
 mod claims;
+mod judge;
 mod lend;
 mod params;
 pub mod per_node;

@@ -12,12 +12,12 @@ use dmakit_cma::{
     AreaParams, Areas, CoherentMemory, DeviceArea, GiganticTurn, InactiveAreas, PerNode, Purpose,
     Waiting,
 };
-use dmakit_phys::{AttachedRam, Frame};
+use dmakit_phys::{Account, AttachedRam, Frame};
 use dmakit_sim::{Cost, Figure, Machine, Mover, NoDevices};
 use serde::Serialize;
 
-use super::params;
 use super::system::{SEGMENTS, System};
+use super::{judge, params};
 use crate::output::{Look, Table, Tone};
 use crate::progress::Progress;
 use crate::quantity::{bytes, grouped, percent};
@@ -140,7 +140,7 @@ fn side(
     );
     let coherent: Coherent<'_> =
         CoherentMemory::new(machine.clone(), &areas, &ram, DeviceArea::None, WAITING);
-    let before = in_use(&areas);
+    let free_before = system.memory.allocator().free_frames();
     let fall_back = match &mut report {
         Some(report) => fall_back::run(machine, &areas, &coherent, table, report)?,
         None => Vec::new(),
@@ -160,12 +160,8 @@ fn side(
         nodes.push(row);
     }
     if let Some(report) = report {
-        let left = in_use(&areas) - before;
-        let failure = (left != 0).then(|| format!("{left} frames left in use"));
-        report.trial(CheckName::AllReturned, failure);
-        let violations = machine.check().err();
-        let failure = violations.map(|violations| violations.to_string());
-        report.trial(CheckName::NoViolations, failure);
+        let account = Account::new(0);
+        judge::end(machine, &system.memory, free_before, &account, report);
     }
     let sum = |of: fn(&NodeRow) -> u64| nodes.iter().map(of).sum();
     let means: f64 = nodes.iter().map(|row: &NodeRow| row.sync_mean_ns).sum();
@@ -177,12 +173,6 @@ fn side(
         nodes,
     };
     Ok((side, fall_back))
-}
-
-/// Frames that are in use, in areas and outside.
-fn in_use(areas: &RunAreas<'_>) -> i128 {
-    let free = areas.memory().allocator().free_frames();
-    -i128::from(free)
 }
 
 /// Where memory came from, by name.

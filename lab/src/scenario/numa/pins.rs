@@ -5,17 +5,16 @@ mod device;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::Context;
 use dmakit_addr::{PAGE_BYTES, PfnRange};
-use dmakit_cma::{GiganticTurn, InactiveAreas, Purpose};
+use dmakit_cma::{GiganticTurn, InactiveAreas};
 use dmakit_phys::{Account, AttachedRam};
 use dmakit_sim::{PageId, Rng};
 use serde::Serialize;
 
 use super::claims::Claims;
 use super::shared::Shared;
-use super::system::{SEGMENTS, System};
-use super::{lend, params, windows};
+use super::system::{SEGMENTS, System, default_area};
+use super::{judge, lend, params, windows};
 use crate::output::{Cell, Look, Table};
 use crate::progress::Progress;
 use crate::quantity::grouped;
@@ -109,9 +108,7 @@ fn one(
     let system = System::boot_with_tables(page, &asked, seed, TABLE_BYTES, Shared::new)?;
     let memory = &system.memory;
     let (areas, _) = InactiveAreas::new(system.reserved).activate(memory);
-    let area = areas
-        .find(Purpose::Default)
-        .context("params has to ask for an area with cma=")?;
+    let area = default_area(&areas)?;
     let ram = AttachedRam::new(
         system.machine.clone(),
         memory.allocator(),
@@ -126,28 +123,25 @@ fn one(
     let held = inside.len() as u64 * percent / 100;
     let chosen: Vec<PageId> = inside.into_iter().take(held as usize).collect();
     let account = Arc::new(Account::new(u64::MAX));
-    let mut sharer = Sharer::new(memory, by, account.clone(), seed)?;
+    let mut sharer = Sharer::new(memory, by, table.rests, account.clone(), seed)?;
     let left_the_area = sharer.share(&chosen, &ranges)?;
     let mut claims = Claims::new(&areas, &ram, area);
     let frames = table.claim.0 / PAGE_BYTES;
-    for _ in 0..table.claims {
+    // Claims are aligned to the power of two in their size, as Linux has it.
+    let windows: u64 = ranges.iter().map(|range| range.len() / frames).sum();
+    for _ in 0..windows {
         sharer.begin_writes(table.writes)?;
-        if claims.out() >= 2 {
-            claims.release(rng.below(claims.out() as u64) as usize, report)?;
-        }
         let short: BTreeSet<PageId> = sharer.in_the_way();
         let seen = windows::Frames::look(&ranges, &programs, |frame, page| {
             claims.has(frame) || page.is_some_and(|page| short.contains(&page))
         });
-        claims.claim(frames, 0, &seen, &mut rng, report)?;
+        claims.claim(frames, frames.ilog2(), &seen, &mut rng, report)?;
         sharer.end_writes()?;
         sharer.hold_again()?;
         programs.run(16);
         judge_pins(&ranges, &sharer, report);
     }
-    programs.check();
-    let damage = programs.uses().damage.map(|damage| damage.to_string());
-    report.trial(CheckName::Data, damage);
+    judge::data(memory, report);
     claims.release_all(report)?;
     let counts = claims.counts;
     let row = Row {
@@ -169,18 +163,7 @@ fn one(
     report.dma_bytes += sharer.written_bytes;
     sharer.leave();
     give_everything_back(memory);
-    let (left, charged) = (
-        i128::from(free_before) - i128::from(memory.allocator().free_frames()),
-        account.charged(),
-    );
-    let failure = (left != 0 || charged != 0)
-        .then(|| format!("{left} frames in use and {charged} charged are left"));
-    report.trial(CheckName::AllReturned, failure);
-    let violations = system.machine.check().err();
-    report.trial(
-        CheckName::NoViolations,
-        violations.map(|violations| violations.to_string()),
-    );
+    judge::end(&system.machine, memory, free_before, &account, report);
     Ok(row)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dmakit_addr::NodeId;
-use dmakit_cma::{AreaParams, Outcome, Reserved, reserve};
+use dmakit_cma::{AreaId, AreaParams, Areas, Outcome, Purpose, Reserved, reserve};
 use dmakit_phys::{DeviceMappings, Frame, MovableMemory, PageAllocator};
 use dmakit_platform::Segment;
 use dmakit_sim::{Machine, Mover, NoDevices, Programs};
@@ -22,6 +22,14 @@ pub struct System<D> {
     pub memory: Arc<Movable<D>>,
     pub ram: Vec<Segment>,
     pub reserved: Vec<Reserved>,
+}
+
+/// The area that `cma=` asks for.
+pub fn default_area<D: DeviceMappings + Sync>(
+    areas: &Areas<'_, Machine, Vec<Frame>, Mover<D>>,
+) -> anyhow::Result<AreaId> {
+    let area = areas.find(Purpose::Default);
+    area.ok_or_else(|| anyhow::anyhow!("params has to ask for an area with cma="))
 }
 
 impl System<NoDevices> {

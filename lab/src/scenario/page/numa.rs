@@ -155,11 +155,12 @@ pub struct PinsTable {
     pub percent: Vec<u64>,
     /// How they are held.
     pub by: Vec<HoldWord>,
-    /// Claims of each run, and their size.
-    pub claims: u64,
+    /// The size of the claims.
     pub claim: Size,
     /// Writes of the device that are on their way during each claim.
     pub writes: u64,
+    /// Whether the driver lets its device rest before it gives a lease back.
+    pub rests: bool,
 }
 
 impl PinsTable {
@@ -169,7 +170,6 @@ impl PinsTable {
             in_range("pins.percent", percent, 1, 100)?;
         }
         in_range("pins.by", self.by.len() as u64, 1, 4)?;
-        in_range("pins.claims", self.claims, 1, 100_000)?;
         in_range("pins.claim", self.claim.0, 4096, 64 * MIB)?;
         multiple("pins.claim", self.claim.0, 4096)?;
         in_range("pins.writes", self.writes, 1, 64)

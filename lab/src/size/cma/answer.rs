@@ -10,7 +10,7 @@ use super::search::{AreaFound, Claimed, Tried};
 use crate::engine::{Engine, claim_all, page_bytes};
 use crate::load::Load;
 use crate::quantity::{grouped, pages};
-use crate::replay::{BUCKETS, ClientResult, areas, clients};
+use crate::replay::{BUCKETS, areas, clients};
 use crate::size::found::headroom_rule;
 
 /// The answer, or why there is none.
@@ -36,37 +36,7 @@ pub fn engine_answer(
     if answer.reason.is_some() {
         return answer;
     }
-    let size_of = |name: &str| {
-        let area = answer.areas.iter().find(|area| area.name == name);
-        area.and_then(|area| area.answer).map_or(0, |at| at.pages)
-    };
-    let mut at = Count {
-        pages: 0,
-        failed: 0,
-        calls: 0,
-    };
-    let mut all_clients: Vec<ClientResult> = Vec::new();
-    for (load, one) in loads.iter().zip(claimed) {
-        let places = one.places(size_of);
-        let report = claim_all(one.claims, engine, &places, BUCKETS);
-        at.failed += report.failed.len() as u64;
-        let demand = &one.claims.demand;
-        at.calls += (demand.calls.len() + demand.holdings.len()) as u64;
-        let mut named = clients(one.claims, &report);
-        if loads.len() > 1 {
-            // Machines name their devices alike.
-            for client in &mut named {
-                client.name = format!("{} {}", load.facts.path, client.name);
-            }
-        }
-        all_clients.extend(named);
-        if answer.over_time.is_empty() {
-            answer.over_time = areas(load, one.claims, &places, &report);
-        }
-    }
-    answer.clients = all_clients;
-    let settings = answer.areas.iter().filter_map(|area| area.answer);
-    at.pages = settings.clone().map(|at| at.pages).sum();
+    let at = run_at_answer(loads, claimed, engine, &mut answer);
     let chosen = |of: fn(&AreaAnswer) -> Option<u64>| -> Vec<(&str, u64)> {
         let areas = answer.areas.iter();
         areas
@@ -76,6 +46,7 @@ pub fn engine_answer(
     let smallest = chosen(|area| area.answer.map(|at| at.pages));
     let recommended = chosen(|area| area.recommended_pages);
     let total: u64 = recommended.iter().map(|(_, pages)| pages).sum();
+    let settings = answer.areas.iter().filter_map(|area| area.answer);
     let (line, notes) = boot_line(&smallest, engine);
     answer.answer = Some(Setting {
         params: line,
@@ -89,19 +60,57 @@ pub fn engine_answer(
         rule: headroom_rule(),
     });
     answer.notes = notes;
+    let alone = Proof {
+        at,
+        below: None,
+        below_reason: None,
+    };
     answer.proof = Some(match answer.areas.as_slice() {
-        [one] => one.proof.clone().unwrap_or(Proof {
-            at,
-            below: None,
-            below_reason: None,
-        }),
+        [one] => one.proof.clone().unwrap_or(alone),
         _ => Proof {
-            at,
-            below: None,
             below_reason: Some("each area has its own proof".to_owned()),
+            ..alone
         },
     });
     answer
+}
+
+/// Claims everything once more at the sizes found: who was served when, and what failed.
+fn run_at_answer(
+    loads: &[Load],
+    claimed: &[Claimed<'_>],
+    engine: Engine,
+    answer: &mut EngineAnswer,
+) -> Count {
+    let size_of = |name: &str| {
+        let area = answer.areas.iter().find(|area| area.name == name);
+        area.and_then(|area| area.answer).map_or(0, |at| at.pages)
+    };
+    let settings = answer.areas.iter().filter_map(|area| area.answer);
+    let mut at = Count {
+        pages: settings.map(|at| at.pages).sum(),
+        failed: 0,
+        calls: 0,
+    };
+    for (load, one) in loads.iter().zip(claimed) {
+        let places = one.places(size_of);
+        let report = claim_all(one.claims, engine, &places, BUCKETS);
+        at.failed += report.failed.len() as u64;
+        let demand = &one.claims.demand;
+        at.calls += (demand.calls.len() + demand.holdings.len()) as u64;
+        let mut named = clients(one.claims, &report);
+        if loads.len() > 1 {
+            // Machines name their devices alike.
+            for client in &mut named {
+                client.name = format!("{} {}", load.facts.path, client.name);
+            }
+        }
+        answer.clients.extend(named);
+        if answer.over_time.is_empty() {
+            answer.over_time = areas(load, one.claims, &places, &report);
+        }
+    }
+    at
 }
 
 fn area_answer(area: &AreaFound) -> AreaAnswer {

@@ -93,10 +93,10 @@ pub fn why(report: &ItsReport, flat_reservation: &str) -> String {
     );
     let run = bytes(report.allocator.run_bytes_max);
     match (report.levels, &report.reservation, &report.two_level) {
-        (None, _, _) => format!(
-            "{flat}; 256 ITS pages of {} are {}: not all IDs can be served",
+        (None, _, two) => format!(
+            "{flat}; the register can say 256 ITS pages of {}: {} IDs at most",
             bytes(report.its_page_bytes),
-            bytes(256 * report.its_page_bytes)
+            grouped(two.as_ref().map_or(report.flat.ids, |two| two.ids))
         ),
         (Some(2), _, Some(two)) => format!(
             "{flat}, more than the page allocator's {run}; a first level takes {}, and {} more \

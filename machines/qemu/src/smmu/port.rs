@@ -170,11 +170,6 @@ impl Port {
         self.stream
     }
 
-    /// The number of its domain.
-    pub fn domain(&self) -> DomainId {
-        self.translated.domain().id()
-    }
-
     /// The device, for a driver that uses the mapping API: with coherent memory of the machine, and a
     /// bounce pool for what no granule may show it.
     pub fn device<'a>(
@@ -188,6 +183,11 @@ impl Port {
         };
         let source = CoherentSource::Cached(&self.memory);
         Device::new(self.machine.platform(), info, path, source)
+    }
+
+    /// The number of its domain.
+    pub fn domain(&self) -> DomainId {
+        self.translated.domain().id()
     }
 
     /// Maps runs of memory, one after the other, to contiguous addresses that the device reaches.

@@ -71,9 +71,9 @@ impl SimIts {
         self.with(|its, _| its.counts.consumed.get(&opcode).copied().unwrap_or(0))
     }
 
-    /// The entries that it read or wrote so far, wherever they lie.
-    pub fn reached(&self) -> Vec<PhysRange> {
-        let reached = self.with(|its, _| its.counts.reached.clone());
+    /// The entries that it read or wrote since this was last asked, wherever they lie.
+    pub fn take_reached(&self) -> Vec<PhysRange> {
+        let reached = self.with(|its, _| std::mem::take(&mut its.counts.reached));
         reached
             .into_iter()
             .filter_map(|(start, len)| PhysRange::new(PhysAddr::new(start), len).ok())

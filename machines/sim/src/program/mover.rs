@@ -116,7 +116,8 @@ impl<D> Mover<D> {
         &self.devices
     }
 
-    /// Does something once it is time, while somebody waits for memory to become free.
+    /// Does something once it is time: while memory is moved, or somebody waits for it to become
+    /// free.
     pub fn later(&self, when: Instant, act: impl FnOnce() + Send + 'static) {
         self.lock_agenda().0.push((when, Box::new(act)));
     }
@@ -226,7 +227,10 @@ impl<D: DeviceMappings + Sync> Migrate for Mover<D> {
     }
 
     fn migrate(&self, migration: &Migration, to: Frames) -> Result<Frames, Refused> {
-        match self.move_page(migration, to.range()) {
+        let moved = self.move_page(migration, to.range());
+        // The copy took its time, in which others act.
+        self.keep_time();
+        match moved {
             Ok(()) => Ok(self.programs.exchange(to)),
             Err(reason) => Err(Refused { to, reason }),
         }

@@ -51,9 +51,25 @@ impl SimSmmu {
         self.with(|smmu| smmu.faults.unreadable = count);
     }
 
+    /// After `count` more commands the next one cannot be read, once.
+    pub fn fail_command_read_after(&self, count: u32) {
+        self.with(|smmu| {
+            smmu.faults.readable = count;
+            smmu.faults.unreadable = 1;
+        });
+    }
+
     /// It executes nothing any more, or goes on.
     pub fn stick(&self, is_stuck: bool) {
-        self.with(|smmu| smmu.faults.is_stuck = is_stuck);
+        self.with(|smmu| {
+            smmu.faults.is_stuck = is_stuck;
+            smmu.faults.until_stuck = None;
+        });
+    }
+
+    /// It executes so many commands more, and then nothing.
+    pub fn stick_after(&self, count: u32) {
+        self.with(|smmu| smmu.faults.until_stuck = Some(count));
     }
 
     /// It goes into service failure mode.

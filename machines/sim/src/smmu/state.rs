@@ -34,6 +34,10 @@ pub(crate) struct SmmuState {
 pub(super) struct Injected {
     /// Commands that cannot be read before the next one can.
     pub(super) unreadable: u32,
+    /// How many are read before those.
+    pub(super) readable: u32,
+    /// Nothing is executed after so many more.
+    pub(super) until_stuck: Option<u32>,
     /// Nothing is executed any more.
     pub(super) is_stuck: bool,
     /// Commands of these numbers do nothing, as if they had not been sent.
@@ -161,10 +165,16 @@ impl SmmuState {
             return Progress::Idle;
         }
         let slot = base + u64::from(cons & mask >> 1) * 16;
-        let command = match self.faults.unreadable {
-            0 => self.read::<2>(slot, memory),
-            _ => None,
+        if self.faults.until_stuck == Some(0) {
+            self.faults.is_stuck = true;
+            return Progress::Idle;
+        }
+        self.faults.until_stuck = self.faults.until_stuck.map(|left| left - 1);
+        let command = match (self.faults.readable, self.faults.unreadable) {
+            (0, 1..) => None,
+            _ => self.read::<2>(slot, memory),
         };
+        self.faults.readable = self.faults.readable.saturating_sub(1);
         let Some(command) = command else {
             self.faults.unreadable = self.faults.unreadable.saturating_sub(1);
             self.refuse(cons, 2);

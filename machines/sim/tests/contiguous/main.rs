@@ -5,6 +5,7 @@
 mod pins;
 mod world;
 
+use dmakit_sim::for_each_failure;
 use world::{Parts, Shape, World, boot};
 
 fn variable(name: &str) -> Option<u64> {
@@ -81,4 +82,26 @@ fn a_claim_never_fails_while_a_window_can_be_cleared_and_no_byte_is_lost() {
         },
     ];
     run(&shapes, steps(9_000), 3_000);
+}
+
+#[test]
+fn each_migration_that_fails_in_its_turn_leaves_what_was() {
+    let shape = Shape {
+        nodes: 2,
+        blocks: 4,
+        area_blocks: 1,
+        order_max: 1,
+        refused_of_256: 0,
+    };
+    let mut refused = 0;
+    let failures = for_each_failure(|plan| {
+        let mut parts: Parts = boot(11, shape);
+        let mut world = World::new(11, shape, &mut parts);
+        world.fill();
+        refused += u64::from(world.claim_that_may_fail(plan));
+        world.end();
+        parts.machine.check().unwrap();
+    });
+    println!("{failures} migrations failed in turn, {refused} claims were refused");
+    assert!(failures > 30 && refused == failures);
 }

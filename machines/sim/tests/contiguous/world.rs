@@ -3,16 +3,19 @@
 
 use std::sync::Arc;
 
-use dmakit_addr::{DmaMask, NodeId, PfnRange, PhysAddr, PhysRange};
+use dmakit_addr::{Address, DmaMask, NodeId, PfnRange, PhysAddr, PhysRange};
 use dmakit_cma::{
     AreaClaim, AreaClaimError, AreaId, AreaParams, Areas, InactiveAreas, NoClaim, Outcome, PerNode,
     Reserved, reserve,
 };
 use dmakit_phys::{
-    AttachedRam, ClaimFailure, ClaimLimits, Frame, Frames, MovableMemory, PageAllocator,
+    AttachedRam, ClaimFailure, ClaimLimits, Frame, Frames, MigrateType, MovableMemory,
+    PageAllocator,
 };
 use dmakit_platform::{Instant, Segment};
-use dmakit_sim::{Machine, MachineConfig, Mover, Pressure, PressureConfig, Programs, Rng};
+use dmakit_sim::{
+    FaultPlan, Machine, MachineConfig, Mover, Pressure, PressureConfig, Programs, Rng,
+};
 
 use crate::pins::Pins;
 
@@ -88,6 +91,7 @@ struct Held {
 }
 
 pub struct World<'m> {
+    machine: &'m Machine,
     memory: &'m Memory,
     programs: &'m Programs,
     pub areas: Areas<'m, Machine, Vec<Frame>, Mover>,
@@ -129,6 +133,7 @@ impl<'m> World<'m> {
         };
         let allocator = parts.memory.allocator();
         Self {
+            machine: &parts.machine,
             memory: &parts.memory,
             programs: &parts.programs,
             pins: Pins::new(seed, &parts.memory),
@@ -142,6 +147,44 @@ impl<'m> World<'m> {
             made: 0,
             refused: 0,
         }
+    }
+
+    /// Claims a run of frames that programs have in part, with one migration that fails and no
+    /// second try; whether it was refused. Refused or not, all is as it was afterwards.
+    pub fn claim_that_may_fail(&mut self, plan: &FaultPlan) -> bool {
+        let page = self
+            .programs
+            .page(0)
+            .and_then(|page| self.programs.range_of(page));
+        let start = page.unwrap().start().align_down(64);
+        let range = PfnRange::new(start, 64).unwrap();
+        let state = |world: &Self| {
+            let usage = world.areas.ids().map(|id| world.areas.usage(id).free);
+            let blocks = (0..10).map(|order| {
+                let types = [MigrateType::Movable, MigrateType::Contiguous];
+                types.map(|of| world.memory.allocator().free_blocks(order, of) << order)
+            });
+            let sums = blocks.fold([0, 0], |[a, b], [c, d]| [a + c, b + d]);
+            (usage.collect::<Vec<_>>(), sums, world.programs.pages())
+        };
+        let before = state(self);
+        self.machine.inject(plan);
+        let once = ClaimLimits { tries: 0, ..LIMITS };
+        let claimed = self.memory.claim(range, &once);
+        self.machine.inject(&FaultPlan::none());
+        let was_refused = claimed.is_err();
+        assert_eq!(was_refused, !plan.fired().is_empty());
+        if let Ok(frames) = claimed {
+            self.memory.allocator().free(frames).unwrap();
+        }
+        let (usage, sums, pages) = state(self);
+        assert_eq!((usage, pages), (before.0, before.2));
+        assert_eq!(sums[0] + sums[1], before.1[0] + before.1[1]);
+        self.check();
+        // And it can be had.
+        let frames = self.memory.claim(range, &once).unwrap();
+        self.memory.allocator().free(frames).unwrap();
+        was_refused
     }
 
     /// A claim of random size, or the return of one.

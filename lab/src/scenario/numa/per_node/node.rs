@@ -116,18 +116,17 @@ pub fn run(
         held.push((at, block));
     }
     let before = regs.sync_waits();
-    for _ in 0..table.syncs {
-        // A sync that has nothing to wait for is not sent.
-        smmu.invalidate_all(context.tag())?;
-        smmu.sync()?;
-    }
+    // A sync that has nothing to wait for is not sent.
+    let sync = || {
+        smmu.invalidate_all(context.tag())
+            .and_then(|()| smmu.sync())
+    };
+    (0..table.syncs).try_for_each(|_| sync())?;
     let waits = since(before, regs.sync_waits());
-    let queue_node = regs.queue_node().unwrap_or(node);
     for (at, block) in held {
         let mut gather = Gather::new();
         tables.unmap(at, &mut gather)?;
-        smmu.invalidate_all(context.tag())?;
-        smmu.sync()?;
+        sync()?;
         tables.recycle(gather);
         device.revoke(block.range(), Direction::Bidirectional);
         memory.free_table(block);
@@ -141,7 +140,7 @@ pub fn run(
         report.faults += device.faults().len() as u64;
         judge(&taken, report);
     }
-    Ok(row(node, queue_node, &taken, waits))
+    Ok(row(node, regs.queue_node(), &taken, waits))
 }
 
 /// Bytes of one transfer.
@@ -187,12 +186,12 @@ fn since(before: SyncWaits, after: SyncWaits) -> SyncWaits {
     }
 }
 
-fn row(node: NodeId, queue_node: NodeId, taken: &[Taken], waits: SyncWaits) -> NodeRow {
+fn row(node: NodeId, queue_node: Option<NodeId>, taken: &[Taken], waits: SyncWaits) -> NodeRow {
     let local = || taken.iter().filter(|one| one.found == one.wanted);
     let bytes = |one: &Taken| one.bytes;
     NodeRow {
         node: node.index(),
-        queue_node: queue_node.index(),
+        queue_node: queue_node.unwrap_or(node).index(),
         allocations: taken.len() as u64,
         local: local().count() as u64,
         bytes: taken.iter().map(bytes).sum(),

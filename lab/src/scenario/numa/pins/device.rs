@@ -29,6 +29,7 @@ type Ended = Arc<Mutex<BTreeSet<PinId>>>;
 struct Holder {
     memory: Weak<Movable<Shared>>,
     device: SimDevice,
+    rests: bool,
     ended: Ended,
 }
 
@@ -37,8 +38,10 @@ impl LeaseHolder for Holder {
         let Some(memory) = self.memory.upgrade() else {
             return;
         };
-        // What is on its way lands where the entry still leads, and nothing new is begun.
-        self.device.drain();
+        if self.rests {
+            // What is on its way lands where the entry still leads, and nothing new is begun.
+            self.device.drain();
+        }
         if memory.end_lease(lease).is_ok() {
             let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
             ended.insert(lease);
@@ -65,6 +68,7 @@ pub struct Sharer {
     memory: Arc<Movable<Shared>>,
     programs: Programs,
     by: HoldWord,
+    rests: bool,
     owner: PinOwner,
     rng: Rng,
     pages: Vec<SharedPage>,
@@ -81,6 +85,7 @@ impl Sharer {
     pub fn new(
         memory: &Arc<Movable<Shared>>,
         by: HoldWord,
+        rests: bool,
         account: Arc<Account>,
         seed: u64,
     ) -> anyhow::Result<Self> {
@@ -88,6 +93,7 @@ impl Sharer {
             memory: memory.clone(),
             programs: memory.movers().programs().clone(),
             by,
+            rests,
             owner: memory.add_pin_owner(account)?,
             rng: Rng::derived(seed, 0x5ba9),
             pages: Vec::new(),
@@ -131,6 +137,7 @@ impl Sharer {
                 let holder = Holder {
                     memory: Arc::downgrade(&self.memory),
                     device: self.memory.movers().devices().device().clone(),
+                    rests: self.rests,
                     ended: self.ended.clone(),
                 };
                 let terms = LeaseTerms {

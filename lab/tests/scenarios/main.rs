@@ -1,5 +1,7 @@
 //! `dmakit run` as it is typed: exit codes and fields of the answer.
 
+mod areas;
+
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -103,6 +105,10 @@ fn the_list_names_every_scenario_and_its_machines() {
         "smmu-nvme",
         "smmu-nvme-batched",
         "smmu-nvme-lazy",
+        "per-node-cma",
+        "pins-versus-cma",
+        "movable-pressure",
+        "boot-carving",
     ];
     assert_eq!(names, wanted);
     assert_eq!(rows[1]["machines"][0], "qemu:virt");

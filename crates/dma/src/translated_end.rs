@@ -1,0 +1,110 @@
+//! Ending mappings through a domain.
+
+use dmakit_addr::{Bidirectional, Direction, DirectionType, FromDevice, IovaRange, PhysAddr};
+use dmakit_platform::{CopyTarget, Platform};
+
+use crate::check::Checker;
+use crate::debt::Owed;
+use crate::mapping::{Record, Slots};
+use crate::translated::{Original, Part, Translated};
+use crate::{Device, Path, StrictDomain, Translate, bounce, cache};
+
+impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
+    /// Ends a mapping, after bringing the first `len` bytes of what the device wrote to its memory.
+    #[inline]
+    pub(crate) fn end_translated<D: DirectionType, O: Original>(
+        &self,
+        translated: Translated,
+        original: &mut O,
+        len: u64,
+        record: &Record<D>,
+    ) -> Owed {
+        let Some(domain) = self.translation() else {
+            return Owed::Lost;
+        };
+        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
+        if translated.slots == Slots::None {
+            if wants_data && record.needs_caches {
+                // Whole lines and all of them, as without translation.
+                for run in original.runs() {
+                    cache::before_cpu_reads(&self.platform, run);
+                }
+            }
+            let range = translated.range;
+            return self.retire(range, range.len());
+        }
+        let wanted = wants_data.then_some(len);
+        self.end_guarded::<D, O>(domain, translated, original, wanted, record.needs_caches)
+    }
+
+    /// Ends a mapping part of which lies in slots. Hardware must have forgotten these before anybody
+    /// else gets them, so this syncs at once.
+    #[cold]
+    pub(crate) fn end_guarded<D: DirectionType, O: Original>(
+        &self,
+        domain: &'m T::Domain,
+        translated: Translated,
+        original: &mut O,
+        wanted: Option<u64>,
+        needs_caches: bool,
+    ) -> Owed {
+        let range = translated.range;
+        if wanted.is_some() && needs_caches {
+            for part in self.touched(domain, translated, original.runs(), 0, u64::MAX >> 1) {
+                cache::before_cpu_reads(&self.platform, part.memory());
+            }
+        }
+        if self.take_apart::<D, O>(domain, translated, original, range.len(), wanted) {
+            domain.release(&self.platform.enter_cpu(), range);
+            Owed::Paid
+        } else {
+            self.counters.lost();
+            Owed::Lost
+        }
+    }
+
+    /// Copies the first `len` bytes of the slots at `start` to a part.
+    pub(crate) fn copy_out<B: CopyTarget + ?Sized>(
+        &self,
+        start: PhysAddr,
+        mut target: Part<&mut B>,
+        len: u64,
+        direction: Direction,
+    ) {
+        let Some((pool, _)) = self.pool().filter(|_| len > 0) else {
+            return;
+        };
+        let is_copied = match direction {
+            Direction::ToDevice => false,
+            Direction::FromDevice => {
+                bounce::copy_out::<P, M, FromDevice, _>(pool, start, &mut target, len)
+            }
+            Direction::Bidirectional => {
+                bounce::copy_out::<P, M, Bidirectional, _>(pool, start, &mut target, len)
+            }
+        };
+        if is_copied {
+            self.counters.copied_out(len);
+        }
+    }
+
+    /// Unmaps the first `mapped` bytes of a range: what the driver owes for it.
+    #[inline]
+    pub(crate) fn retire(&self, range: IovaRange, mapped: u64) -> Owed {
+        let unmapped = match (self.strict_domain(), self.path) {
+            (Some(domain), _) => domain.unmap_strict(range, mapped).map(Some),
+            (None, Path::Translated { domain, .. }) => {
+                domain.unmap(&self.platform.enter_cpu(), range, mapped)
+            }
+            (None, _) => Ok(None),
+        };
+        match unmapped {
+            Ok(Some(ticket)) => Owed::Ticket(ticket),
+            Ok(None) => Owed::Since(self.epoch()),
+            Err(_) => {
+                self.counters.lost();
+                Owed::Lost
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+#![allow(unused)]
+use dmakit_addr::{Attributes, FromDevice, PhysAddr, PhysRange, ToDevice};
+use dmakit_dma::{Debt, Device, PageWindow, Request, Sealed};
+use dmakit_platform::{CpuBuffer, host::HostPlatform};
+
+type Dev = Device<'static, HostPlatform>;
+
+fn misuse(device: &Dev, window: PageWindow<FromDevice>) {
+    let _ = device.close_window(window);
+    let _ = device.close_window(window);
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+#![allow(unused)]
+use dmakit_addr::{Attributes, FromDevice, PhysAddr, PhysRange, ToDevice};
+use dmakit_dma::{Debt, Device, PageWindow, Request, Sealed};
+use dmakit_platform::{CpuBuffer, host::HostPlatform};
+
+type Dev = Device<'static, HostPlatform>;
+
+fn misuse(device: &Dev, mut sealed: Sealed<ToDevice>, run: PhysRange, buffer: &CpuBuffer) {
+    let _ = device.link(&mut sealed, run, buffer);
+}
+
+fn main() {}

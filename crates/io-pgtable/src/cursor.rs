@@ -1,0 +1,95 @@
+//! Many small leaves, one after the other.
+
+use core::sync::atomic::Ordering;
+
+use dmakit_addr::{IovaRange, PhysAddr};
+use dmakit_platform::{Platform, TableMemory};
+
+use crate::sync::Word;
+use crate::{Format, MapError, PageTable, Permissions};
+
+/// Fills leaves one after the other, and keeps the leaf table at hand that it filled last: one
+/// compare, one load and one store for a page that lies there.
+///
+/// It belongs to the holder of a range of addresses, who alone maps and unmaps there: so that table
+/// does not fall out of the tree meanwhile.
+pub struct Cursor<'a, F: Format, P: Platform, M: TableMemory> {
+    table: &'a PageTable<F, P, M>,
+    permissions: Permissions,
+    /// Of the smallest leaves.
+    bits: u64,
+    granule: u64,
+    shift: u32,
+    /// Physical addresses from here on are looked at by the long way.
+    phys_end: u64,
+    words: &'a [Word],
+    /// What the first of the words maps.
+    first: u64,
+}
+
+impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
+    /// A cursor for leaves that allow this.
+    #[inline]
+    pub fn cursor(&self, permissions: Permissions) -> Cursor<'_, F, P, M> {
+        let geometry = self.format.geometry();
+        Cursor {
+            table: self,
+            permissions,
+            bits: self.format.leaf(0, permissions),
+            granule: geometry.granule().bytes(),
+            shift: geometry.shift(0),
+            phys_end: 1 << geometry.output_bits().min(48),
+            words: &[],
+            first: 0,
+        }
+    }
+}
+
+impl<F: Format, P: Platform, M: TableMemory> Cursor<'_, F, P, M> {
+    /// Maps `range` to the memory at `phys`, as [`PageTable::map`].
+    ///
+    /// # Errors
+    /// [`MapError`]: nothing of the range is mapped then.
+    #[inline]
+    pub fn map(&mut self, range: IovaRange, phys: PhysAddr) -> Result<(), MapError> {
+        let (start, to) = (range.start().raw(), phys.raw());
+        let is_whole = (start | to) & (self.granule - 1) == 0;
+        if range.len() == self.granule && is_whole && to < self.phys_end {
+            if self.fill(start, phys) {
+                return Ok(());
+            }
+            if self.find(start) && self.fill(start, phys) {
+                return Ok(());
+            }
+        }
+        self.table.map(range, phys, self.permissions)
+    }
+
+    /// Fills one leaf of the table at hand; false where it lies elsewhere or is taken.
+    #[inline]
+    fn fill(&self, start: u64, phys: PhysAddr) -> bool {
+        let index = (start.wrapping_sub(self.first) >> self.shift) as usize;
+        let free = self
+            .words
+            .get(index)
+            .filter(|word| word.load(Ordering::Relaxed) == 0);
+        free.is_some_and(|word| {
+            let entry = self.bits | self.table.format.address(phys);
+            word.store(entry, Ordering::Relaxed);
+            true
+        })
+    }
+
+    /// Takes the table for an address to hand, where one is remembered. Entries that are to be
+    /// cleaned, and those that could be one of a group, go the long way.
+    #[inline]
+    fn find(&mut self, start: u64) -> bool {
+        let is_plain = !self.table.cleans && self.table.has_single_leaves;
+        let Some(table) = self.table.hinted(0, start).filter(|_| is_plain) else {
+            return false;
+        };
+        self.words = table.words();
+        self.first = start & !((self.words.len() as u64) * self.granule - 1);
+        true
+    }
+}

@@ -1,0 +1,128 @@
+//! What is booted: clients, paths, and what is to come of it.
+
+/// Who uses the stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Client {
+    VirtioBlk,
+    Nvme,
+    VirtioNet,
+}
+
+/// What is to come of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// All data right, nothing refused.
+    Clean,
+    /// All data right, though mappings fail: the driver is told.
+    Errors,
+    /// All data right, though mappings fail: the device faults and is reset.
+    Resets,
+    /// No interrupt arrives, and the SMMU says why.
+    NoInterrupt,
+}
+
+/// One boot.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) client: Client,
+    /// Kernel parameters that choose the path.
+    path: &'static str,
+    pub(crate) expect: Expect,
+}
+
+const STRICT: &str = "";
+const LAZY: &str = "iommu.strict=0";
+const DIRECT: &str = "iommu.passthrough=1";
+const BOUNCED: &str = "iommu.passthrough=1 swiotlb=force";
+const UNTRUSTED: &str = "untrusted";
+const FAIL: &str = "fail=100";
+
+/// Small requests of a row whose mappings fail, at the least: one mapping in a hundred does.
+const FAILING_REQUESTS_MIN: u64 = 300;
+
+pub(crate) const ROWS: &[Row] = &[
+    Row::clean("virtio-blk", Client::VirtioBlk, STRICT),
+    Row::clean("virtio-blk-lazy", Client::VirtioBlk, LAZY),
+    Row::clean("virtio-blk-direct", Client::VirtioBlk, DIRECT),
+    Row::clean("virtio-blk-bounced", Client::VirtioBlk, BOUNCED),
+    Row::clean("virtio-blk-untrusted", Client::VirtioBlk, UNTRUSTED),
+    Row {
+        name: "virtio-blk-fail",
+        client: Client::VirtioBlk,
+        path: FAIL,
+        expect: Expect::Resets,
+    },
+    Row::clean("nvme", Client::Nvme, STRICT),
+    Row::clean("nvme-lazy", Client::Nvme, LAZY),
+    Row::clean("nvme-direct", Client::Nvme, DIRECT),
+    Row {
+        name: "nvme-fail",
+        client: Client::Nvme,
+        path: FAIL,
+        expect: Expect::Errors,
+    },
+    Row {
+        name: "nvme-doorbell-unmapped",
+        client: Client::Nvme,
+        path: "doorbell=unmapped",
+        expect: Expect::NoInterrupt,
+    },
+    Row::clean("virtio-net", Client::VirtioNet, STRICT),
+    Row::clean("virtio-net-lazy", Client::VirtioNet, LAZY),
+    Row::clean("virtio-net-direct", Client::VirtioNet, DIRECT),
+    Row::clean("virtio-net-bounced", Client::VirtioNet, BOUNCED),
+];
+
+impl Row {
+    const fn clean(name: &'static str, client: Client, path: &'static str) -> Self {
+        Self {
+            name,
+            client,
+            path,
+            expect: Expect::Clean,
+        }
+    }
+
+    /// How many small requests it makes where others make `asked`.
+    pub(crate) fn requests(&self, asked: u64) -> u64 {
+        match self.expect {
+            Expect::Clean => asked,
+            Expect::Errors | Expect::Resets => asked.max(FAILING_REQUESTS_MIN),
+            Expect::NoInterrupt => 0,
+        }
+    }
+
+    /// Kernel parameters.
+    pub(crate) fn append(&self, requests: u64, seed: u64) -> String {
+        let client = match self.client {
+            Client::VirtioBlk => "virtio-blk",
+            Client::Nvme => "nvme",
+            Client::VirtioNet => "virtio-net",
+        };
+        let path = self.path;
+        let line =
+            format!("cma=32M cma_pernuma=16M client={client} requests={requests} seed={seed}");
+        [line.as_str(), path].join(" ").trim_end().to_owned()
+    }
+
+    /// QEMU's arguments for the device, before `backend`.
+    pub(crate) fn devices(&self, backend: &str) -> [String; 4] {
+        let (kind, device) = match self.client {
+            Client::VirtioBlk => (
+                "-drive",
+                "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on",
+            ),
+            Client::Nvme => ("-drive", "nvme,drive=disk,serial=1"),
+            Client::VirtioNet => (
+                "-netdev",
+                "virtio-net-pci,netdev=wire,disable-legacy=on,iommu_platform=on,romfile=",
+            ),
+        };
+        [kind, backend, "-device", device].map(str::to_owned)
+    }
+
+    /// Whether the device's accesses are translated.
+    pub(crate) fn is_translated(&self) -> bool {
+        !self.path.contains(DIRECT)
+    }
+}
