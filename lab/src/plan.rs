@@ -27,6 +27,7 @@ pub enum Action {
     SizePins(Box<size::pins::Plan>),
     SizeMr(size::mr::Plan),
     Compare(Box<compare::Plan>),
+    ComparePools(Box<compare::pools::Plan>),
     Bench(Box<bench::Plan>),
     Record(Box<record::Plan>),
     Run(scenario::Plan),
@@ -77,7 +78,14 @@ pub fn check(typed: Typed) -> anyhow::Result<Plan> {
         Command::Mr(typed) | Command::Size(SizeCommand::Mr(typed)) => {
             Action::SizeMr(size::mr::Plan::new(typed)?)
         }
-        Command::Compare(typed) => Action::Compare(Box::new(compare::Plan::new(typed))),
+        Command::Compare(typed) => match typed.pools {
+            Some(bytes) => {
+                let source = Source::new(Some(typed.trace));
+                let plan = compare::pools::Plan::new(source, bytes, typed.load)?;
+                Action::ComparePools(Box::new(plan))
+            }
+            None => Action::Compare(Box::new(compare::Plan::new(typed))),
+        },
         Command::Bench(typed) => Action::Bench(Box::new(bench::Plan::new(typed)?)),
         Command::Record(typed) => Action::Record(Box::new(record::Plan::new(typed)?)),
         Command::Run(typed) => Action::Run(scenario::Plan::new(typed)?),

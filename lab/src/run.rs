@@ -20,6 +20,7 @@ pub fn run(plan: Plan) -> anyhow::Result<Outcome> {
         Action::SizePins(plan) => plan.run(shown)?,
         Action::SizeMr(plan) => plan.run(shown)?,
         Action::Compare(plan) => plan.run(shown)?,
+        Action::ComparePools(plan) => plan.run(shown)?,
         Action::Bench(plan) => plan.run(shown)?,
         Action::Record(plan) => plan.run(shown)?,
         Action::Run(plan) => plan.run(shown)?,

@@ -9,6 +9,7 @@ mod machine;
 mod mode;
 mod own;
 mod page;
+pub mod pools;
 mod published;
 mod report;
 mod text;

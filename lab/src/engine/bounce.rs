@@ -18,9 +18,9 @@ use super::arena::Arena;
 
 /// How often upkeep comes: as late after a request for growth as the incumbent's worker is taken to
 /// be. The pool itself has no thread, so it is for its embedder to come.
-const UPKEEP_EVERY: Duration = Duration::from_micros(200);
+pub(super) const UPKEEP_EVERY: Duration = Duration::from_micros(200);
 /// Pools that are added or given back in one go.
-const UPKEEP_BUDGET: u32 = 4;
+pub(super) const UPKEEP_BUDGET: u32 = 4;
 
 /// A pool, what is mapped in it, and the time.
 pub struct Bounce<M> {
@@ -70,24 +70,21 @@ impl Bounce<Arena> {
         // What is freed may lie in pieces: twice as much always has room for one more.
         let arena =
             Arena::new((first + growth.bytes_max) * 2).context("memory for bounce pools")?;
-        let segment = first_segment(&arena, slots)?;
-        let platform = HostPlatform::new(CPUS_MAX);
-        let pool = BouncePool::growing(platform, segment, &config(areas), growth, arena)?;
-        Self::of(pool, Some(Instant::default()))
+        Self::growing_on(arena, slots, areas, growth)
     }
 }
 
 /// The recording's CPUs are numbered as they are; none has as many.
-const CPUS_MAX: usize = 4096;
+pub(super) const CPUS_MAX: usize = 4096;
 
-fn first_segment(arena: &Arena, slots: u64) -> anyhow::Result<Segment> {
+fn first_segment(memory: &impl PoolMemory, slots: u64) -> anyhow::Result<Segment> {
     let request = SegmentRequest {
         len: slots * SLOT_BYTES,
         align: PAGE_BYTES,
         node: None,
         limit: DmaMask::ALL,
     };
-    Ok(arena.allocate_pool(&request)?)
+    Ok(memory.allocate_pool(&request)?)
 }
 
 fn config(areas: u64) -> BounceConfig {
@@ -101,6 +98,22 @@ fn config(areas: u64) -> BounceConfig {
 }
 
 impl<M: PoolMemory> Bounce<M> {
+    /// A pool that begins with `slots` and takes all its memory from `memory`.
+    ///
+    /// # Errors
+    /// As [`Bounce::fixed`].
+    pub fn growing_on(
+        memory: M,
+        slots: u64,
+        areas: u64,
+        growth: GrowthConfig,
+    ) -> anyhow::Result<Self> {
+        let segment = first_segment(&memory, slots)?;
+        let platform = HostPlatform::new(CPUS_MAX);
+        let pool = BouncePool::growing(platform, segment, &config(areas), growth, memory)?;
+        Self::of(pool, Some(Instant::default()))
+    }
+
     fn of(pool: BouncePool<HostPlatform, M>, upkeep_at: Option<Instant>) -> anyhow::Result<Self> {
         let device = pool.attach(None)?;
         let mut bounce = Self {

@@ -3,7 +3,9 @@
 mod areas;
 mod arena;
 mod bounce;
+mod lent_area;
 mod no_pool;
+mod pools;
 mod run;
 mod setup;
 
@@ -13,7 +15,9 @@ use dmakit_linux_model as model;
 
 pub use areas::{claim_all, page_bytes, resized, with_pages};
 pub use bounce::Bounce;
-pub use run::{Failures, Run, failures, run};
+pub use lent_area::AREA_GRAIN;
+pub use pools::{PoolKind, PoolRun, run_pool};
+pub use run::{Failures, Run, confidence, failures, notes, run};
 pub use setup::{PAGE_SLOTS, Setup};
 
 /// Bytes of a slot, Linux's and ours.

@@ -74,7 +74,7 @@ fn with_enough_growth(load: &Load, setup: &Setup) -> anyhow::Result<Setup> {
 }
 
 /// Steps and reserves in bytes.
-const GROWTH_LADDER: [(u64, u64); 9] = [
+pub(super) const GROWTH_LADDER: [(u64, u64); 9] = [
     (128 << 10, 128 << 10),
     (128 << 10, 512 << 10),
     (512 << 10, 512 << 10),
@@ -158,7 +158,12 @@ fn ours<M: PoolMemory>(
     report
 }
 
-fn config(setup: &Setup, pool: SwiotlbConfig, order: Order, samples: bool) -> ReplayConfig {
+pub(super) fn config(
+    setup: &Setup,
+    pool: SwiotlbConfig,
+    order: Order,
+    samples: bool,
+) -> ReplayConfig {
     ReplayConfig {
         bounce: setup.bounce,
         order,
@@ -198,7 +203,8 @@ impl Run {
     }
 }
 
-fn confidence(load: &Load, setup: &Setup, report: &ReplayReport) -> Confidence {
+/// How well a run is known.
+pub fn confidence(load: &Load, setup: &Setup, report: &ReplayReport) -> Confidence {
     // A few attempts more or less do not change what a load is.
     let other_load = report.served_beyond_recording * 100 > report.mappings;
     let extrapolates = !load.shows_lifetimes() || setup.bounce == Bounced::All || other_load;
@@ -226,7 +232,8 @@ fn unknown(load: &Load) -> Vec<String> {
     ]
 }
 
-fn notes(load: &Load, setup: &Setup, report: &ReplayReport) -> Vec<String> {
+/// What to know about a run.
+pub fn notes(load: &Load, setup: &Setup, report: &ReplayReport) -> Vec<String> {
     let mut notes = Vec::new();
     if report.served_beyond_recording > 0 {
         notes.push(format!(
