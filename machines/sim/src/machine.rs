@@ -33,7 +33,7 @@ use crate::{
 ///   stores in order (barriers are counted);
 /// * a cache line that was made dirty by storing what it held already: nothing can watch a store
 ///   that changes nothing, so tests write fresh patterns;
-/// * how long anything takes, but for what its [`LatencyTable`] has a figure for: otherwise time
+/// * how long anything takes, but for what its [`LatencyTable`](crate::LatencyTable) has a figure for: otherwise time
 ///   moves when it is [moved](Self::advance).
 #[derive(Clone, Debug)]
 pub struct Machine {
