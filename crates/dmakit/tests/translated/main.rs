@@ -5,6 +5,7 @@
 )]
 
 mod failures;
+mod late;
 mod mutants;
 mod one_step;
 mod rig;
