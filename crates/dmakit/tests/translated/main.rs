@@ -6,6 +6,7 @@
 
 mod failures;
 mod late;
+mod lockstep;
 mod mutants;
 mod one_step;
 mod rig;
