@@ -176,6 +176,14 @@ const ROWS: &[Row] = &[
         reason: "drivers and devices beside a model of every byte",
     },
     Row {
+        name: "dma-translated",
+        run: Run::Test {
+            package: "dmakit",
+            test: "translated",
+        },
+        reason: "the same behind an adversarial SMMU, with writes in flight as mappings end",
+    },
+    Row {
         name: "qemu-edu",
         run: Run::Test {
             package: "dmakit-qemu",

@@ -573,8 +573,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Unmaps the first `done` bytes of a mapping with slots, waits until hardware has forgotten
-    /// them, and only then gives the slots back; before that, copies out what the device wrote to
-    /// them below `wanted`. False where hardware did not forget: what is left is lost then.
+    /// them, and only then copies out what the device wrote to them below `wanted` and gives the
+    /// slots back: a write that was translated before is done by the end of the wait. False where hardware did not forget: what is left is lost then.
     pub(crate) fn take_apart<D: DirectionType, O: Original>(
         &self,
         domain: &T::Domain,
@@ -599,19 +599,18 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                     count += 1;
                 }
             }
-            for (part, start) in held.iter().flatten() {
-                let len = wanted.unwrap_or(0).saturating_sub(part.at);
-                let of = original.bytes();
-                let target = Part { of, at: part.at };
-                self.copy_out(*start, target, len.min(part.run.len()), D::DIRECTION);
-            }
             let Some(unmapped) = translated.range.slice(from, to - from) else {
                 return false;
             };
             if to == from || domain.undo(unmapped).is_err() {
                 return false;
             }
-            for (_, start) in held.into_iter().flatten() {
+            // Whatever was on its way to the slots has landed, so what is copied is their last state.
+            for (part, start) in held.into_iter().flatten() {
+                let len = wanted.unwrap_or(0).saturating_sub(part.at);
+                let of = original.bytes();
+                let target = Part { of, at: part.at };
+                self.copy_out(start, target, len.min(part.run.len()), D::DIRECTION);
                 self.free_slots::<D>(start);
             }
             from = to;

@@ -5,6 +5,8 @@
 )]
 
 mod failures;
+mod late;
+mod lockstep;
 mod moving;
 mod mutants;
 mod one_step;

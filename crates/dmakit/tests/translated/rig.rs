@@ -85,7 +85,7 @@ pub struct Rig {
     pub driver: Driver,
     pub pool: BouncePool<Machine>,
     pub pool_memory: PhysRange,
-    coherent: bool,
+    pub coherent: bool,
 }
 
 impl Rig {
