@@ -4,7 +4,7 @@ use super::clear::frame_range;
 use super::spans::head_span;
 use super::window::Wanted;
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
-use crate::frame::Frame;
+use crate::frame::{Frame, State};
 use crate::page_allocator::PAGEBLOCK_ORDER;
 
 const WORDS: usize = (PAGEBLOCK_FRAMES / 64) as usize;
@@ -39,25 +39,7 @@ impl Bits {
             fill(&mut bits.blocked, 0, PAGEBLOCK_FRAMES as usize);
             return bits;
         }
-        let entries = buddy.entries_of_block(first);
-        let mut at = first;
-        while at < end {
-            let entry = &entries[(at - first) as usize];
-            let span = head_span(at, entry).unwrap_or_else(|| buddy.span_at(at));
-            // What spans lie in has one zone.
-            let ours = entry.zone == zone;
-            let (from, to) = ((at - first) as usize, (span.end.min(end) - first) as usize);
-            match span.status {
-                Status::Free if ours => {}
-                Status::Movable | Status::Moving if ours => fill(&mut bits.moves, from, to),
-                Status::Leased if ours => {
-                    fill(&mut bits.moves, from, to);
-                    fill(&mut bits.leased, from, to);
-                }
-                _ => fill(&mut bits.blocked, from, to),
-            }
-            at = span.end;
-        }
+        bits.read(buddy, zone, buddy.entries_of_block(first));
         let here = frame_range(first, end);
         for range in wanted.excluded.iter().chain(&buddy.clearing) {
             let part = range.intersection(&here);
@@ -66,6 +48,61 @@ impl Bits {
             }
         }
         bits
+    }
+
+    /// Classes every frame by its entry alone where that is enough: where it is an allocation of its
+    /// own, or a free block starts. What nothing accounts for is blocked.
+    fn read<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        zone: u16,
+        entries: &[Frame],
+    ) {
+        let first = self.block << PAGEBLOCK_ORDER;
+        let mut free = [0; WORDS];
+        for (word, entries) in entries.chunks_exact(64).enumerate() {
+            let (mut single, mut alone, mut rest) = (0_u64, 0_u64, 0_u64);
+            for entry in entries {
+                let (tag, ours) = (tag(entry), entry.zone == zone);
+                let movable = (tag == MOVABLE) & (entry.next == 1) & ours;
+                let one = (tag == FREE) & ours;
+                let other = !(movable | one | (entry.state as u8 == State::Inside as u8));
+                // The first frame is the lowest bit once all 64 are in.
+                single = single >> 1 | u64::from(movable) << 63;
+                alone = alone >> 1 | u64::from(one) << 63;
+                rest = rest >> 1 | u64::from(other) << 63;
+            }
+            self.moves[word] |= single;
+            free[word] |= alone;
+            if word == 0 && entries[0].state == State::Inside {
+                // What began in an earlier block.
+                rest |= 1;
+            }
+            while rest != 0 {
+                let offset = word * 64 + rest.trailing_zeros() as usize;
+                rest &= rest - 1;
+                let (at, entry) = (first + offset as u64, &entries[offset % 64]);
+                let span = head_span(at, entry).unwrap_or_else(|| buddy.span_at(at));
+                let Some((from, to)) = self.place(at, span.end) else {
+                    continue;
+                };
+                // What spans lie in has one zone.
+                match span.status {
+                    Status::Free if entry.zone == zone => fill(&mut free, from, to),
+                    Status::Movable | Status::Moving if entry.zone == zone => {
+                        fill(&mut self.moves, from, to);
+                    }
+                    Status::Leased if entry.zone == zone => {
+                        fill(&mut self.moves, from, to);
+                        fill(&mut self.leased, from, to);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (blocked, (free, moves)) in self.blocked.iter_mut().zip(free.iter().zip(&self.moves)) {
+            *blocked = !(free | moves);
+        }
     }
 
     /// Where the frames from `start` up to `end` stand in the bits, as far as they are here.
@@ -95,6 +132,17 @@ impl Bits {
         found.map(|offset| (self.block << PAGEBLOCK_ORDER) + offset)
     }
 }
+
+/// What an entry says of its state, leases or order, and pins, in one word to compare.
+fn tag(entry: &Frame) -> u32 {
+    u32::from(entry.pins) | (entry.state as u32) << 16 | u32::from(entry.order) << 24
+}
+
+/// An allocation that nothing holds.
+const MOVABLE: u32 = (State::Movable as u32) << 16;
+
+/// A free frame whose buddy is not free.
+const FREE: u32 = (State::Free as u32) << 16;
 
 /// The bits of word `index` that lie from `from` up to `to`.
 fn mask(index: usize, from: usize, to: usize) -> u64 {

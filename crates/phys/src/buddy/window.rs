@@ -116,8 +116,8 @@ impl Scan {
                 }
                 self.seeded = true;
                 self.at = self.low >> PAGEBLOCK_ORDER;
-                if let Some((_, block, inner)) = self.seed {
-                    self.look(buddy, wanted, block, &inner, &mut kept);
+                if let Some(seed) = self.seed {
+                    self.look(buddy, wanted, seed, &mut kept);
                 }
                 self.inner = Inner::default();
                 continue;
@@ -153,8 +153,7 @@ impl Scan {
             .best
             .is_some_and(|best| (best.moves, best.leased) <= (bound, 0));
         if !known && !hopeless {
-            let inner = self.inner;
-            self.look(buddy, wanted, block, &inner, kept);
+            self.look(buddy, wanted, (bound, block, self.inner), kept);
         }
     }
 
@@ -248,13 +247,13 @@ impl Scan {
         Some(self.inner.moves + (wanted.frames - inside).saturating_sub(spare))
     }
 
-    /// Looks at every window that starts in `block`.
+    /// Looks at the windows that start in a block, as long as one may be better than the best that is
+    /// known; none costs less than the bound.
     fn look<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
         buddy: &Buddy<S>,
         wanted: &Wanted<'_>,
-        block: u64,
-        inner: &Inner,
+        (bound, block, inner): (u64, u64, Inner),
         kept: &mut Option<Bits>,
     ) {
         let (mut start, last) = self.starts(wanted, block);
@@ -284,13 +283,23 @@ impl Scan {
                 found.moves += bits.count(&bits.moves, start, end);
                 found.leased += bits.count(&bits.leased, start, end);
             }
+            let inside = found.moves;
             if self.best.is_none_or(|best| found.beats(&best)) {
                 add_overhang(buddy, &mut found, end);
                 if self.best.is_none_or(|best| found.beats(&best)) {
                     self.best = Some(found);
                 }
             }
-            start += wanted.align;
+            let best = self.best.map_or(0, |best| best.moves);
+            if self
+                .best
+                .is_some_and(|best| (best.moves, best.leased) <= (bound, 0))
+            {
+                break;
+            }
+            // A step on leaves at most as many moves behind as it is long.
+            let ahead = inside.saturating_sub(best).max(1);
+            start += ahead.next_multiple_of(wanted.align);
         }
         *kept = edges.into_iter().flatten().last();
     }
