@@ -4,7 +4,7 @@ use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
 use dmakit_io_pgtable::{Gather, MapError as LinkError, Permissions};
 use dmakit_iommu::{
     DomainId, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket, Translate,
-    UnmapFailure,
+    UnmapFailure, Withheld, WithholdError,
 };
 use dmakit_iova::{AllocCause, AllocError};
 use dmakit_platform::{CpuGuard, IrqMutex};
@@ -190,6 +190,14 @@ impl<D: StrictDomain> StrictDomain for Refused<D> {
 
     fn redeem_covered(&self, cpu: &impl CpuGuard, ticket: Ticket, proof: &Proof) -> bool {
         self.0.redeem_covered(cpu, ticket, proof)
+    }
+
+    fn withhold(&self, part: IovaRange) -> Result<Withheld, WithholdError> {
+        self.0.withhold(part)
+    }
+
+    fn readmit(&self, withheld: Withheld) -> Result<Result<(), SyncError>, Withheld> {
+        self.0.readmit(withheld)
     }
 
     fn lookup(&self, iova: Iova) -> Option<PhysAddr> {

@@ -4,9 +4,12 @@
 
 extern crate alloc;
 
+mod ahci;
 mod block;
 mod board;
 mod console;
+mod controller;
+mod doorbell;
 mod failing;
 mod frames;
 mod heap;
@@ -24,6 +27,7 @@ mod registers;
 mod translation;
 mod tree;
 mod usage;
+mod vectors;
 mod virtio;
 mod workload;
 
@@ -147,16 +151,20 @@ fn drive(
 ) -> Result<(), &'static str> {
     let workload = parameters.workload;
     match parameters.client {
-        Client::Nvme => {
-            let function = nvme::find(bus)?;
-            let client = nvme::Exercise {
+        Client::Nvme | Client::Ahci => {
+            let (name, function, open): (_, _, controller::Open) = match parameters.client {
+                Client::Nvme => ("nvme", nvme::find(bus)?, nvme::open),
+                _ => ("ahci", ahci::find(bus)?, ahci::open),
+            };
+            let client = controller::Exercise {
                 bus,
                 function,
+                open,
                 interrupts,
                 workload,
                 doorbell_unmapped: parameters.doorbell_unmapped,
             };
-            let device = ("nvme", pci::requester(function));
+            let device = (name, pci::requester(function));
             path::run(parameters, translator, memory, device, client)
         }
         Client::VirtioBlk => {

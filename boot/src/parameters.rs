@@ -31,6 +31,7 @@ pub enum Client {
     #[default]
     VirtioBlk,
     Nvme,
+    Ahci,
     VirtioNet,
 }
 
@@ -57,8 +58,9 @@ impl Parameters {
                     found.client = match value {
                         "virtio-blk" => Client::VirtioBlk,
                         "nvme" => Client::Nvme,
+                        "ahci" => Client::Ahci,
                         "virtio-net" => Client::VirtioNet,
-                        _ => return Err("client= is virtio-blk, nvme or virtio-net"),
+                        _ => return Err("client= is virtio-blk, nvme, ahci or virtio-net"),
                     };
                 }
                 "doorbell" => found.doorbell_unmapped = value == "unmapped",

@@ -12,7 +12,8 @@ use crate::registers::Registers;
 
 pub type Root = PciRoot<MmioCam<'static>>;
 
-/// The capability of MSI-X (PCI 3.0, appendix H).
+/// The capabilities of MSI and MSI-X (PCI 3.0, appendix H).
+const CAPABILITY_MSI: u8 = 0x05;
 const CAPABILITY_MSIX: u8 = 0x11;
 
 /// The functions of bus 0, with their BARs assigned from a window.
@@ -67,11 +68,10 @@ impl Bus {
         doorbell: u64,
         events: u32,
     ) -> Result<(), &'static str> {
-        let mut capabilities = self.root.capabilities(function);
-        let found = capabilities.find(|capability| capability.id == CAPABILITY_MSIX);
-        let offset = u64::from(found.ok_or("no MSI-X")?.offset);
-        let at = (u64::from(function.device) << 15) | (u64::from(function.function) << 12);
-        let table = self.configuration.read32(at + offset + 4);
+        let at = self
+            .capability(function, CAPABILITY_MSIX)
+            .ok_or("no MSI-X")?;
+        let table = self.configuration.read32(at + 4);
         let bar = self
             .bar(function, (table & 7) as u8)
             .ok_or("no MSI-X table")?;
@@ -84,9 +84,43 @@ impl Bus {
             bar.write32(entry + 8, event);
             bar.write32(entry + 12, 0);
         }
-        let control = self.configuration.read32(at + offset);
-        self.configuration.write32(at + offset, control | 1 << 31);
+        let control = self.configuration.read32(at);
+        self.configuration.write32(at, control | 1 << 31);
         Ok(())
+    }
+
+    /// Lets a function write event 0 to `doorbell` (PCI 3.0, 6.8.1).
+    pub fn enable_msi(
+        &mut self,
+        function: DeviceFunction,
+        doorbell: u64,
+    ) -> Result<(), &'static str> {
+        let at = self.capability(function, CAPABILITY_MSI).ok_or("no MSI")?;
+        let control = self.configuration.read32(at);
+        let is_wide = control & 1 << 23 != 0;
+        let (low, high) = (doorbell as u32, (doorbell >> 32) as u32);
+        self.configuration.write32(at + 4, low);
+        let data = match (is_wide, high) {
+            (true, _) => {
+                self.configuration.write32(at + 8, high);
+                at + 12
+            }
+            (false, 0) => at + 8,
+            (false, _) => return Err("the doorbell is out of MSI's reach"),
+        };
+        self.configuration.write32(data, 0);
+        // One message, whatever it was left with.
+        let control = control & !(7 << 20);
+        self.configuration.write32(at, control | 1 << 16);
+        Ok(())
+    }
+
+    /// Where a capability of a function lies in configuration space.
+    fn capability(&self, function: DeviceFunction, id: u8) -> Option<u64> {
+        let mut capabilities = self.root.capabilities(function);
+        let found = capabilities.find(|capability| capability.id == id)?;
+        let at = (u64::from(function.device) << 15) | (u64::from(function.function) << 12);
+        Some(at + u64::from(found.offset))
     }
 }
 

@@ -5,6 +5,7 @@
 pub(crate) enum Client {
     VirtioBlk,
     Nvme,
+    Ahci,
     VirtioNet,
 }
 
@@ -70,6 +71,21 @@ pub(crate) const ROWS: &[Row] = &[
         path: "doorbell=unmapped",
         expect: Expect::NoInterrupt,
     },
+    Row::clean("ahci", Client::Ahci, STRICT),
+    Row::clean("ahci-lazy", Client::Ahci, LAZY),
+    Row::clean("ahci-direct", Client::Ahci, DIRECT),
+    Row {
+        name: "ahci-fail",
+        client: Client::Ahci,
+        path: FAIL,
+        expect: Expect::Errors,
+    },
+    Row {
+        name: "ahci-doorbell-unmapped",
+        client: Client::Ahci,
+        path: "doorbell=unmapped",
+        expect: Expect::NoInterrupt,
+    },
     Row::clean("virtio-net", Client::VirtioNet, STRICT),
     Row::clean("virtio-net-lazy", Client::VirtioNet, LAZY),
     Row::clean("virtio-net-direct", Client::VirtioNet, DIRECT),
@@ -101,6 +117,7 @@ impl Row {
         let client = match self.client {
             Client::VirtioBlk => "virtio-blk",
             Client::Nvme => "nvme",
+            Client::Ahci => "ahci",
             Client::VirtioNet => "virtio-net",
         };
         let path = self.path;
@@ -110,19 +127,33 @@ impl Row {
     }
 
     /// QEMU's arguments for the device, before `backend`.
-    pub(crate) fn devices(&self, backend: &str) -> [String; 4] {
-        let (kind, device) = match self.client {
+    pub(crate) fn devices(&self, backend: &str) -> Vec<String> {
+        let (kind, devices): (_, &[&str]) = match self.client {
             Client::VirtioBlk => (
                 "-drive",
-                "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on",
+                &["virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on"],
             ),
-            Client::Nvme => ("-drive", "nvme,drive=disk,serial=1"),
+            Client::Nvme => ("-drive", &["nvme,drive=disk,serial=1"]),
+            Client::Ahci => (
+                "-drive",
+                &["ich9-ahci,id=ahci", "ide-hd,drive=disk,bus=ahci.0"],
+            ),
             Client::VirtioNet => (
                 "-netdev",
-                "virtio-net-pci,netdev=wire,disable-legacy=on,iommu_platform=on,romfile=",
+                &["virtio-net-pci,netdev=wire,disable-legacy=on,iommu_platform=on,romfile="],
             ),
         };
-        [kind, backend, "-device", device].map(str::to_owned)
+        let devices = devices.iter().flat_map(|device| ["-device", *device]);
+        [kind, backend]
+            .into_iter()
+            .chain(devices)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Whether the image counts interrupts, and completions that they told of.
+    pub(crate) fn counts_interrupts(&self) -> bool {
+        matches!(self.client, Client::Nvme | Client::Ahci)
     }
 
     /// Whether the device's accesses are translated.

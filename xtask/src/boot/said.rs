@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use super::rows::{Client, Expect, Row};
+use super::rows::{Expect, Row};
 use super::wire::Seen;
 
 /// The lines of one boot.
@@ -51,7 +51,7 @@ impl Said {
         } else {
             ensure!(before == after, "the disk has changed");
         }
-        if row.client == Client::Nvme {
+        if row.counts_interrupts() {
             let (interrupts, completions) = (self.number("irqs")?, self.number("completions")?);
             ensure!(
                 interrupts >= completions && completions > 0,
@@ -163,12 +163,15 @@ mod tests {
     #[test]
     fn leaks_faults_and_missing_interrupts_are_noticed() {
         let (one, two) = ([1; 64], [2; 64]);
-        let check = |rest| disk(rest, &one, &two).check_disk(row("nvme"), 2, &one, &two);
-        assert!(check("irqs=3 completions=3 leaks=0 faults=0").is_ok());
-        assert!(check("irqs=2 completions=3 leaks=0 faults=0").is_err());
-        assert!(check("irqs=3 completions=3 leaks=1 faults=0").is_err());
-        assert!(check("irqs=3 completions=3 leaks=0 faults=1").is_err());
-        assert!(check("irqs=3 completions=3 leaks=0").is_err());
+        for name in ["nvme", "ahci"] {
+            let check = |rest| disk(rest, &one, &two).check_disk(row(name), 2, &one, &two);
+            assert!(check("irqs=3 completions=3 leaks=0 faults=0").is_ok());
+            assert!(check("irqs=2 completions=3 leaks=0 faults=0").is_err());
+            assert!(check("leaks=0 faults=0").is_err());
+            assert!(check("irqs=3 completions=3 leaks=1 faults=0").is_err());
+            assert!(check("irqs=3 completions=3 leaks=0 faults=1").is_err());
+            assert!(check("irqs=3 completions=3 leaks=0").is_err());
+        }
     }
 
     #[test]
