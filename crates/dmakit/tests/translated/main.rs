@@ -8,6 +8,8 @@ mod failures;
 mod moving;
 mod mutants;
 mod one_step;
+mod paging;
 mod peers;
+mod pinned;
 mod rig;
 mod two_step;
