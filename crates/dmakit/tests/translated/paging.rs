@@ -11,7 +11,7 @@ use dmakit::phys::{
 use dmakit::platform::Segment;
 use dmakit_sim::{Machine, Rng, Transfer};
 
-use crate::rig::{Rig, Strict, TestDevice};
+use crate::rig::{Mutant, Rig, Strict, TestDevice};
 
 const PAGE: u64 = 4096;
 const PAGES: usize = 16;
@@ -234,9 +234,9 @@ struct Outcome {
     faults: u64,
 }
 
-fn page(seed: u64, order: Order, outcome: &mut Outcome) {
+fn page(seed: u64, order: Order, mutant: Mutant, outcome: &mut Outcome) {
     let rig = Rig::coherent(seed);
-    let domain = rig.strict();
+    let domain = rig.broken_domain(1 << 40, mutant);
     let device = rig.device(rig.info(), &domain);
     let ram = rig.segment(RAM_BYTES);
     ram.window().fill(0);
@@ -284,14 +284,16 @@ fn page(seed: u64, order: Order, outcome: &mut Outcome) {
     let state = mirror.state.into_inner().unwrap();
     device.close_window(state.window).unwrap();
     assert_eq!(device.remove().unwrap().live(), 0);
-    rig.close(domain);
+    if mutant == Mutant::Nothing {
+        rig.close(domain);
+    }
 }
 
 #[test]
 fn a_late_write_faults_or_lands_before_its_page_is_given_away() {
     let mut outcome = Outcome::default();
     for seed in 0..16 {
-        page(seed, Order::Right, &mut outcome);
+        page(seed, Order::Right, Mutant::Nothing, &mut outcome);
         assert_eq!((outcome.lost, outcome.trampled), (0, 0), "seed {seed}");
     }
     println!("{outcome:?}");
@@ -304,7 +306,21 @@ fn a_late_write_faults_or_lands_before_its_page_is_given_away() {
 #[test]
 fn a_page_copied_before_hardware_forgot_it_loses_writes() {
     let mut outcome = Outcome::default();
-    (0..16).for_each(|seed| page(seed, Order::NoSync, &mut outcome));
+    (0..16).for_each(|seed| page(seed, Order::NoSync, Mutant::Nothing, &mut outcome));
     println!("{outcome:?}");
     assert!(outcome.lost > 0 && outcome.trampled > 0);
+}
+
+#[test]
+fn the_right_order_over_a_broken_domain_loses_writes() {
+    for mutant in [
+        Mutant::NoSync,
+        Mutant::EarlyRedemption,
+        Mutant::NoInvalidation,
+    ] {
+        let mut outcome = Outcome::default();
+        (0..16).for_each(|seed| page(seed, Order::Right, mutant, &mut outcome));
+        println!("{mutant:?}: {outcome:?}");
+        assert!(outcome.lost + outcome.trampled > 0, "{mutant:?}");
+    }
 }
