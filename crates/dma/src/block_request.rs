@@ -8,7 +8,7 @@ use dmakit_platform::Platform;
 use crate::check::Checker;
 use crate::fragments::pieces;
 use crate::mapping::{Record, Route};
-use crate::segments::Cut;
+use crate::segments::{Apart, Cut};
 use crate::{
     Device, DmaMemory, DmaSegment, MapError, MapFailure, Mapping, MaskKind, StrictDomain, Translate,
 };
@@ -65,6 +65,28 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         &'a self,
         mapping: &'a Mapping<D, B>,
     ) -> impl Iterator<Item = DmaSegment> + 'a {
+        let stretches = self.stretches(mapping);
+        Cut::new(stretches, self.info.limits, self.info.min_align)
+    }
+
+    /// As [`segments`](Self::segments), without the joining: each run of the memory has segments of its
+    /// own, one unless the device's limits cut it. For a device whose descriptors stand for the
+    /// driver's own pieces. Both ways tell of the same addresses, so either may be used on any mapping,
+    /// however it was made.
+    pub fn segments_apart<'a, D: DirectionType, B: DmaMemory>(
+        &'a self,
+        mapping: &'a Mapping<D, B>,
+    ) -> impl Iterator<Item = DmaSegment> + 'a {
+        let lens = mapping.memory.runs().map(|run| run.len());
+        let stretches = self.stretches(mapping);
+        Apart::new(stretches, lens, self.info.limits, self.info.min_align)
+    }
+
+    /// Where the device sees the bytes of a mapping, in order.
+    fn stretches<'a, D: DirectionType, B: DmaMemory>(
+        &'a self,
+        mapping: &'a Mapping<D, B>,
+    ) -> impl Iterator<Item = DmaRange> + 'a {
         let record = &mapping.record;
         let translated = record.translated().zip(self.translation());
         let pieces = translated.map(|(translated, domain)| {
@@ -80,11 +102,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             let runs = mapping.memory.runs();
             runs.filter_map(|run| self.info.direct(run, MaskKind::Streaming))
         });
-        let runs = pieces.into_iter().flatten().chain(slots);
-        Cut::new(
-            runs.chain(direct.into_iter().flatten()),
-            self.info.limits,
-            self.info.min_align,
-        )
+        let mapped = pieces.into_iter().flatten().chain(slots);
+        mapped.chain(direct.into_iter().flatten())
     }
 }

@@ -207,6 +207,49 @@ impl<I: Iterator<Item = DmaRange>> Iterator for Cut<I> {
     }
 }
 
+/// Stretches taken apart into the pieces that the caller made them of, and these cut.
+pub(crate) struct Apart<I, L> {
+    stretches: I,
+    /// How long the pieces are, as many bytes together as the stretches.
+    lens: L,
+    limits: SegmentLimits,
+    min_align: AlignMask,
+    open: Option<DmaRange>,
+    /// Bytes of the open stretch that are of the same piece.
+    left: u64,
+}
+
+impl<I: Iterator<Item = DmaRange>, L: Iterator<Item = u64>> Apart<I, L> {
+    pub(crate) fn new(stretches: I, lens: L, limits: SegmentLimits, min_align: AlignMask) -> Self {
+        Self {
+            stretches,
+            lens,
+            limits,
+            min_align,
+            open: None,
+            left: 0,
+        }
+    }
+}
+
+impl<I: Iterator<Item = DmaRange>, L: Iterator<Item = u64>> Iterator for Apart<I, L> {
+    type Item = DmaSegment;
+
+    fn next(&mut self) -> Option<DmaSegment> {
+        let open = self.open.take();
+        let open = open.or_else(|| self.stretches.find(|stretch| !stretch.is_empty()))?;
+        if self.left == 0 {
+            self.left = self.lens.find(|&len| len > 0)?;
+        }
+        let (piece, _) = open.split_at(self.left.min(open.len()))?;
+        let taken = cut(piece, self.limits, self.min_align);
+        let (segment, after) = open.split_at(taken)?;
+        self.open = Some(after).filter(|after| !after.is_empty());
+        self.left -= taken;
+        Some(segment.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -275,6 +318,35 @@ mod tests {
             2,
             "no way to align"
         );
+    }
+
+    #[test]
+    fn pieces_apart_keep_their_ends_and_are_cut_all_the_same() {
+        let stretches = [
+            range(0x1000, 0x3000),
+            range(0x8000, 0),
+            range(0x9000, 0x800),
+        ];
+        let limits = SegmentLimits {
+            max_bytes: 0x1000,
+            ..SegmentLimits::NONE
+        };
+        let lens = [0x800, 0, 0x1800, 0x1000, 0x800];
+        let apart = Apart::new(
+            stretches.into_iter(),
+            lens.into_iter(),
+            limits,
+            AlignMask::NONE,
+        );
+        let apart: Vec<_> = apart.map(|s| (s.addr.raw(), s.len)).collect();
+        let expected = [
+            (0x1000, 0x800),
+            (0x1800, 0x1000),
+            (0x2800, 0x800),
+            (0x3000, 0x1000),
+            (0x9000, 0x800),
+        ];
+        assert_eq!(apart, expected);
     }
 
     #[test]

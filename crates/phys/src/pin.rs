@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use dmakit_addr::PfnRange;
+use dmakit_addr::{PfnRange, PhysRange};
 use dmakit_platform::Instant;
 
 use crate::account::OverLimit;
@@ -53,6 +53,20 @@ impl Pin {
     /// so these are not always the ones that were named.
     pub fn ranges(&self) -> &[PfnRange] {
         &self.ranges
+    }
+
+    /// `len` bytes of the frames from byte `offset` on, in order: what a request for DMA links, one
+    /// run for each of [`ranges`](Self::ranges) that has some of them. Fewer where the pin ends before.
+    pub fn runs(&self, offset: u64, len: u64) -> impl Iterator<Item = PhysRange> + Clone + '_ {
+        let (mut before, mut left) = (offset, len);
+        let whole = self.ranges.iter().filter_map(PfnRange::bytes);
+        whole.filter_map(move |range| {
+            let skipped = before.min(range.len());
+            let taken = left.min(range.len() - skipped);
+            before -= skipped;
+            left -= taken;
+            range.slice(skipped, taken).filter(|run| !run.is_empty())
+        })
     }
 }
 

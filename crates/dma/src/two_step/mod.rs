@@ -16,6 +16,29 @@
 //! Without an IOMMU the same calls work: there are no addresses of one's own then, each link says
 //! where the device finds that memory or its copy, and [`Sealed::segment`] is `None`.
 //!
+//! A large region is a request too. Aligned to its power of two, in memory that is, it has few and
+//! large leaves, and the device is told of one address and one length:
+//!
+//! ```
+//! use dmakit_addr::{Attributes, Bidirectional, PhysRange};
+//! use dmakit_dma::{Device, LinkError, Sealed, Translate, Unchecked};
+//! use dmakit_platform::{CopySource, Platform};
+//! use dmakit_swiotlb::NoGrowth;
+//!
+//! /// Registers `region`, whose bytes are `source`: 100 MB as 16 bytes.
+//! fn register<P: Platform, T: Translate, S: CopySource>(
+//!     device: &Device<'_, P, NoGrowth, Unchecked, T>,
+//!     region: PhysRange,
+//!     source: &S,
+//! ) -> Result<Sealed<Bidirectional>, LinkError> {
+//!     let align = region.len().next_power_of_two();
+//!     let mut request = device.reserve(region.start(), region.len(), align, Attributes::NONE)?;
+//!     let linked = device.link(&mut request, region, source).map(drop);
+//!     // A real driver cancels the request where one of these fails.
+//!     linked.and_then(|()| device.seal(request).map_err(|unmoved| unmoved.error))
+//! }
+//! ```
+//!
 //! The memory itself is the caller's, who keeps it where it is until its [`Debt`](crate::Debt) is
 //! paid: as for [raw](crate::Device::map_raw) mappings, no type proves that here.
 //! [`map_request`](crate::Device::map_request) stands on top, owns the memory, and does.

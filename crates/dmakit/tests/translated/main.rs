@@ -10,6 +10,8 @@ mod lockstep;
 mod moving;
 mod mutants;
 mod one_step;
+mod paging;
 mod peers;
+mod pinned;
 mod rig;
 mod two_step;
