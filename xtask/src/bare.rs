@@ -157,6 +157,11 @@ impl Compiler {
         }
     }
 
+    /// Whether it has no linker of its own for [`TARGET`].
+    pub(crate) fn wants_linker(&self) -> bool {
+        matches!(self, Self::WithSources(_))
+    }
+
     fn shown(&self) -> String {
         match self {
             Self::WithTarget => format!("the installed target {TARGET}"),

@@ -13,6 +13,8 @@ use crate::environment::{MissingFromMachine, has_program, is_continuous_integrat
 pub(crate) enum Need {
     /// A compiler that can build `core` and `alloc` for a target without an operating system.
     BareBuild,
+    /// A linker for what is built so.
+    BareLink,
     /// Device models that nobody here wrote.
     DeviceModels,
 }
@@ -23,7 +25,7 @@ impl Need {
     /// by release: a `qemu-utils` of another release has to give way.
     fn install_options(self) -> &'static str {
         match self {
-            Self::BareBuild => "--no-install-recommends --no-remove",
+            Self::BareBuild | Self::BareLink => "--no-install-recommends --no-remove",
             Self::DeviceModels => "--no-install-recommends",
         }
     }
@@ -49,7 +51,7 @@ const PACKAGES: &[DebianPackage] = &[
     },
     DebianPackage {
         name: "lld",
-        need: Need::BareBuild,
+        need: Need::BareLink,
         reason: "a linker for images of that target",
     },
     DebianPackage {

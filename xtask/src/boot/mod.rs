@@ -125,6 +125,12 @@ fn build(root: &Path) -> Result<Option<PathBuf>> {
     let Some(compiler) = bare::find_or_install(root)? else {
         return Ok(None);
     };
+    if compiler.wants_linker() {
+        if let Provided::NotHere(reason) = packages::provide(Need::BareLink)? {
+            println!("   {reason}");
+            return Ok(None);
+        }
+    }
     let mut command = cargo(&root.join("boot"));
     command.args([
         "build",
