@@ -64,6 +64,11 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     /// that they lie in stay with them. What lies in a contiguous area or a movable range moves out
     /// first, so [`Pin::ranges`] says where the frames are now.
     ///
+    /// Frames are pinned, whoever's they are: memory that moved away just before may have left its
+    /// place to another. Whoever pins what others may move looks once more who owns it afterwards,
+    /// and gives the pin back where that has changed; the other's free is refused meanwhile
+    /// ([`FreeReason::Pinned`](crate::FreeReason::Pinned)).
+    ///
     /// `limits` say how often what is busy is asked again, and until when. May sleep.
     ///
     /// # Errors
