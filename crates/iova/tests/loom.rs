@@ -1,56 +1,15 @@
 //! Blocks that pass from CPU to CPU, under every interleaving, preempted a bounded number of times;
 //! two blocks pass at once here. Run with `RUSTFLAGS="--cfg loom"`.
 #![cfg(loom)]
-// A lock made of the model checker's.
-#![allow(unsafe_code)]
-
-use std::sync::OnceLock;
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysRange};
 use dmakit_iova::{CpuCache, Policy, Request, Reservation, Space};
+use dmakit_platform::host::LoomLock;
 use dmakit_platform::{ConversionError, CpuGuard, CpuId, CpuSlot, Instant, Platform, RawSpinLock};
-use loom::sync::{Arc, Condvar, Mutex};
+use loom::sync::Arc;
 use loom::thread;
 
 const G: u64 = 4096;
-
-/// A lock whose takers sleep: the checker never lets one that spins starve its holder.
-struct LoomLock(OnceLock<(Mutex<bool>, Condvar)>);
-
-impl LoomLock {
-    fn parts(&self) -> &(Mutex<bool>, Condvar) {
-        // The checker's locks cannot be made in a constant: the first to look makes it.
-        self.0.get_or_init(|| (Mutex::new(false), Condvar::new()))
-    }
-}
-
-// SAFETY: `held` goes from false to true under a mutex, by one taker, and back only in `unlock`.
-unsafe impl lock_api::RawMutex for LoomLock {
-    #[allow(clippy::declare_interior_mutable_const)]
-    const INIT: Self = Self(OnceLock::new());
-
-    type GuardMarker = lock_api::GuardNoSend;
-
-    fn lock(&self) {
-        let (held, freed) = self.parts();
-        let mut held = held.lock().unwrap();
-        while *held {
-            held = freed.wait(held).unwrap();
-        }
-        *held = true;
-    }
-
-    fn try_lock(&self) -> bool {
-        let mut held = self.parts().0.lock().unwrap();
-        !std::mem::replace(&mut *held, true)
-    }
-
-    unsafe fn unlock(&self) {
-        let (held, freed) = self.parts();
-        *held.lock().unwrap() = false;
-        freed.notify_one();
-    }
-}
 
 #[derive(Clone)]
 struct Machine;

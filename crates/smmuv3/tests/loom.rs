@@ -1,13 +1,11 @@
 //! CPUs that fill one command queue and wait for it, beside an SMMU that executes, under every
 //! interleaving, preempted a bounded number of times. Run with `RUSTFLAGS="--cfg loom"`.
 #![cfg(loom)]
-// A lock made of the model checker's atomics.
-#![allow(unsafe_code)]
 
 use std::sync::OnceLock;
 
 use dmakit_addr::{NodeId, PhysAddr, PhysRange};
-use dmakit_platform::host::{HostRam, SegmentStore};
+use dmakit_platform::host::{HostRam, LoomLock, SegmentStore};
 use dmakit_platform::{
     Barrier, ConversionError, CpuGuard, CpuId, Instant, Mmio, Platform, RawSpinLock,
 };
@@ -15,46 +13,8 @@ use dmakit_smmuv3::spec::command::{Command, opcode, tlbi_nh_asid};
 use dmakit_smmuv3::spec::registers as reg;
 use dmakit_smmuv3::{Config, Smmu, Tag};
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use loom::sync::{Arc, Condvar, Mutex};
+use loom::sync::{Arc, Mutex};
 use loom::thread;
-
-/// A lock whose takers sleep: the checker never lets one that spins starve its holder.
-struct LoomLock(OnceLock<(Mutex<bool>, Condvar)>);
-
-impl LoomLock {
-    fn parts(&self) -> &(Mutex<bool>, Condvar) {
-        // The checker's locks cannot be made in a constant: the first to look makes it.
-        self.0.get_or_init(|| (Mutex::new(false), Condvar::new()))
-    }
-}
-
-// SAFETY: `held` goes from false to true under a mutex, by one taker, and back only in `unlock`.
-unsafe impl lock_api::RawMutex for LoomLock {
-    #[allow(clippy::declare_interior_mutable_const)]
-    const INIT: Self = Self(OnceLock::new());
-
-    type GuardMarker = lock_api::GuardNoSend;
-
-    fn lock(&self) {
-        let (held, freed) = self.parts();
-        let mut held = held.lock().unwrap();
-        while *held {
-            held = freed.wait(held).unwrap();
-        }
-        *held = true;
-    }
-
-    fn try_lock(&self) -> bool {
-        let mut held = self.parts().0.lock().unwrap();
-        !std::mem::replace(&mut *held, true)
-    }
-
-    unsafe fn unlock(&self) {
-        let (held, freed) = self.parts();
-        *held.lock().unwrap() = false;
-        freed.notify_one();
-    }
-}
 
 #[derive(Clone)]
 struct Machine;

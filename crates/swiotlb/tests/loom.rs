@@ -1,15 +1,13 @@
 //! Areas, stealing, spanning and the hand-over of grown pools under every interleaving of two or
 //! three threads, preempted a bounded number of times. Run with `RUSTFLAGS="--cfg loom"`.
 #![cfg(loom)]
-// A lock made of the model checker's atomics.
-#![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dmakit_addr::{DmaMask, PhysAddr, PhysRange, ToDevice};
-use dmakit_platform::host::HostRam;
+use dmakit_platform::host::{HostRam, LoomLock};
 use dmakit_platform::{
     ConversionError, CpuGuard, CpuId, Instant, NoMemory, Platform, PoolMemory, Segment,
     SegmentRequest,
@@ -19,40 +17,6 @@ use dmakit_swiotlb::{
     SlotPoolConfig,
 };
 use loom::sync::atomic::{AtomicBool, Ordering};
-
-struct LoomLock(OnceLock<AtomicBool>);
-
-impl LoomLock {
-    fn held(&self) -> &AtomicBool {
-        // The checker's atomics cannot be made in a constant: the first to look makes it.
-        self.0.get_or_init(|| AtomicBool::new(false))
-    }
-}
-
-// SAFETY: as a test-and-set lock.
-unsafe impl lock_api::RawMutex for LoomLock {
-    #[allow(clippy::declare_interior_mutable_const)]
-    const INIT: Self = Self(OnceLock::new());
-
-    type GuardMarker = lock_api::GuardNoSend;
-
-    fn lock(&self) {
-        while !self.try_lock() {
-            loom::thread::yield_now();
-        }
-    }
-
-    fn try_lock(&self) -> bool {
-        let (taken, failed) = (Ordering::Acquire, Ordering::Relaxed);
-        self.held()
-            .compare_exchange(false, true, taken, failed)
-            .is_ok()
-    }
-
-    unsafe fn unlock(&self) {
-        self.held().store(false, Ordering::Release);
-    }
-}
 
 #[derive(Clone)]
 struct Machine;
