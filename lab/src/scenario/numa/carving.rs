@@ -1,6 +1,8 @@
 //! Areas cut out of memory at boot.
 
 mod early;
+#[cfg(test)]
+mod tests;
 
 use dmakit_addr::PAGE_BYTES;
 use dmakit_cma::{

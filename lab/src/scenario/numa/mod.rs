@@ -3,6 +3,8 @@
 mod board;
 pub mod carving;
 mod claims;
+#[cfg(test)]
+mod controls;
 mod judge;
 mod lend;
 mod params;

@@ -139,7 +139,7 @@ fn one(
         sharer.end_writes()?;
         sharer.hold_again()?;
         programs.run(16);
-        judge_pins(&ranges, &sharer, report);
+        judge_pins(&ranges, sharer.long_term(), report);
     }
     judge::data(memory, report);
     claims.release_all(report)?;
@@ -168,11 +168,12 @@ fn one(
 }
 
 /// No long-term pin is in an area.
-fn judge_pins(ranges: &[PfnRange], sharer: &Sharer, report: &mut RunReport) {
-    let inside = sharer.long_term().find(|pinned| {
-        let mut ranges = ranges.iter();
-        ranges.any(|range| range.overlaps(pinned))
-    });
+fn judge_pins(
+    ranges: &[PfnRange],
+    mut pinned: impl Iterator<Item = PfnRange>,
+    report: &mut RunReport,
+) {
+    let inside = pinned.find(|pinned| ranges.iter().any(|range| range.overlaps(pinned)));
     report.trial(
         CheckName::PinsOutside,
         inside.map(|pinned| format!("{pinned} is pinned in the area")),
@@ -220,4 +221,24 @@ pub fn shown(holding: &Holding, look: Look) -> String {
         ]);
     }
     table.render(look)
+}
+
+#[cfg(test)]
+mod tests {
+    use dmakit_addr::Pfn;
+
+    use super::*;
+    use crate::scenario::numa::controls;
+
+    #[test]
+    fn a_pin_that_reaches_into_the_area_is_noticed() {
+        let range = |start, len| PfnRange::new(Pfn::new(start), len).unwrap();
+        let mut report = controls::report(&controls::page("pins-versus-cma"));
+        let area = [range(0x100, 0x100), range(0x400, 0x100)];
+        let beside = [range(0xff, 1), range(0x200, 0x200), range(0x500, 1)];
+        judge_pins(&area, beside.into_iter(), &mut report);
+        assert_eq!(controls::failures(&report, CheckName::PinsOutside), 0);
+        judge_pins(&area, [range(0x3ff, 2)].into_iter(), &mut report);
+        assert_eq!(controls::failures(&report, CheckName::PinsOutside), 1);
+    }
 }

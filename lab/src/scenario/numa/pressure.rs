@@ -249,3 +249,27 @@ pub fn shown(lending: &Lending, look: Look) -> String {
     let figures = FigureRow::table(&lending.figures);
     format!("{}\n{}", table.render(look), figures.render(look))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::numa::controls;
+
+    #[test]
+    fn a_migration_that_did_not_ask_is_noticed() {
+        let mut report = controls::report(&controls::page("movable-pressure"));
+        judge_gate(0, &mut report);
+        assert_eq!(controls::failures(&report, CheckName::Gate), 0);
+        judge_gate(1, &mut report);
+        assert_eq!(controls::failures(&report, CheckName::Gate), 1);
+    }
+
+    #[test]
+    fn a_claim_that_moves_more_than_a_tenth_above_the_least_is_noticed() {
+        let mut report = controls::report(&controls::page("movable-pressure"));
+        judge_moves(110, 100, 50, &mut report);
+        assert_eq!(controls::failures(&report, CheckName::FewMoves), 0);
+        judge_moves(111, 100, 50, &mut report);
+        assert_eq!(controls::failures(&report, CheckName::FewMoves), 1);
+    }
+}

@@ -187,3 +187,41 @@ fn come_back(
         report.trial(CheckName::AllReturned, failure);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::numa::controls::{SEED, failures, page, report};
+    use crate::scenario::numa::params;
+    use crate::scenario::numa::system::System;
+
+    #[test]
+    fn claimed_memory_that_was_written_to_is_noticed() {
+        let page = page("boot-carving");
+        let mut report = report(&page);
+        let asked = params::read(&page.params, dmakit_cma::GiganticTurn::First).unwrap();
+        let system = System::boot(&page, &asked, SEED).unwrap();
+        let inactive = dmakit_cma::InactiveAreas::new(system.reserved);
+        let (areas, _) = inactive.activate(&system.memory);
+        let machine = system.machine.clone();
+        let allocator = system.memory.allocator();
+        let ram = AttachedRam::new(machine, allocator, system.ram, SEGMENTS);
+        let area = areas.find(Purpose::Default).unwrap();
+        let claim = AreaClaim {
+            frames: 512,
+            align_order: 0,
+            limit: DmaMask::ALL,
+        };
+        let segment = ram.attach(areas.claim_free(area, &claim).unwrap()).unwrap();
+        segment.window().fill(0x80);
+        let claims = [Early {
+            segment,
+            byte: 0x80,
+        }];
+        stay_claimed(&areas, &claims, &mut report).unwrap();
+        assert_eq!(failures(&report, CheckName::EarlyClaims), 0);
+        claims[0].segment.window().slice(1, 1).unwrap().fill(0);
+        stay_claimed(&areas, &claims, &mut report).unwrap();
+        assert_eq!(failures(&report, CheckName::EarlyClaims), 1);
+    }
+}

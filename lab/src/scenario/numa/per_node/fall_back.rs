@@ -40,19 +40,28 @@ pub fn run(
     table: &CoherentTable,
     report: &mut RunReport,
 ) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for asker in askers(machine, table) {
-        let mut held = Vec::new();
-        let served = exhaust(machine, areas, coherent, &asker, &mut held, report);
-        held.into_iter()
-            .for_each(|segment| coherent.free_table(segment));
-        rows.push(Row {
-            who: asker.who,
-            bytes: asker.request.len,
-            served: served?,
-        });
-    }
-    Ok(rows)
+    let askers = askers(machine, table).into_iter();
+    askers
+        .map(|asker| one(machine, areas, coherent, asker, report))
+        .collect()
+}
+
+fn one(
+    machine: &Machine,
+    areas: &RunAreas<'_>,
+    coherent: &Coherent<'_>,
+    asker: Asker,
+    report: &mut RunReport,
+) -> anyhow::Result<Row> {
+    let mut held = Vec::new();
+    let served = exhaust(machine, areas, coherent, &asker, &mut held, report);
+    held.into_iter()
+        .for_each(|segment| coherent.free_table(segment));
+    Ok(Row {
+        who: asker.who,
+        bytes: asker.request.len,
+        served: served?,
+    })
 }
 
 /// The order of seed measurements: the node's own area, the listed one, the default one; whoever
@@ -162,4 +171,44 @@ fn nearest(machine: &Machine, areas: &RunAreas<'_>, from: Option<NodeId>) -> Opt
     let nodes = (0..machine.nodes() as u16).map(NodeId::new);
     let with_room = nodes.filter(|node| areas.memory().allocator().free_on(*node) > 0);
     with_room.min_by_key(|node| machine.distance(from, *node))
+}
+
+#[cfg(test)]
+mod tests {
+    use dmakit_cma::{CoherentMemory, DeviceArea, GiganticTurn, InactiveAreas};
+    use dmakit_phys::AttachedRam;
+
+    use super::super::WAITING;
+    use super::*;
+    use crate::scenario::numa::controls::{SEED, failures, page, report};
+    use crate::scenario::numa::params;
+    use crate::scenario::numa::system::{SEGMENTS, System};
+    use crate::scenario::page::Workload;
+
+    #[test]
+    fn memory_from_elsewhere_than_the_next_in_the_order_is_noticed() {
+        let page = page("per-node-cma");
+        let Workload::Coherent(table) = &page.workload else {
+            panic!("{:?}", page.workload);
+        };
+        let mut report = report(&page);
+        let asked = params::read(&page.params, GiganticTurn::First).unwrap();
+        let system = System::boot(&page, &asked, SEED).unwrap();
+        let (areas, _) = InactiveAreas::new(system.reserved).activate(&system.memory);
+        let machine = system.machine.clone();
+        let allocator = system.memory.allocator();
+        let ram = AttachedRam::new(machine.clone(), allocator, system.ram, SEGMENTS);
+        let coherent =
+            CoherentMemory::new(machine.clone(), &areas, &ram, DeviceArea::None, WAITING);
+        let mut judge = |change: fn(&mut Vec<Purpose>)| {
+            let mut asker = askers(&machine, table).swap_remove(1);
+            change(&mut asker.order);
+            one(&machine, &areas, &coherent, asker, &mut report).unwrap();
+            failures(&report, CheckName::FallBackOrder)
+        };
+        assert_eq!(judge(|_| {}), 0);
+        let swapped = judge(|order| order.swap(0, 2));
+        assert!(swapped > 0);
+        assert!(judge(|order| order.truncate(1)) > swapped);
+    }
 }
