@@ -52,7 +52,7 @@ fn an_area_that_another_lost_by_a_failure_is_noticed() {
     let [lost, failed] = [1, 2].map(|node| Purpose::PerNode(NodeId::new(node)));
     let (lost, failed) = (position(&carved, lost), position(&carved, failed));
     let reason = match &carved.areas[failed].outcome {
-        Outcome::Failed(reason) => Outcome::Failed(reason.clone()),
+        Outcome::Failed(reason) => Outcome::Failed(*reason),
         other => panic!("{other:?}"),
     };
     carved.areas[lost].outcome = reason;
