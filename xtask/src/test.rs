@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         || {
             LOOM_TESTS
                 .iter()
-                .try_for_each(|(package, tests)| loom(workspace, package, tests))
+                .try_for_each(|(target, packages)| loom(workspace, target, packages))
                 .map(held)
         },
     )?;
@@ -79,17 +79,22 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     steps.finish()
 }
 
-/// Tests that `loom` runs: package, and which of its targets. It wants a build of its own.
-const LOOM_TESTS: &[(&str, &[&str])] = &[
-    ("dmakit-io-pgtable", &["--test", "loom"]),
-    ("dmakit-iommu", &["--lib"]),
-    ("dmakit-iova", &["--test", "loom"]),
-    ("dmakit-phys", &["--test", "loom"]),
-    ("dmakit-smmuv3", &["--lib", "--test", "loom"]),
-    ("dmakit-swiotlb", &["--test", "loom"]),
+/// Tests that `loom` runs: which target, and of which packages. It wants a build of its own.
+const LOOM_TESTS: &[(&[&str], &[&str])] = &[
+    (
+        &["--test", "loom"],
+        &[
+            "dmakit-io-pgtable",
+            "dmakit-iova",
+            "dmakit-phys",
+            "dmakit-smmuv3",
+            "dmakit-swiotlb",
+        ],
+    ),
+    (&["--lib"], &["dmakit-iommu", "dmakit-smmuv3"]),
 ];
 
-fn loom(workspace: &Workspace, package: &str, targets: &[&str]) -> Result<()> {
+fn loom(workspace: &Workspace, target: &[&str], packages: &[&str]) -> Result<()> {
     let mut command = cargo(&workspace.root);
     command.args([
         "test",
@@ -98,9 +103,12 @@ fn loom(workspace: &Workspace, package: &str, targets: &[&str]) -> Result<()> {
         "--target-dir",
         "target/loom",
     ]);
-    command.args(["--package", package]).args(targets);
+    for package in packages {
+        command.args(["--package", package]);
+    }
     succeed(
         command
+            .args(target)
             .env("RUSTFLAGS", "--cfg loom")
             .env("LOOM_MAX_PREEMPTIONS", "2"),
     )
