@@ -10,7 +10,7 @@ use arm_gic::gicv3::{GicCpuInterface, GicV3};
 use arm_gic::{InterruptGroup, UniqueMmioPointer, irq_enable};
 use dmakit_addr::{PhysAddr, PhysRange};
 use dmakit_its::{Config, Device, Its, LpiConfig, Lpis, Redistributor};
-use dmakit_platform::{IrqMutex, NoMemory, Segment, SegmentRequest, TableMemory};
+use dmakit_platform::{IrqMutex, TableMemory};
 
 use crate::board::Board;
 use crate::registers::Registers;
@@ -83,24 +83,6 @@ impl<'a, M: TableMemory> Interrupts<&'a M> {
             lpis,
             _redistributor: redistributor,
         })
-    }
-}
-
-/// No memory: what is between two providers.
-#[derive(Debug)]
-pub struct Nothing;
-
-impl TableMemory for Nothing {
-    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
-        Err(NoMemory {
-            request: *request,
-            largest_free: None,
-        })
-    }
-
-    fn free_table(&self, segment: Segment) {
-        // Nothing came from here; what is not ours is kept.
-        core::mem::forget(segment);
     }
 }
 

@@ -39,9 +39,10 @@ use aarch64_rt::{
     initial_pagetable,
 };
 use dmakit_cma::Step;
+use dmakit_platform::NoTables;
 use smccc::Hvc;
 
-use interrupts::{Interrupts, Nothing};
+use interrupts::Interrupts;
 use memory::{Coherent, Found};
 use parameters::{Client, Parameters};
 use translation::Translator;
@@ -100,7 +101,7 @@ fn run(device_tree: u64) -> Result<(), &'static str> {
         "its: {} bytes of tables from early areas",
         early.areas.taken_bytes()
     );
-    let interrupts = interrupts.with_memory(Nothing);
+    let interrupts = interrupts.with_memory(NoTables);
     let memory = early.activate()?;
     let interrupts = interrupts.with_memory(memory.coherent);
     println!(

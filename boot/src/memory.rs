@@ -15,8 +15,7 @@ use core::time::Duration;
 use dmakit_addr::{DmaMask, NodeId, PAGE_BYTES, PhysAddr, PhysRange};
 use dmakit_cma::{AreaParams, CoherentMemory, DeviceArea, EarlyAreas, Outcome, Waiting, reserve};
 use dmakit_phys::{
-    AttachedRam, Frame, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory, PageAllocator,
-    Refusal, Refused, Region,
+    AttachedRam, Frame, MemoryKind, MemoryMap, MovableMemory, NoMovers, PageAllocator, Region,
 };
 use dmakit_platform::{Ram, RamRange, Segment};
 
@@ -32,23 +31,6 @@ pub type Coherent = CoherentMemory<'static, Board, Table, NoMovers>;
 
 /// Below it devices with 32 address lines reach.
 const NARROW: DmaMask = DmaMask::up_to(u32::MAX as u64);
-
-/// Nothing moves here: all movable memory is free.
-#[derive(Debug)]
-pub struct NoMovers;
-
-impl Migrate for NoMovers {
-    fn migrate(
-        &self,
-        _migration: &Migration,
-        to: dmakit_phys::Frames,
-    ) -> Result<dmakit_phys::Frames, Refused> {
-        Err(Refused {
-            to,
-            reason: Refusal::Gone,
-        })
-    }
-}
 
 /// All memory, of which nothing has been made yet.
 pub struct Found {
@@ -140,8 +122,8 @@ impl Early {
         let table = vec![Frame::default(); entries].leak();
         let pages = Pages::new(&self.map, &[NARROW], table).map_err(|_| "no frame table")?;
         let movable: &Movable = leak(Movable::new(Board, pages, NoMovers));
-        let (areas, mut segments) = self.areas.close();
-        segments.extend(self.segments);
+        let mut segments = self.segments;
+        let areas = self.areas.close(&mut segments);
         let out = areas.claims();
         let (areas, failed) = areas.activate(movable);
         for failed in failed {

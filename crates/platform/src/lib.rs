@@ -46,7 +46,7 @@ pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
 pub use carved::{Carved, Held};
 pub use instant::Instant;
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
-pub use memory::{NoMemory, PoolMemory, SegmentRequest, TableMemory};
+pub use memory::{NoMemory, NoTables, PoolMemory, SegmentRequest, TableMemory};
 pub use mmio::Mmio;
 pub use per_cpu::{CpuSlot, PerCpu};
 pub use platform::{Barrier, ConversionError, CpuGuard, CpuId, Platform};
