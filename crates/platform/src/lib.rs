@@ -1,6 +1,7 @@
 //! What the DMA stack asks of a machine.
 //!
-//! A kernel, firmware, hypervisor or process gives the stack four things, and nothing else:
+//! A kernel, firmware, hypervisor or process gives the stack four things here, describes its devices
+//! to the mapping API above, and that is all (`docs/porting.md`, with a whole embedder):
 //!
 //! * a [`Platform`]: time, barriers, cache maintenance, sharing with an untrusted host, two kinds
 //!   of lock and the number of the CPU one runs on;
