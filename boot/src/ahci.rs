@@ -32,11 +32,11 @@ pub fn open(hardware: Hardware<'_>, vectors: &mut Vectors<'_>) -> Result<Driver,
     let Hardware {
         bus,
         function,
-        doorbell,
+        message,
         dma,
     } = hardware;
     let bar = bus.bar(function, REGISTERS).ok_or("no registers")?;
-    bus.enable_msi(function, doorbell)?;
+    bus.enable_msi(function, message)?;
     mmio_api::init(&Identity);
     let registers = mmio_api::ioremap(MmioAddr::from(bar.start().raw()), bar.len() as usize);
     let registers = registers.map_err(|_| "no registers")?;

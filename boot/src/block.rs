@@ -11,7 +11,6 @@ use virtio_drivers::transport::pci::bus::DeviceFunction;
 use crate::board::Board;
 use crate::path::{Client, Untyped};
 use crate::pci::Bus;
-use crate::println;
 use crate::translation::Translator;
 use crate::virtio::{self, Hal, Transport};
 use crate::workload::{self, Disk, Failure, Workload};
@@ -74,10 +73,13 @@ impl<T: Translate + 'static> Blk<'_, T> {
         self.driver.as_mut().ok_or(Failure::Broken("no driver"))
     }
 
-    /// Whether the device was refused anything since this was last asked.
+    /// Whether the device was refused anything since this was last asked: the SMMU says so, or,
+    /// where there is none, whoever maps its buffers.
     fn has_faulted(&self) -> bool {
-        self.translator
-            .is_some_and(|translator| translator.take_faults() > 0)
+        match self.translator {
+            Some(translator) => translator.take_faults() > 0,
+            None => virtio::take_refused() > 0,
+        }
     }
 
     /// Waits until the device has used something; false if it faulted, or takes too long.

@@ -18,12 +18,12 @@ use virtio_drivers::transport::pci::bus::DeviceFunction;
 
 use crate::board::Board;
 use crate::doorbell::Doorbell;
+use crate::handlers;
 use crate::identity::Identity;
-use crate::interrupts::{self, Interrupts};
-use crate::memory::{Coherent, leak};
+use crate::interrupts::Running;
+use crate::memory::leak;
 use crate::path::{Client, Untyped};
-use crate::pci::{Bus, requester};
-use crate::println;
+use crate::pci::{Bus, Message, requester};
 use crate::vectors::{self, TIME_MAX, Vectors};
 use crate::workload::{self, Disk, Failure, SECTOR, Workload};
 
@@ -36,8 +36,8 @@ type Op<T> = DeviceOp<Board, NoGrowth, Identity, Unchecked, T>;
 pub struct Hardware<'a> {
     pub bus: &'a mut Bus,
     pub function: DeviceFunction,
-    /// Where the function writes to interrupt.
-    pub doorbell: u64,
+    /// What the function writes to interrupt.
+    pub message: Message,
     pub dma: DeviceDma,
 }
 
@@ -58,7 +58,7 @@ pub struct Exercise<'a> {
     pub bus: &'a mut Bus,
     pub function: DeviceFunction,
     pub open: Open,
-    pub interrupts: &'a Interrupts<&'static Coherent>,
+    pub interrupts: &'a Running,
     pub workload: Workload,
     /// Whether the device is not let to the doorbell, so that interrupts must fail.
     pub doorbell_unmapped: bool,
@@ -80,7 +80,10 @@ impl Client for Exercise<'_> {
         let hardware = Hardware {
             bus: self.bus,
             function,
-            doorbell: doorbell.addr(),
+            message: Message {
+                addr: doorbell.addr(),
+                first: vectors.message(),
+            },
             dma: dma.clone(),
         };
         let mut disk = Controller {
@@ -93,7 +96,7 @@ impl Client for Exercise<'_> {
         disk.start()?;
         let digest = workload::run(&mut disk, &self.workload)?;
         disk.stop()?;
-        let (irqs, completions) = (interrupts::taken(), disk.completions);
+        let (irqs, completions) = (handlers::taken(), disk.completions);
         println!("sha256={digest:x} irqs={irqs} completions={completions}");
         drop(disk);
         doorbell.close(op.device())?;

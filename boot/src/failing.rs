@@ -1,15 +1,13 @@
-//! A domain that refuses some mappings, for finding out what its users do then.
+//! What is refused on purpose, for finding out what its users do then.
 
-use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
-use dmakit_io_pgtable::{Gather, MapError as LinkError, Permissions};
-use dmakit_iommu::{
-    DomainId, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket, Translate,
-    UnmapFailure, Withheld, WithholdError,
-};
-use dmakit_iova::{AllocCause, AllocError};
-use dmakit_platform::{CpuGuard, IrqMutex};
+use alloc::vec::Vec;
+
+use dmakit_addr::{PhysAddr, ToDevice};
+use dmakit_platform::{IrqMutex, NoMemory, Segment, SegmentRequest, TableMemory};
+use dmakit_swiotlb::{BounceBuffer, BouncePool, DeviceId, DeviceLimits, MapRequest, NoGrowth};
 
 use crate::board::Board;
+use crate::memory::Coherent;
 use crate::noise::Noise;
 
 /// Which mappings are refused.
@@ -39,168 +37,74 @@ pub fn stop() -> u64 {
         .map_or(0, |refusing| refusing.refused)
 }
 
-/// Lets a mapping pass, or says what a full domain would.
-fn admit(asked: u64, align: u64, limit: DmaMask) -> Result<(), AllocError> {
+/// Whether the next one is refused.
+pub fn refuses() -> bool {
     let mut refusing = REFUSING.lock();
     let Some(refusing) = refusing.as_mut() else {
-        return Ok(());
+        return false;
     };
-    if refusing.one_in == 0 || refusing.noise.below(refusing.one_in) > 0 {
-        return Ok(());
-    }
-    refusing.refused += 1;
-    Err(AllocError {
-        asked,
-        align,
-        limit,
-        cause: AllocCause::Full { free: 0 },
-    })
+    let refused = refusing.one_in > 0 && refusing.noise.below(refusing.one_in) == 0;
+    refusing.refused += u64::from(refused);
+    refused
 }
 
-/// A domain that refuses mappings, as if it were full, between [`start`] and [`stop`].
-pub struct Failing<T: Translate + 'static> {
-    flushed: &'static T,
-    domain: Refused<T::Domain>,
-}
+/// Coherent memory, some of which is refused between [`start`] and [`stop`], as if there were no more.
+pub struct FailingMemory(pub &'static Coherent);
 
-impl<T: Translate> Failing<T> {
-    pub fn new(domain: &'static T) -> Self {
-        Self {
-            flushed: domain,
-            domain: Refused(domain.domain()),
+impl TableMemory for FailingMemory {
+    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        match refuses() {
+            false => self.0.allocate_table(request),
+            true => Err(NoMemory {
+                request: *request,
+                largest_free: None,
+            }),
         }
     }
-}
 
-impl<T: Translate> Translate for Failing<T> {
-    type Domain = Refused<T::Domain>;
-
-    fn domain(&self) -> &Self::Domain {
-        &self.domain
-    }
-
-    fn is_lazy(&self) -> bool {
-        self.flushed.is_lazy()
-    }
-
-    fn unmap(
-        &self,
-        cpu: &impl CpuGuard,
-        range: IovaRange,
-        mapped: u64,
-    ) -> Result<Option<Ticket>, UnmapFailure> {
-        self.flushed.unmap(cpu, range, mapped)
+    fn free_table(&self, segment: Segment) {
+        self.0.free_table(segment);
     }
 }
 
-/// What all domains do, of one that refuses mappings.
-pub struct Refused<D: 'static>(&'static D);
+/// Somebody else who uses a device's bounce pool, and now and then all that is left of it.
+struct Rival {
+    pool: &'static BouncePool<Board, NoGrowth>,
+    id: DeviceId,
+}
 
-impl<D: StrictDomain> StrictDomain for Refused<D> {
-    type Cursor<'a> = D::Cursor<'a>;
+static RIVAL: IrqMutex<Board, Option<Rival>> = IrqMutex::<Board, _>::new(None);
 
-    fn id(&self) -> DomainId {
-        self.0.id()
-    }
+/// Lets a rival into a pool.
+pub fn share_pool(pool: &'static BouncePool<Board, NoGrowth>) -> Result<(), &'static str> {
+    let id = pool.attach(None).map_err(|_| "no place in the pool")?;
+    *RIVAL.lock() = Some(Rival { pool, id });
+    Ok(())
+}
 
-    fn granule(&self) -> Granule {
-        self.0.granule()
-    }
+/// What a rival holds of a pool, until it is dropped.
+pub struct Held(Vec<BounceBuffer<ToDevice>>);
 
-    fn map(
-        &self,
-        cpu: &impl CpuGuard,
-        runs: impl Iterator<Item = PhysRange> + Clone,
-        permissions: Permissions,
-        align: u64,
-        limit: DmaMask,
-    ) -> Result<IovaRange, MapError> {
-        let len = runs.clone().map(|run| run.len()).sum();
-        admit(len, align, limit).map_err(MapError::Space)?;
-        self.0.map(cpu, runs, permissions, align, limit)
-    }
+/// Between [`start`] and [`stop`] now and then all that is left of a pool that has a rival.
+pub fn crowd() -> Held {
+    let rival = RIVAL.lock();
+    let Some(Rival { pool, id }) = rival.as_ref().filter(|_| refuses()) else {
+        return Held(Vec::new());
+    };
+    let source = [0_u8; 1];
+    let request = MapRequest::whole(PhysAddr::new(0), 1);
+    let limits = DeviceLimits::default();
+    let slot = || pool.map(*id, &limits, &source[..], &request).ok();
+    Held(core::iter::from_fn(slot).collect())
+}
 
-    fn reserve(
-        &self,
-        cpu: &impl CpuGuard,
-        len: u64,
-        align: u64,
-        limit: DmaMask,
-    ) -> Result<IovaRange, AllocError> {
-        admit(len, align, limit)?;
-        self.0.reserve(cpu, len, align, limit)
-    }
-
-    fn release(&self, cpu: &impl CpuGuard, range: IovaRange) {
-        self.0.release(cpu, range);
-    }
-
-    fn link(
-        &self,
-        part: IovaRange,
-        phys: PhysAddr,
-        permissions: Permissions,
-    ) -> Result<(), LinkError> {
-        self.0.link(part, phys, permissions)
-    }
-
-    fn cursor(&self, permissions: Permissions) -> Self::Cursor<'_> {
-        self.0.cursor(permissions)
-    }
-
-    fn announce(&self, range: IovaRange) -> Result<(), SyncError> {
-        self.0.announce(range)
-    }
-
-    fn undo(&self, part: IovaRange) -> Result<(), UnmapFailure> {
-        self.0.undo(part)
-    }
-
-    fn unlink(&self, part: IovaRange) -> Result<Ticket, UnmapFailure> {
-        self.0.unlink(part)
-    }
-
-    fn unmap_strict(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure> {
-        self.0.unmap_strict(range, mapped)
-    }
-
-    fn unmap_later(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure> {
-        self.0.unmap_later(range, mapped)
-    }
-
-    fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(
-        &self,
-        gathers: &impl Fn() -> I,
-    ) -> Result<(), SyncError> {
-        self.0.invalidate_many(gathers)
-    }
-
-    fn sync(&self) -> Result<Proof, SyncError> {
-        self.0.sync()
-    }
-
-    fn redeem(
-        &self,
-        cpu: &impl CpuGuard,
-        ticket: Ticket,
-        proof: &Proof,
-    ) -> Result<(), RedeemFailure> {
-        self.0.redeem(cpu, ticket, proof)
-    }
-
-    fn redeem_covered(&self, cpu: &impl CpuGuard, ticket: Ticket, proof: &Proof) -> bool {
-        self.0.redeem_covered(cpu, ticket, proof)
-    }
-
-    fn withhold(&self, part: IovaRange) -> Result<Withheld, WithholdError> {
-        self.0.withhold(part)
-    }
-
-    fn readmit(&self, withheld: Withheld) -> Result<Result<(), SyncError>, Withheld> {
-        self.0.readmit(withheld)
-    }
-
-    fn lookup(&self, iova: Iova) -> Option<PhysAddr> {
-        self.0.lookup(iova)
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(Rival { pool, .. }) = RIVAL.lock().as_ref() {
+            for buffer in self.0.drain(..) {
+                let unmapped = pool.unmap_unsynced(buffer);
+                debug_assert!(unmapped.is_ok(), "it is of this pool");
+            }
+        }
     }
 }

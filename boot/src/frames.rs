@@ -8,7 +8,6 @@ use dmakit_platform::Platform;
 
 use crate::board::Board;
 use crate::noise::Noise;
-use crate::println;
 use crate::workload::Workload;
 
 /// The longest that a card is waited for.

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use linked_list_allocator::Heap;
 
-use crate::board::IrqSpinLock;
+use crate::lock::IrqSpinLock;
 
 const BYTES: usize = 8 << 20;
 

@@ -4,103 +4,70 @@
 
 extern crate alloc;
 
+macro_rules! println {
+    ($($argument:tt)*) => {
+        $crate::console::print(format_args!("{}\n", format_args!($($argument)*)))
+    };
+}
+
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
+mod arch;
+
 mod ahci;
 mod block;
-mod board;
-mod console;
 mod controller;
 mod doorbell;
 mod failing;
 mod frames;
+mod handlers;
 mod heap;
 mod identity;
-mod interrupts;
+mod lock;
+mod machine;
 mod memory;
 mod net;
 mod noise;
 mod nvme;
 mod once;
+// On a host, where the image is linted only, `std` has one.
+#[cfg(target_os = "none")]
+mod panic;
 mod parameters;
 mod path;
 mod pci;
 mod registers;
-mod translation;
-mod tree;
 mod usage;
 mod vectors;
 mod virtio;
 mod workload;
 
-use core::panic::PanicInfo;
-
-use aarch64_paging::descriptor::El1Attributes;
-use aarch64_rt::{
-    ExceptionHandlers, InitialPagetable, RegisterStateRef, entry, exception_handlers,
-    initial_pagetable,
-};
 use dmakit_cma::Step;
-use smccc::Hvc;
 
-use interrupts::{Interrupts, Nothing};
+use arch::{board, console, interrupts, translation};
+use interrupts::{Interrupts, Running};
+use machine::Machine;
 use memory::{Coherent, Found};
 use parameters::{Client, Parameters};
 use translation::Translator;
 
-const DEVICE: El1Attributes = El1Attributes::VALID
-    .union(El1Attributes::ATTRIBUTE_INDEX_0)
-    .union(El1Attributes::ACCESSED)
-    .union(El1Attributes::UXN);
-const MEMORY: El1Attributes = El1Attributes::VALID
-    .union(El1Attributes::ATTRIBUTE_INDEX_1)
-    .union(El1Attributes::INNER_SHAREABLE)
-    .union(El1Attributes::ACCESSED)
-    .union(El1Attributes::NON_GLOBAL);
-
-initial_pagetable!({
-    let mut table = [0; 512];
-    table[0] = DEVICE.bits();
-    let mut index = 1;
-    while index < 256 {
-        table[index] = (index << 30) | MEMORY.bits();
-        index += 1;
-    }
-    table[256] = (256 << 30) | DEVICE.bits();
-    InitialPagetable(table)
-});
-
-struct Exceptions;
-impl ExceptionHandlers for Exceptions {
-    extern "C" fn irq_current(_: RegisterStateRef<'_>) {
-        interrupts::take();
-    }
-}
-exception_handlers!(Exceptions);
-
-entry!(main);
-fn main(device_tree: u64, _: u64, _: u64, _: u64) -> ! {
-    heap::start();
-    if let Err(error) = run(device_tree) {
+/// Runs on a machine, and turns it off.
+fn boot(machine: Result<Machine, &'static str>) -> ! {
+    if let Err(error) = machine.and_then(|machine| run(&machine)) {
         println!("dmakit-boot: {error}");
     }
-    off()
+    arch::off()
 }
 
-fn run(device_tree: u64) -> Result<(), &'static str> {
-    // SAFETY: the boot protocol passes the tree's address, and nobody writes there.
-    let machine = unsafe { tree::read(device_tree) }?;
+fn run(machine: &Machine) -> Result<(), &'static str> {
     let parameters = Parameters::read(&machine.parameters)?;
-    let image = memory::image().ok_or("no image")?;
-    // SAFETY: QEMU's tree is right, the page table maps memory to the same numbers, and nothing ran
-    // before this image.
-    let found = unsafe { Found::take(&machine, image) }?;
+    let image = arch::image().ok_or("no image")?;
+    // SAFETY: QEMU's description is right, the page table maps memory to the same numbers, and what
+    // ran before this image is over.
+    let found = unsafe { Found::take(machine, image) }?;
     let early = found.reserve(&parameters.areas)?;
-    // SAFETY: the device tree's word, and nobody else uses the GIC.
-    let interrupts = unsafe { Interrupts::start(&machine, &early.areas) }?;
-    println!(
-        "its: {} bytes of tables from early areas",
-        early.areas.taken_bytes()
-    );
-    let interrupts = interrupts.with_memory(Nothing);
+    // SAFETY: the description's word, and nobody else uses them.
+    let interrupts = unsafe { Interrupts::start(machine, &early.areas) }?;
     let memory = early.activate()?;
     let interrupts = interrupts.with_memory(memory.coherent);
     println!(
@@ -110,13 +77,10 @@ fn run(device_tree: u64) -> Result<(), &'static str> {
 
     let configuration = machine.configuration.ok_or("no PCI")?;
     let window = machine.window.ok_or("no PCI window")?;
-    // SAFETY: the device tree's word.
+    // SAFETY: the description's word.
     let mut bus = unsafe { pci::Bus::scan(configuration, window) };
-    let translator = match parameters.passthrough {
-        true => None,
-        // SAFETY: the device tree's word, and nobody else uses the SMMU.
-        false => Some(unsafe { Translator::start(&machine, memory.tables) }?),
-    };
+    // SAFETY: the description's word, and nobody else uses it.
+    let translator = unsafe { Translator::find(machine, &parameters, memory.tables) }?;
     let translator = translator.as_ref();
     let ran = drive(
         &parameters,
@@ -146,7 +110,7 @@ fn drive(
     parameters: &Parameters,
     translator: Option<&Translator>,
     bus: &mut pci::Bus,
-    interrupts: &Interrupts<&'static Coherent>,
+    interrupts: &Running,
     memory: &'static Coherent,
 ) -> Result<(), &'static str> {
     let workload = parameters.workload;
@@ -189,17 +153,4 @@ fn drive(
             path::run(parameters, translator, memory, device, client)
         }
     }
-}
-
-fn off() -> ! {
-    let _ = smccc::psci::system_off::<Hvc>();
-    loop {
-        core::hint::spin_loop();
-    }
-}
-
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    println!("{info}");
-    off()
 }

@@ -1,4 +1,4 @@
-//! From the device tree's memory to the page allocator, in the one order there is:
+//! From the memory that a machine has to the page allocator, in the one order there is:
 //!
 //! 1. [`Found`]: the memory map, and all RAM. Contiguous areas are reserved in the map.
 //! 2. [`Early`]: areas serve tables that are needed before there is any allocator.
@@ -12,43 +12,26 @@ use alloc::vec::Vec;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::time::Duration;
 
-use dmakit_addr::{DmaMask, NodeId, PAGE_BYTES, PhysAddr, PhysRange};
+use dmakit_addr::{DmaMask, PhysRange};
 use dmakit_cma::{AreaParams, CoherentMemory, DeviceArea, EarlyAreas, Outcome, Waiting, reserve};
 use dmakit_phys::{
-    AttachedRam, Frame, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory, PageAllocator,
-    Refusal, Refused, Region,
+    AttachedRam, Frame, MemoryKind, MemoryMap, MovableMemory, NoMovers, PageAllocator, Region,
 };
 use dmakit_platform::{Ram, RamRange, Segment};
 
 use crate::board::Board;
-use crate::println;
-use crate::tree::Machine;
+use crate::machine::Machine;
 
 type Table = &'static mut [Frame];
 pub type Pages = PageAllocator<Board, Table>;
 pub type Movable = MovableMemory<Board, Table, NoMovers>;
 pub type PageRam = AttachedRam<'static, Board, Table>;
+/// Areas before there is a page allocator.
+pub type EarlyMemory = EarlyAreas<'static, Board>;
 pub type Coherent = CoherentMemory<'static, Board, Table, NoMovers>;
 
 /// Below it devices with 32 address lines reach.
 const NARROW: DmaMask = DmaMask::up_to(u32::MAX as u64);
-
-/// Nothing moves here: all movable memory is free.
-#[derive(Debug)]
-pub struct NoMovers;
-
-impl Migrate for NoMovers {
-    fn migrate(
-        &self,
-        _migration: &Migration,
-        to: dmakit_phys::Frames,
-    ) -> Result<dmakit_phys::Frames, Refused> {
-        Err(Refused {
-            to,
-            reason: Refusal::Gone,
-        })
-    }
-}
 
 /// All memory, of which nothing has been made yet.
 pub struct Found {
@@ -60,7 +43,7 @@ pub struct Found {
 pub struct Early {
     map: MemoryMap,
     segments: Vec<Segment>,
-    pub areas: EarlyAreas<'static, Board>,
+    pub areas: EarlyMemory,
 }
 
 /// Memory as it stays.
@@ -73,41 +56,38 @@ pub struct Memory {
 }
 
 impl Found {
-    /// Takes the machine's memory, but for this image (`image`) and its device tree.
+    /// Takes the machine's memory, but for this image (`image`) and what others hold.
     ///
     /// # Safety
-    /// The tree tells the truth, memory is mapped to the same numbers, and besides `image` and the
-    /// tree nothing lies in it.
+    /// The description tells the truth, memory is mapped to the same numbers, and besides `image` and
+    /// what others hold nothing lies in it.
     pub unsafe fn take(machine: &Machine, image: PhysRange) -> Result<Self, &'static str> {
         let nodes = machine.memory.iter().map(|memory| memory.node.index() + 1);
         let mut map = MemoryMap::new(nodes.max().unwrap_or(1) as u16);
-        let mut held = [image, machine.tree].map(whole_pages);
-        held.sort_by_key(PhysRange::start);
-        let mut ranges = Vec::new();
         for memory in &machine.memory {
-            let mut rest = memory.range;
-            for held in held.map(|held| held.intersection(&rest)) {
-                if held.is_empty() {
-                    continue;
-                }
-                let before = PhysRange::between(rest.start(), held.start());
-                ranges.extend(before.map(|before| (before, memory.node)));
-                add(&mut map, held, memory.node, MemoryKind::Reserved)?;
-                rest = PhysRange::between(held.end(), rest.end()).ok_or("memory ends in itself")?;
+            let region = Region {
+                range: memory.range.whole_frames(),
+                node: memory.node,
+                kind: MemoryKind::Usable,
+            };
+            if !region.range.is_empty() {
+                map.add(region)
+                    .map_err(|_| "the machine's memory overlaps")?;
             }
-            ranges.push((rest, memory.node));
         }
-        ranges.retain(|(range, _)| !range.is_empty());
-        for (range, node) in &ranges {
-            add(&mut map, *range, *node, MemoryKind::Usable)?;
+        for held in machine.held.iter().chain([&image]) {
+            let excluded = map.exclude(held.frames());
+            excluded.map_err(|_| "an area before there are areas")?;
         }
-        let places = ranges.into_iter().filter_map(|(range, _)| {
+        let usable = |region: &&Region| region.kind == MemoryKind::Usable;
+        let places = map.regions().iter().filter(usable).filter_map(|region| {
+            let range = region.range.bytes()?;
             let start = with_exposed_provenance_mut(range.start().raw() as usize);
             NonNull::new(start).map(|start| RamRange { range, start })
         });
         // SAFETY: 1. and 4. memory is mapped to the same numbers for ever, the caller's promise; 2.
-        // the image and the tree were taken out, and nothing else lies there; 3. the map refused
-        // overlaps.
+        // the image and what others hold were excluded, and nothing else lies there; 3. the map
+        // refused overlaps.
         let segments = unsafe { Ram::new(places) }.collect();
         Ok(Self { map, segments })
     }
@@ -140,8 +120,8 @@ impl Early {
         let table = vec![Frame::default(); entries].leak();
         let pages = Pages::new(&self.map, &[NARROW], table).map_err(|_| "no frame table")?;
         let movable: &Movable = leak(Movable::new(Board, pages, NoMovers));
-        let (areas, mut segments) = self.areas.close();
-        segments.extend(self.segments);
+        let mut segments = self.segments;
+        let areas = self.areas.close(&mut segments);
         let out = areas.claims();
         let (areas, failed) = areas.activate(movable);
         for failed in failed {
@@ -161,36 +141,6 @@ impl Early {
             tables: coherent(Waiting::Never),
         })
     }
-}
-
-/// Where this image lies, its heap and stack included.
-pub fn image() -> Option<PhysRange> {
-    unsafe extern "C" {
-        static text_begin: u8;
-        static dma_region: u8;
-    }
-    let [start, end] = [&raw const text_begin, &raw const dma_region];
-    let start = PhysAddr::new(start.addr() as u64 & !(PAGE_BYTES - 1));
-    PhysRange::between(start, PhysAddr::new(end.addr() as u64))
-}
-
-fn whole_pages(range: PhysRange) -> PhysRange {
-    range.frames().bytes().unwrap_or(range)
-}
-
-fn add(
-    map: &mut MemoryMap,
-    range: PhysRange,
-    node: NodeId,
-    kind: MemoryKind,
-) -> Result<(), &'static str> {
-    let region = Region {
-        range: range.frames(),
-        node,
-        kind,
-    };
-    map.add(region)
-        .map_err(|_| "the device tree's memory overlaps")
 }
 
 /// A value that is there for ever.

@@ -25,11 +25,11 @@ pub fn open(hardware: Hardware<'_>, _vectors: &mut Vectors<'_>) -> Result<Driver
     let Hardware {
         bus,
         function,
-        doorbell,
+        message,
         dma,
     } = hardware;
     let bar = bus.bar(function, 0).ok_or("no registers")?;
-    bus.enable_msix(function, doorbell, VECTORS)?;
+    bus.enable_msix(function, message, VECTORS)?;
     let config = Config::msix(PAGE_BYTES, [0, 1]).map_err(|_| "no vectors")?;
     let address = MmioAddr::from(bar.start().raw());
     let nvme = Nvme::new(address, bar.len() as usize, dma, &Identity, config);

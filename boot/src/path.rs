@@ -5,12 +5,12 @@ use dmakit_dma::{
     BounceWhen, CoherentSource, Device, DeviceId, DeviceInfo, DeviceStats, NoTranslation, Path,
     Translate, Trust, Unchecked,
 };
-use dmakit_platform::{Platform, SegmentRequest, TableMemory};
-use dmakit_swiotlb::{BounceConfig, BouncePool, NoGrowth};
+use dmakit_platform::{SegmentRequest, TableMemory};
+use dmakit_swiotlb::{BounceConfig, BouncePool, DeviceId as PoolId, NoGrowth};
 use dmakit_untyped::UntypedDevice;
 
 use crate::board::Board;
-use crate::failing::Failing;
+use crate::failing::{self, FailingMemory};
 use crate::memory::{Coherent, leak};
 use crate::parameters::Parameters;
 use crate::translation::Translator;
@@ -18,6 +18,9 @@ use crate::usage::{Usage, settle};
 
 /// A device by address, on one kind of path.
 pub type Untyped<T> = UntypedDevice<Board, NoGrowth, Unchecked, T>;
+
+/// A bounce pool, and a device's number there.
+pub type Bounce = Option<(&'static BouncePool<Board, NoGrowth>, PoolId)>;
 
 /// Bytes of the bounce pool.
 const POOL_BYTES: u64 = 4 << 20;
@@ -40,54 +43,43 @@ pub fn run(
     if parameters.untrusted {
         info.trust = Trust::Untrusted;
     }
-    let bounce = match parameters.bounce || parameters.untrusted {
+    let bounce: Bounce = match parameters.bounce || parameters.untrusted {
         true => {
             let pool = pool(memory)?;
             Some((pool, pool.attach(None).map_err(|_| "no place in the pool")?))
         }
         false => None,
     };
-    let slots = || bounce.map_or(0, |(pool, _)| pool.statistics().used);
-    let coherent = CoherentSource::Cached(memory);
-    match (translator, bounce) {
-        (None, None) => {
+    if let Some(translator) = translator {
+        let coherent = CoherentSource::Cached(memory);
+        return translator.run(parameters, info, stream, bounce, coherent, client);
+    }
+    // Nothing else can be refused here.
+    let coherent = CoherentSource::Cached(leak(FailingMemory(memory)));
+    match bounce {
+        None => {
             let path: Path<'_, _, NoGrowth, NoTranslation> = Path::Direct;
             let device = Untyped::new(Device::new(Board, info, path, coherent));
             settle(client.run(device)?, Usage::default(), Usage::default())
         }
-        (None, Some((pool, id))) => {
+        Some((pool, id)) => {
+            failing::share_pool(pool)?;
             let when = BounceWhen::Always;
             let path: Path<'_, _, _, NoTranslation> = Path::Bounced { pool, id, when };
             let device = Untyped::new(Device::new(Board, info, path, coherent));
             let usage = || Usage {
-                slots: slots(),
+                slots: slots_used(bounce),
                 ..Usage::default()
             };
             let before = usage();
             settle(client.run(device)?, before, usage())
         }
-        (Some(translator), bounce) if parameters.lazy => {
-            let lazy = translator.lazy(stream)?;
-            let usage = || {
-                let flushed = lazy.flush(&Board.enter_cpu());
-                flushed.map_err(|_| "the SMMU does not forget")?;
-                Usage::of(lazy.domain(), slots())
-            };
-            let before = usage()?;
-            let domain = leak(Failing::new(lazy));
-            let path = Path::Translated { domain, bounce };
-            let device = Untyped::new(Device::new(Board, info, path, coherent));
-            settle(client.run(device)?, before, usage()?)
-        }
-        (Some(translator), bounce) => {
-            let strict = translator.strict(stream)?;
-            let before = Usage::of(strict, slots())?;
-            let domain = leak(Failing::new(strict));
-            let path = Path::Translated { domain, bounce };
-            let device = Untyped::new(Device::new(Board, info, path, coherent));
-            settle(client.run(device)?, before, Usage::of(strict, slots())?)
-        }
     }
+}
+
+/// Slots that are in use.
+pub fn slots_used(bounce: Bounce) -> u64 {
+    bounce.map_or(0, |(pool, _)| pool.statistics().used)
 }
 
 fn pool(memory: &'static Coherent) -> Result<&'static BouncePool<Board, NoGrowth>, &'static str> {

@@ -16,6 +16,15 @@ pub type Root = PciRoot<MmioCam<'static>>;
 const CAPABILITY_MSI: u8 = 0x05;
 const CAPABILITY_MSIX: u8 = 0x11;
 
+/// What a function writes to interrupt.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// Where.
+    pub addr: u64,
+    /// What, for its first vector; one more for each further one.
+    pub first: u32,
+}
+
 /// The functions of bus 0, with their BARs assigned from a window.
 pub struct Bus {
     pub root: Root,
@@ -61,12 +70,12 @@ impl Bus {
         PhysRange::new(PhysAddr::new(address), size).ok()
     }
 
-    /// Lets the vectors of a function write events 0, 1, … to `doorbell`.
+    /// Lets the first `vectors` vectors of a function write their messages.
     pub fn enable_msix(
         &mut self,
         function: DeviceFunction,
-        doorbell: u64,
-        events: u32,
+        message: Message,
+        vectors: u32,
     ) -> Result<(), &'static str> {
         let at = self
             .capability(function, CAPABILITY_MSIX)
@@ -77,11 +86,11 @@ impl Bus {
             .ok_or("no MSI-X table")?;
         // SAFETY: a BAR that was assigned here, mapped as device memory.
         let bar = unsafe { Registers::new(bar.start().raw(), bar.len()) };
-        for event in 0..events {
-            let entry = u64::from(table & !7) + u64::from(event) * 16;
-            bar.write32(entry, doorbell as u32);
-            bar.write32(entry + 4, (doorbell >> 32) as u32);
-            bar.write32(entry + 8, event);
+        for vector in 0..vectors {
+            let entry = u64::from(table & !7) + u64::from(vector) * 16;
+            bar.write32(entry, message.addr as u32);
+            bar.write32(entry + 4, (message.addr >> 32) as u32);
+            bar.write32(entry + 8, message.first + vector);
             bar.write32(entry + 12, 0);
         }
         let control = self.configuration.read32(at);
@@ -89,16 +98,16 @@ impl Bus {
         Ok(())
     }
 
-    /// Lets a function write event 0 to `doorbell` (PCI 3.0, 6.8.1).
+    /// Lets a function write its first message (PCI 3.0, 6.8.1).
     pub fn enable_msi(
         &mut self,
         function: DeviceFunction,
-        doorbell: u64,
+        message: Message,
     ) -> Result<(), &'static str> {
         let at = self.capability(function, CAPABILITY_MSI).ok_or("no MSI")?;
         let control = self.configuration.read32(at);
         let is_wide = control & 1 << 23 != 0;
-        let (low, high) = (doorbell as u32, (doorbell >> 32) as u32);
+        let (low, high) = (message.addr as u32, (message.addr >> 32) as u32);
         self.configuration.write32(at + 4, low);
         let data = match (is_wide, high) {
             (true, _) => {
@@ -108,7 +117,7 @@ impl Bus {
             (false, 0) => at + 8,
             (false, _) => return Err("the doorbell is out of MSI's reach"),
         };
-        self.configuration.write32(data, 0);
+        self.configuration.write32(data, message.first);
         // One message, whatever it was left with.
         let control = control & !(7 << 20);
         self.configuration.write32(at, control | 1 << 16);

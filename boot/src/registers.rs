@@ -22,7 +22,7 @@ impl Registers {
     }
 
     fn at<T>(&self, offset: u64) -> *mut T {
-        assert!(offset < self.len && offset % size_of::<T>() as u64 == 0);
+        assert!(offset < self.len && offset.is_multiple_of(size_of::<T>() as u64));
         with_exposed_provenance_mut((self.base + offset) as usize)
     }
 }

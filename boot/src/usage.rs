@@ -2,9 +2,6 @@
 
 use dmakit_dma::DeviceStats;
 
-use crate::println;
-use crate::translation::{Strict, Translator};
-
 /// What is held at one moment.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Usage {
@@ -16,20 +13,6 @@ pub struct Usage {
     pub quarantined: u64,
     /// Bounce slots.
     pub slots: u64,
-}
-
-impl Usage {
-    /// What a domain holds that nobody uses at the moment, and these slots.
-    pub fn of(domain: &Strict, slots: u64) -> Result<Self, &'static str> {
-        // Emptied tables stay for the next mapping until they are taken out.
-        Translator::prune(domain)?;
-        Ok(Self {
-            addresses: domain.space().statistics().used,
-            tables: domain.table().statistics().used as u64,
-            quarantined: domain.quarantined(),
-            slots,
-        })
-    }
 }
 
 /// Says what a device did with memory, and what did not come back: `leaks=0` if everything did.

@@ -11,8 +11,7 @@ use rdif_block::{
 };
 
 use crate::board::Board;
-use crate::interrupts::Interrupts;
-use crate::memory::Coherent;
+use crate::interrupts::{Running, Source};
 
 /// The longest that anything is waited for.
 pub const TIME_MAX: Duration = Duration::from_secs(5);
@@ -22,21 +21,22 @@ static SAID: IrqMutex<Board, VecDeque<IrqAck>> = IrqMutex::<Board, _>::new(VecDe
 
 /// The vectors of one function; a driver's source of interrupts is the event of its number.
 pub struct Vectors<'a> {
-    interrupts: &'a Interrupts<&'static Coherent>,
-    function: dmakit_its::Device,
+    interrupts: &'a Running,
+    function: Source,
 }
 
 impl<'a> Vectors<'a> {
-    /// `events` vectors of the function that the ITS knows as `id`.
-    pub fn new(
-        interrupts: &'a Interrupts<&'static Coherent>,
-        id: u32,
-        events: u32,
-    ) -> Result<Self, &'static str> {
+    /// `events` vectors of the function with this requester's number.
+    pub fn new(interrupts: &'a Running, id: u32, events: u32) -> Result<Self, &'static str> {
         Ok(Self {
             interrupts,
-            function: interrupts.device(id, events)?,
+            function: interrupts.source(id, events)?,
         })
+    }
+
+    /// What the function writes for vector 0; one more for each further one.
+    pub fn message(&self) -> u32 {
+        self.interrupts.message(&self.function)
     }
 
     /// Lets a driver's handler be called; the source that it is for.

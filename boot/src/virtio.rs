@@ -3,6 +3,8 @@
 use core::any::Any;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
 use dmakit_addr::{DmaAddr, PhysRange};
 use dmakit_dma::{Translate, Unchecked};
@@ -27,6 +29,14 @@ pub type Transport = AccessPlatform<PciTransport>;
 /// The function's device, whatever its path. One client runs in one boot.
 static DEVICE: Once<&'static (dyn Any + Send + Sync)> = Once::new();
 
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+
+/// How many buffers the function was not given since this was last asked: an address that leads
+/// nowhere went to it instead.
+pub fn take_refused() -> u64 {
+    REFUSED.swap(0, Ordering::Relaxed)
+}
+
 /// The function, on a path through `T`.
 pub struct TheFunction<T>(PhantomData<T>);
 
@@ -37,8 +47,15 @@ unsafe impl<T: Translate + 'static> Function for TheFunction<T> {
     type Checker = Unchecked;
     type Translation = T;
 
+    // Nobody else uses the pool for long.
+    const PATIENCE: Duration = Duration::from_millis(20);
+
     // Above what domains give out, and above all memory.
     const REFUGE: DmaAddr = DmaAddr::new(0xffff_ffff_f000);
+
+    fn refused() {
+        REFUSED.fetch_add(1, Ordering::Relaxed);
+    }
 
     fn device() -> &'static Untyped<T> {
         let device = DEVICE

@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 
 use crate::failing;
 use crate::noise::Noise;
-use crate::println;
 
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
@@ -142,7 +141,9 @@ impl<D: Disk> Exercise<'_, D> {
         let end = start + count as usize * SECTOR;
         self.memory.fill(PATTERN);
         for _ in 0..TRIES {
+            let crowd = failing::crowd();
             let done = self.disk.read(sector, &mut self.memory[start..end]);
+            drop(crowd);
             let (margins, buffer) = ([&self.memory[..start], &self.memory[end..]], start..end);
             if !margins.iter().all(|margin| is_untouched(margin)) {
                 return Err("memory beside a buffer has changed");
@@ -170,7 +171,9 @@ impl<D: Disk> Exercise<'_, D> {
         let end = start + count as usize * SECTOR;
         noise.fill(&mut self.memory[start..end]);
         for _ in 0..TRIES {
+            let crowd = failing::crowd();
             let done = self.disk.write(sector, &self.memory[start..end]);
+            drop(crowd);
             if self.counts.settle(done)? {
                 self.counts.written += count * SECTOR as u64;
                 let sectors = self.memory[start..end].chunks_exact(SECTOR);

@@ -22,7 +22,7 @@ pub(crate) const TARGET: &str = "aarch64-unknown-none";
 /// Where Debian's packages put the compiler. Its sysroot is `/usr`, where the sources land too.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
-/// A compiler that can build for [`TARGET`].
+/// A compiler that can build for a target without an operating system.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Compiler {
     /// The pinned toolchain with the target's `core` installed.
@@ -34,13 +34,13 @@ pub(crate) enum Compiler {
 /// Builds every package below `crates/`, each by itself so that no other package's features help
 /// it: without any feature, and with `alloc` where it has that.
 pub(crate) fn run(workspace: &Workspace) -> Result<Outcome> {
-    let Some(compiler) = find_or_install(&workspace.root)? else {
+    let Some(compiler) = find_or_install(&workspace.root, TARGET)? else {
         let way = format!("type `rustup target add {TARGET}`");
         return Ok(Outcome::Skipped(format!(
             "no compiler for {TARGET} and no apt-get; {way}"
         )));
     };
-    println!("   with {}", compiler.shown());
+    println!("   with {}", compiler.shown(TARGET));
     let mut failed = Vec::new();
     for package in workspace.library_crates() {
         for features in feature_sets(package) {
@@ -66,8 +66,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Held)
 }
 
-pub(crate) fn find_or_install(root: &Path) -> Result<Option<Compiler>> {
-    if let Some(compiler) = find(root) {
+pub(crate) fn find_or_install(root: &Path, target: &str) -> Result<Option<Compiler>> {
+    if let Some(compiler) = find(root, target) {
         return Ok(Some(compiler));
     }
     match packages::provide(Need::BareBuild)? {
@@ -75,16 +75,16 @@ pub(crate) fn find_or_install(root: &Path) -> Result<Option<Compiler>> {
             println!("   {reason}");
             Ok(None)
         }
-        Provided::Installed => match find(root) {
+        Provided::Installed => match find(root, target) {
             Some(compiler) => Ok(Some(compiler)),
             None => bail!("{DEBIAN_RUSTC} is older than 1.85 or has no sources beside it"),
         },
     }
 }
 
-fn find(root: &Path) -> Option<Compiler> {
+fn find(root: &Path, target: &str) -> Option<Compiler> {
     let mut target_folder = rustc("rustc", root);
-    target_folder.args(["--print", "target-libdir", "--target", TARGET]);
+    target_folder.args(["--print", "target-libdir", "--target", target]);
     if first_line(&mut target_folder).is_some_and(|folder| Path::new(&folder).is_dir()) {
         return Some(Compiler::WithTarget);
     }
@@ -122,7 +122,7 @@ fn build_command(root: &Path, compiler: &Compiler) -> Command {
     command
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "0")
         .env("CARGO_PROFILE_DEV_DEBUG", "false");
-    compiler.configure(&mut command);
+    compiler.configure(&mut command, TARGET);
     command
 }
 
@@ -142,29 +142,33 @@ fn knows_edition_2024(version_line: &str) -> bool {
 }
 
 impl Compiler {
-    /// Makes a build for [`TARGET`] use it.
-    pub(crate) fn configure(&self, command: &mut Command) {
+    /// Makes a build for `target` use it.
+    pub(crate) fn configure(&self, command: &mut Command, target: &str) {
         // Flags meant for the host (a CPU, a linker) do not fit this target.
         for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "LD_LIBRARY_PATH"] {
             command.env_remove(variable);
         }
         if let Self::WithSources(program) = self {
+            let linker = format!(
+                "CARGO_TARGET_{}_LINKER",
+                target.replace('-', "_").to_uppercase()
+            );
             command
                 .arg("-Zbuild-std=core,alloc")
                 .env("RUSTC_BOOTSTRAP", "1")
                 .env("RUSTC", program)
-                .env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "ld.lld");
+                .env(linker, "ld.lld");
         }
     }
 
-    /// Whether it has no linker of its own for [`TARGET`].
+    /// Whether it has no linker of its own for such a target.
     pub(crate) fn wants_linker(&self) -> bool {
         matches!(self, Self::WithSources(_))
     }
 
-    fn shown(&self) -> String {
+    fn shown(&self, target: &str) -> String {
         match self {
-            Self::WithTarget => format!("the installed target {TARGET}"),
+            Self::WithTarget => format!("the installed target {target}"),
             Self::WithSources(program) => {
                 format!("{} and the sources of core and alloc", program.display())
             }

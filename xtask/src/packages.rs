@@ -59,6 +59,11 @@ const PACKAGES: &[DebianPackage] = &[
         need: Need::DeviceModels,
         reason: "QEMU's SMMUv3, NVMe and edu models (a qemu-utils of another release gives way)",
     },
+    DebianPackage {
+        name: "qemu-system-x86",
+        need: Need::DeviceModels,
+        reason: "QEMU's q35, on which the bare-metal image boots too",
+    },
 ];
 
 /// How the packages of a need stand after [`provide`].

@@ -34,6 +34,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         "warnings",
     ];
     cargo_step(&mut steps, workspace, "lints", &lints)?;
+    steps.step("image lints", "format and lints of boot/", || {
+        image_lints(workspace).map(held)
+    })?;
     steps.step(
         "bare",
         "the no_std crates for a target without an operating system",
@@ -112,6 +115,17 @@ fn loom(workspace: &Workspace, target: &[&str], packages: &[&str]) -> Result<()>
             .env("RUSTFLAGS", "--cfg loom")
             .env("LOOM_MAX_PREEMPTIONS", "2"),
     )
+}
+
+/// The bare-metal image is a workspace of its own. Its lints run as if it were for this host, so they
+/// see what is shared and what is of the host's architecture.
+fn image_lints(workspace: &Workspace) -> Result<()> {
+    let root = workspace.root.join("boot");
+    succeed(cargo(&root).args(["fmt", "--check"]))?;
+    let mut command = cargo(&root);
+    command.args(["clippy", "--quiet", "--locked"]);
+    command.args(["--target-dir", "../target/boot"]);
+    succeed(command.args(["--", "-D", "warnings"]))
 }
 
 fn cargo_step(

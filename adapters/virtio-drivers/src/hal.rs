@@ -30,6 +30,11 @@ pub unsafe trait Function: 'static {
     /// A device address that leads nowhere: no mapping is ever given it, and what uses it faults.
     const REFUGE: DmaAddr;
 
+    /// Told each time that `share` gives [`REFUGE`](Self::REFUGE). Where no IOMMU stands between, no
+    /// fault is recorded anywhere and the device may report success: this alone says that it has to
+    /// be reset.
+    fn refused() {}
+
     /// The device.
     fn device()
     -> &'static UntypedDevice<Self::Platform, Self::Growth, Self::Checker, Self::Translation>;
@@ -66,6 +71,12 @@ fn nothing() -> (VirtioAddr, NonNull<u8>) {
     (0, NonNull::dangling())
 }
 
+/// What `share` gives where nothing can be mapped.
+fn refuge<F: Function>() -> VirtioAddr {
+    F::refused();
+    F::REFUGE.raw()
+}
+
 // SAFETY: coherent memory is zeroed, page-aligned and nobody else's until it is freed; `registers`
 // is its implementor's promise.
 unsafe impl<F: Function> Hal for DeviceHal<F> {
@@ -96,7 +107,7 @@ unsafe impl<F: Function> Hal for DeviceHal<F> {
             unsafe { ProgramBytes::new(buffer, run) }
         });
         let Some(bytes) = bytes else {
-            return F::REFUGE.raw();
+            return refuge::<F>();
         };
         let platform = F::platform();
         let started = platform.now();
@@ -105,10 +116,10 @@ unsafe impl<F: Function> Hal for DeviceHal<F> {
             match unsafe { F::device().map(bytes, direction(to)) } {
                 Ok(addr) => return addr.raw(),
                 Err(error) if may_pass(&error) => {}
-                Err(_) => return F::REFUGE.raw(),
+                Err(_) => return refuge::<F>(),
             }
             if platform.now().saturating_since(started) >= F::PATIENCE {
-                return F::REFUGE.raw();
+                return refuge::<F>();
             }
             core::hint::spin_loop();
         }

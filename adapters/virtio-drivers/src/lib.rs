@@ -8,7 +8,8 @@
 //!   then gives [`Function::REFUGE`]: an address that leads nowhere, so that the device faults
 //!   instead of using somebody's memory. What was given so is known again by its address. A device
 //!   may go on after such a fault and report success, so a fault means: reset it, drop the driver,
-//!   end what it had lent with [`UntypedDevice::unmap_all`], and begin again.
+//!   end what it had lent with [`UntypedDevice::unmap_all`], and begin again. Without an IOMMU nothing
+//!   faults visibly: [`Function::refused`] is told, and means the same.
 //! * `unshare` hands memory back at once, so a translated device's domain is strict or lazy, or its
 //!   unmap waits for the sync. Invalidations that are collected and completed later would need a
 //!   driver that gives its buffers up for as long.

@@ -166,6 +166,19 @@ impl PhysRange {
     }
 }
 
+impl PhysRange {
+    /// The frames that lie in the range as a whole: what of a firmware's memory range is usable. Empty
+    /// where it holds none.
+    pub fn whole_frames(&self) -> PfnRange {
+        let first = self.start.raw().div_ceil(crate::PAGE_BYTES);
+        let past = self.end().raw() / crate::PAGE_BYTES;
+        Range {
+            start: Pfn::new(first),
+            len: past.saturating_sub(first),
+        }
+    }
+}
+
 impl PfnRange {
     /// The bytes of these frames, or `None` where they lie past the 64-bit byte space.
     pub fn bytes(&self) -> Option<PhysRange> {
@@ -229,6 +242,20 @@ mod tests {
         assert_eq!(r.slice(0xf0, 0x10), Some(range(0x10f0, 0x10)));
         assert_eq!(r.slice(0xf0, 0x11), None);
         assert_eq!(r.slice(u64::MAX, 2), None);
+    }
+
+    #[test]
+    fn whole_frames_leave_partial_ends_out() {
+        for (start, len, expected) in [
+            (0x1fff, 0x2002, (2, 2)),
+            (0x1000, 0x2000, (1, 2)),
+            (0x1001, 0x1ffe, (2, 0)),
+            (0x1001, 1, (2, 0)),
+            (u64::MAX - 0xfff, 0xfff, (u64::MAX >> 12, 0)),
+        ] {
+            let frames = range(start, len).whole_frames();
+            assert_eq!((frames.start().raw(), frames.len()), expected, "{start:#x}");
+        }
     }
 
     #[test]

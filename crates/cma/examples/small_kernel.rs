@@ -155,11 +155,10 @@ fn bring_up(
     let platform = HostPlatform::new(1);
     let memory = MovableMemory::new(platform.clone(), allocator, PageCache::default());
     let memory: &'static Memory = Box::leak(Box::new(memory));
-    let (inactive, held) = early.close();
+    let inactive = early.close(&mut ram);
     let claims = inactive.claims();
     let (areas, failed) = inactive.activate(memory);
     assert!(failed.is_empty());
-    ram.extend(held);
     // Each page of the cache may be a segment of its own.
     let segments = usize::try_from(2 * NODE_BYTES / 4096)?;
     let ram = AttachedRam::new(platform, memory.allocator(), ram, segments).with_out(claims);

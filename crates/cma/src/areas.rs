@@ -235,7 +235,7 @@ where
             return Err(AreaReleaseError::NotHere(frames));
         };
         // The page allocator first: what the books call free may be claimed at once.
-        let freed = self.memory.allocator().free(frames);
+        let freed = self.memory.allocator().free_booked(frames);
         freed.map_err(AreaReleaseError::Free)?;
         let released = area.books.release(range);
         debug_assert!(released.is_ok(), "the books lost frames {range}");

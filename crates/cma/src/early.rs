@@ -155,11 +155,10 @@ impl<'b, P: Platform> EarlyAreas<'b, P> {
             .sum()
     }
 
-    /// Ends the early stage: the areas, with note of what is out, and all segments that are not, for
-    /// the RAM that is attached to the page allocator.
-    pub fn close(self) -> (InactiveAreas, Vec<Segment>) {
+    /// Ends the early stage: the areas, with note of what is out. All segments that are not go back
+    /// to `ram`, which is then what is attached to the page allocator.
+    pub fn close(self, ram: &mut Vec<Segment>) -> InactiveAreas {
         let mut areas = Vec::new();
-        let mut held = Vec::new();
         for EarlyArea { reserved, parts } in self.areas.into_inner() {
             let mut claims = Vec::new();
             for part in parts {
@@ -171,11 +170,11 @@ impl<'b, P: Platform> EarlyAreas<'b, P> {
                         .slice(offset, units as u64 * part.unit_bytes);
                     bytes.map(|bytes| bytes.frames())
                 }));
-                held.extend(part.carved.into_held());
+                ram.extend(part.carved.into_held());
             }
             areas.push(Inactive { reserved, claims });
         }
-        (InactiveAreas { areas }, held)
+        InactiveAreas { areas }
     }
 }
 

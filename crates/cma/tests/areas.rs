@@ -8,7 +8,7 @@ use dmakit_cma::{
     Place, Purpose,
 };
 use dmakit_phys::{
-    AttachedRam, ClaimError, ClaimFailure, FrameRequest, MigrateType, Obstacle, Refusal,
+    AttachedRam, ClaimError, ClaimFailure, FrameRequest, FreeReason, MigrateType, Obstacle, Refusal,
 };
 use dmakit_platform::host::{HostPlatform, HostRam};
 use dmakit_platform::{SegmentRequest, TableMemory};
@@ -235,13 +235,12 @@ fn what_was_claimed_early_stays_and_comes_home_later() {
     let one = early.allocate_table(&wanted(3 * 4096)).unwrap();
     let two = early.allocate_table(&wanted(MIB)).unwrap();
     one.window().fill(0x11);
-    let (inactive, held) = early.close();
+    let inactive = early.close(&mut ram);
     assert_eq!(inactive.claims(), 2);
     let memory = memory(&map);
     let (areas, failed) = inactive.activate(&memory);
     assert!(failed.is_empty());
     let id = areas.find(Purpose::Default).unwrap();
-    ram.extend(held);
     let attached = AttachedRam::new(platform, memory.allocator(), ram, 4).with_out(2);
     assert_eq!(areas.usage(id).free, 0x400 - 3 - 0x100);
     // Nobody is given these frames, whatever is claimed and lent.
@@ -262,6 +261,48 @@ fn what_was_claimed_early_stays_and_comes_home_later() {
     let segment = attached.attach(whole).unwrap();
     assert_eq!(segment.len(), 4 * MIB);
     areas.release(attached.detach(segment).unwrap()).unwrap();
+}
+
+#[test]
+fn the_page_allocator_does_not_free_what_an_area_keeps_books_of() {
+    let mut map = map(&[(0x1000, 0x1000, 0)]);
+    let set = reserved(&mut map, &[request(Purpose::Default, 4)]);
+    let all = PhysRange::new(PhysAddr::new(0x100_0000), 16 * MIB).unwrap();
+    let (_ram, mut ram) = HostRam::new(&[all]).unwrap();
+    let mut bits = vec![0; EarlyAreas::<HostPlatform>::bitmap_words(&set)];
+    let platform = HostPlatform::new(1);
+    let early = EarlyAreas::new(platform.clone(), set, &mut ram, &mut bits).unwrap();
+    let wanted = SegmentRequest {
+        len: MIB,
+        align: 4096,
+        node: None,
+        limit: DmaMask::ALL,
+    };
+    let table = early.allocate_table(&wanted).unwrap();
+    let inactive = early.close(&mut ram);
+    let memory = memory(&map);
+    let (areas, _) = inactive.activate(&memory);
+    let attached = AttachedRam::new(platform, memory.allocator(), ram, 4).with_out(1);
+    let id = areas.find(Purpose::Default).unwrap();
+
+    // Claimed early, claimed idle, claimed from lent memory.
+    let early = attached.detach(table).unwrap();
+    let idle = areas.claim_free(id, &claim(0x100, 0)).unwrap();
+    fill(&memory, 1);
+    free_if(&memory, |range| range.start().raw() >= 0x1800);
+    let lent = areas.claim(id, &claim(0x100, 0), &PATIENT).unwrap();
+    for frames in [early, idle, lent] {
+        let free = (areas.usage(id).free, memory.allocator().free_frames());
+        let refused = memory.allocator().free(frames).unwrap_err();
+        assert_eq!(refused.reason, FreeReason::Booked);
+        let after = (areas.usage(id).free, memory.allocator().free_frames());
+        assert_eq!(after, free, "nothing has changed");
+        areas.release(refused.frames).unwrap();
+    }
+    assert_eq!(areas.usage(id).free, 0x400);
+    // A claim that nobody keeps books of is freed as any allocation is.
+    let own = memory.claim(frames(0x1c00, 0x10), &PATIENT).unwrap();
+    memory.allocator().free(own).unwrap();
 }
 
 #[test]

@@ -78,7 +78,8 @@ fn an_early_table_is_local_zeroed_aligned_and_stays_out_when_the_stage_ends() {
     assert_eq!(large.range().start().raw() >> 32, 1);
     assert!(early.allocate_table(&request(12 * MIB, 4096, 1)).is_err());
     early.free(small).unwrap();
-    let (_areas, held) = early.close();
+    let mut held = Vec::new();
+    let _areas = early.close(&mut held);
     let held: u64 = held.iter().map(Segment::len).sum();
     assert_eq!(held, 2 * 16 * MIB - table.len() - large.len());
 }
@@ -191,7 +192,8 @@ fn an_early_claim_is_the_lowest_window_that_there_is() {
         let taken = out.iter().flatten().filter(|out| **out).count();
         let bytes = taken as u64 * 4096;
         assert_eq!(early.taken_bytes(), bytes);
-        let (_areas, held) = early.close();
+        let mut held = Vec::new();
+        let _areas = early.close(&mut held);
         let held: u64 = held.iter().map(Segment::len).sum();
         assert_eq!(held + bytes, 2 * 4 * MIB);
     }

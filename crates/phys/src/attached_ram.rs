@@ -136,13 +136,13 @@ impl<'a, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> AttachedRam<'a, P, S> 
         })
     }
 
-    /// Frees a segment. One that is not from here stays with nobody, which leaks it: the trait has
-    /// no way to return it.
+    /// Frees a segment. One that is not from here, or was claimed from an area, stays with nobody,
+    /// which leaks it: the trait has no way to return it.
     fn take_back(&self, segment: Segment) {
         let freed = self
             .detach(segment)
             .map(|frames| self.allocator.free(frames));
-        debug_assert!(matches!(freed, Ok(Ok(()))), "a segment from elsewhere");
+        debug_assert!(matches!(freed, Ok(Ok(()))), "not from here: {freed:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use dmakit_addr::{DmaMask, PAGE_SHIFT, PfnRange};
 
 use crate::block::{Block, Kind};
 use crate::error::{FreeReason, NoFrames, TableError};
-use crate::frame::{Frame, MigrateType, MoverId, NO_FRAME, State};
+use crate::frame::{BOOKED, Frame, MigrateType, MoverId, NO_FRAME, State};
 use crate::memory_map::{MemoryKind, MemoryMap};
 use crate::page_allocator::{FrameRequest, MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::sections::Sections;
@@ -187,12 +187,34 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         if entry.pins > 0 || entry.order > 0 {
             return Err(FreeReason::Pinned);
         }
+        if (entry.state, entry.mover) == (State::Taken, BOOKED) {
+            return Err(FreeReason::Booked);
+        }
         if entry.state == State::Moving {
             entry.state = State::Doomed;
             return Ok(());
         }
         self.release(start, frames);
         Ok(())
+    }
+
+    /// Notes that somebody keeps books of an allocation that stays.
+    pub(crate) fn book(&mut self, start: u64, number: u32) {
+        if let Some(entry) = self.staying(start, number) {
+            entry.mover = BOOKED;
+        }
+    }
+
+    /// Forgets it; says whether it was noted.
+    pub(crate) fn unbook(&mut self, start: u64, number: u32) -> bool {
+        let entry = self.staying(start, number);
+        entry.is_some_and(|entry| core::mem::take(&mut entry.mover) == BOOKED)
+    }
+
+    /// The allocation of this number, if it stays.
+    fn staying(&mut self, start: u64, number: u32) -> Option<&mut Frame> {
+        let entry = self.entry_mut(start)?;
+        ((entry.state, entry.previous) == (State::Taken, number)).then_some(entry)
     }
 
     /// Lists the frames of an allocation that nothing holds.

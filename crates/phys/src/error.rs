@@ -101,6 +101,8 @@ pub enum FreeReason {
     NotTheOwner,
     /// Pins or leases hold them.
     Pinned,
+    /// A contiguous area keeps books of them: they are released there.
+    Booked,
 }
 
 /// Frames that could not be freed, given back; nothing has changed.
@@ -119,6 +121,7 @@ impl fmt::Display for FreeError {
             FreeReason::NotTaken => "are not an allocation",
             FreeReason::NotTheOwner => "are another owner's",
             FreeReason::Pinned => "are pinned",
+            FreeReason::Booked => "were claimed from an area, and go back to it",
         };
         write!(f, "frames {} {why}", self.frames.range())
     }

@@ -92,6 +92,9 @@ pub(crate) enum State {
     Joined,
 }
 
+/// Of an allocation that stays, in place of a mover: somebody keeps books of it, and frees it.
+pub(crate) const BOOKED: u16 = 1;
+
 /// No frame.
 pub(crate) const NO_FRAME: u32 = u32::MAX;
 
@@ -109,7 +112,7 @@ pub struct Frame {
     pub(crate) previous: u32,
     /// Where its free blocks are listed; `NO_ZONE` for frames that are not the allocator's.
     pub(crate) zone: u16,
-    /// Of a movable allocation: whom to ask.
+    /// Of a movable allocation: whom to ask. Of one that stays: [`BOOKED`], or 0.
     pub(crate) mover: u16,
     /// Of an allocation: how many pins hold it.
     pub(crate) pins: u16,

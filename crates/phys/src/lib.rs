@@ -56,7 +56,7 @@ pub use error::{FreeError, FreeReason, NoFrames, TableError};
 pub use frame::{Frame, MigrateType, MoverId};
 pub use mapped::{CpuMappings, DeviceMappings, migrate_mapped};
 pub use memory_map::{MapError, MemoryKind, MemoryMap, Region};
-pub use migration::{Migrate, Migration, MigrationCause, Refusal, Refused};
+pub use migration::{Migrate, Migration, MigrationCause, NoMovers, Refusal, Refused};
 pub use movable_memory::{MigrationCounts, MovableMemory, NotMoved};
 pub use page_allocator::{FrameRequest, Frames, MAX_ORDER, PAGEBLOCK_ORDER, PageAllocator};
 pub use pin::{

@@ -151,6 +151,46 @@ impl MemoryMap {
         Ok(())
     }
 
+    /// Takes frames out of use that somebody else holds, such as a kernel's image or what firmware
+    /// handed over: what of them is usable is [`MemoryKind::Reserved`] from now on, the rest stays
+    /// what it is. Afterwards the usable regions are the RAM that the stack may be given.
+    ///
+    /// # Errors
+    /// [`MapError::NotUsable`] where some are set aside for a contiguous area; nothing has changed
+    /// then.
+    pub fn exclude(&mut self, range: PfnRange) -> Result<(), MapError> {
+        let mut regions = Vec::with_capacity(self.regions.len() + 2);
+        for region in &self.regions {
+            let held = region.range.intersection(&range);
+            match region.kind {
+                MemoryKind::Usable if !held.is_empty() => {}
+                MemoryKind::Contiguous if !held.is_empty() => {
+                    return Err(MapError::NotUsable(range));
+                }
+                _ => {
+                    regions.push(*region);
+                    continue;
+                }
+            }
+            let part = |range, kind| Region {
+                range,
+                kind,
+                ..*region
+            };
+            let below = PfnRange::between(region.range.start(), held.start());
+            let above = PfnRange::between(held.end(), region.range.end());
+            let rest = |rest: Option<PfnRange>| {
+                let rest = rest.filter(|rest| !rest.is_empty());
+                rest.map(|rest| part(rest, MemoryKind::Usable))
+            };
+            regions.extend(rest(below));
+            regions.push(part(held, MemoryKind::Reserved));
+            regions.extend(rest(above));
+        }
+        self.regions = regions;
+        Ok(())
+    }
+
     /// Sets usable memory of one node aside for a contiguous area, before the page allocator is made
     /// of the map: `range` is [`MemoryKind::Contiguous`] from now on.
     ///
@@ -282,6 +322,41 @@ mod tests {
             .map(|r| r.range.start().raw())
             .collect();
         assert_eq!(starts, [0, 50, 100]);
+    }
+
+    #[test]
+    fn what_somebody_holds_is_reserved_and_only_that() {
+        let mut map = MemoryMap::new(2);
+        map.add(region(0x000, 0x400, 0)).unwrap();
+        map.add(region(0x400, 0x400, 1)).unwrap();
+        let range = |start, len| PfnRange::new(Pfn::new(start), len).unwrap();
+        // In the middle, over two nodes and a hole, twice, and nowhere.
+        for (start, len) in [(0x10, 1), (0x3ff, 2), (0x7f0, 0x100), (0x10, 1), (0x900, 1)] {
+            map.exclude(range(start, len)).unwrap();
+        }
+        let kinds: Vec<(u64, u64, MemoryKind, usize)> = map
+            .regions()
+            .iter()
+            .map(|r| (r.range.start().raw(), r.range.len(), r.kind, r.node.index()))
+            .collect();
+        let (usable, reserved) = (MemoryKind::Usable, MemoryKind::Reserved);
+        assert_eq!(
+            kinds,
+            [
+                (0x000, 0x10, usable, 0),
+                (0x010, 1, reserved, 0),
+                (0x011, 0x3ee, usable, 0),
+                (0x3ff, 1, reserved, 0),
+                (0x400, 1, reserved, 1),
+                (0x401, 0x3ef, usable, 1),
+                (0x7f0, 0x10, reserved, 1),
+            ]
+        );
+        map.add(region(0x800, 0x200, 1)).unwrap();
+        map.set_aside(range(0x800, 0x200)).unwrap();
+        let set_aside = range(0x9ff, 1);
+        let refused = map.exclude(set_aside);
+        assert_eq!(refused, Err(MapError::NotUsable(set_aside)));
     }
 
     #[test]

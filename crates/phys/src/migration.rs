@@ -139,6 +139,19 @@ pub trait Migrate: Sync {
     fn migrate(&self, migration: &Migration, to: Frames) -> Result<Frames, Refused>;
 }
 
+/// Nobody has movable memory: for machines that lend their areas to nobody.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct NoMovers;
+
+impl Migrate for NoMovers {
+    fn migrate(&self, _migration: &Migration, to: Frames) -> Result<Frames, Refused> {
+        Err(Refused {
+            to,
+            reason: Refusal::Gone,
+        })
+    }
+}
+
 impl<M: Migrate + ?Sized> Migrate for &M {
     fn permits(&self, migration: &Migration) -> bool {
         (**self).permits(migration)

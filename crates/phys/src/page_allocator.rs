@@ -181,14 +181,40 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
     /// page block. Frames whose mover is being asked at this moment are free once that is over.
     ///
     /// # Errors
-    /// [`FreeError`] with the frames, where this allocator did not give them, or they are pinned;
-    /// nothing has changed then.
+    /// [`FreeError`] with the frames, where this allocator did not give them, they are pinned, or
+    /// somebody keeps [books](Self::book) of them; nothing has changed then.
     pub fn free(&self, frames: Frames) -> Result<(), FreeError> {
         let Frames { range, number } = &frames;
         let freed = self
             .buddy
             .lock()
             .free(range.start().raw(), range.len(), *number);
+        freed.map_err(|reason| FreeError { frames, reason })
+    }
+
+    /// Notes that somebody keeps books of frames that stay, as contiguous areas do of their claims:
+    /// from now on only [`free_booked`](Self::free_booked) frees them.
+    pub fn book(&self, frames: &Frames) {
+        let start = frames.range.start().raw();
+        self.buddy.lock().book(start, frames.number);
+    }
+
+    /// Frees frames for whoever keeps books of them, if anybody does; as [`free`](Self::free).
+    ///
+    /// # Errors
+    /// As for [`free`](Self::free).
+    pub fn free_booked(&self, frames: Frames) -> Result<(), FreeError> {
+        let Frames { range, number } = &frames;
+        let start = range.start().raw();
+        let freed = {
+            let mut buddy = self.buddy.lock();
+            let booked = buddy.unbook(start, *number);
+            let freed = buddy.free(start, range.len(), *number);
+            if freed.is_err() && booked {
+                buddy.book(start, *number);
+            }
+            freed
+        };
         freed.map_err(|reason| FreeError { frames, reason })
     }
 

@@ -1,6 +1,7 @@
 //! What the DMA stack asks of a machine.
 //!
-//! A kernel, firmware, hypervisor or process gives the stack four things, and nothing else:
+//! A kernel, firmware, hypervisor or process gives the stack four things here, describes its devices
+//! to the mapping API above, and that is all (`docs/porting.md`, with a whole embedder):
 //!
 //! * a [`Platform`]: time, barriers, cache maintenance, sharing with an untrusted host, two kinds
 //!   of lock and the number of the CPU one runs on;
@@ -46,7 +47,7 @@ pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
 pub use carved::{Carved, Held};
 pub use instant::Instant;
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
-pub use memory::{NoMemory, PoolMemory, SegmentRequest, TableMemory};
+pub use memory::{NoMemory, NoTables, PoolMemory, SegmentRequest, TableMemory};
 pub use mmio::Mmio;
 pub use per_cpu::{CpuSlot, PerCpu};
 pub use platform::{Barrier, ConversionError, CpuGuard, CpuId, Platform};

@@ -83,6 +83,25 @@ pub trait PoolMemory {
     fn free_pool(&self, segment: Segment);
 }
 
+/// No memory for tables: what a driver is left with between two providers, so that the first can end
+/// before the second begins.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct NoTables;
+
+impl TableMemory for NoTables {
+    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        Err(NoMemory {
+            request: *request,
+            largest_free: None,
+        })
+    }
+
+    /// Nothing came from here: the segment leaks.
+    fn free_table(&self, segment: Segment) {
+        debug_assert!(false, "{segment:?} from elsewhere");
+    }
+}
+
 impl<M: TableMemory + ?Sized> TableMemory for &M {
     fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
         (**self).allocate_table(request)

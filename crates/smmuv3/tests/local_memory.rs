@@ -8,8 +8,7 @@ use dmakit_cma::{
     AreaParams, CoherentMemory, DeviceArea, InactiveAreas, Outcome, PerNode, Step, Waiting, reserve,
 };
 use dmakit_phys::{
-    AttachedRam, Frame, Frames, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory,
-    PageAllocator, Refusal, Refused, Region,
+    AttachedRam, Frame, MemoryKind, MemoryMap, MovableMemory, NoMovers, PageAllocator, Region,
 };
 use dmakit_platform::Mmio;
 use dmakit_platform::host::{HostPlatform, HostRam};
@@ -63,16 +62,6 @@ impl Mmio for &Registers {
     }
 }
 
-/// Nobody has movable memory here.
-struct Nobody;
-
-impl Migrate for Nobody {
-    fn migrate(&self, _migration: &Migration, to: Frames) -> Result<Frames, Refused> {
-        let reason = Refusal::Gone;
-        Err(Refused { to, reason })
-    }
-}
-
 const NODE_BYTES: u64 = 16 << 20;
 
 /// All above 4 GiB.
@@ -107,7 +96,7 @@ fn with_nodes(nodes: u16, check: impl Fn(NodeId, PhysAddr, &str)) -> [u64; 5] {
     let platform = HostPlatform::new(1);
     let table = vec![Frame::default(); Allocator::table_entries(&map) as usize];
     let allocator = Allocator::new(&map, &[], table).unwrap();
-    let memory = MovableMemory::new(platform.clone(), allocator, Nobody);
+    let memory = MovableMemory::new(platform.clone(), allocator, NoMovers);
     let (areas, _) = inactive.activate(&memory);
     let ranges: Vec<PhysRange> = (0..nodes).map(node_range).collect();
     let (_, segments) = HostRam::new(&ranges).unwrap();

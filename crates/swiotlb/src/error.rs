@@ -101,7 +101,11 @@ impl fmt::Display for MapError {
             Self::Full(full) => write!(
                 f,
                 "no {} slots aligned to {} are free; the longest run has {}, {} of {} are in use",
-                full.slots, full.align, full.largest, full.used, full.total
+                full.slots,
+                full.align,
+                full.largest,
+                full.used.min(full.total),
+                full.total
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! The bare-metal image: built, booted on QEMU's `virt`, and held to what its disk and its wire saw.
+//! The bare-metal image: built for each machine, booted on QEMU, and held to what its disk and its wire saw.
 
 mod machine;
 // The image's own: it makes what a disk holds and what a wire carries.
@@ -9,6 +9,8 @@ mod rows;
 mod said;
 mod wire;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,11 +18,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::bare::{self, TARGET};
+use crate::bare;
 use crate::cargo::{cargo, succeed};
 use crate::packages::{self, Need, Provided};
 use crate::steps::Outcome;
 use crate::workspace::Workspace;
+use machine::Machine;
 use noise::Noise;
 use rows::{Client, ROWS, Row};
 use said::Said;
@@ -69,9 +72,6 @@ const REQUEST_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// Builds the image, boots each row, and compares what it says with what its devices saw.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Outcome> {
-    let Some(image) = build(&workspace.root)? else {
-        return Ok(Outcome::Skipped(format!("no compiler for {TARGET}")));
-    };
     if let Provided::NotHere(reason) = packages::provide(Need::DeviceModels)? {
         return Ok(Outcome::Skipped(reason));
     }
@@ -85,9 +85,20 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Outcom
     };
     let rows: Vec<&Row> = ROWS.iter().filter(chosen).collect();
     ensure!(!rows.is_empty(), "no row has such a name");
+    let mut images = HashMap::new();
+    for machine in rows.iter().map(|row| row.machine) {
+        if let Entry::Vacant(place) = images.entry(machine) {
+            let Some(image) = build(&workspace.root, machine)? else {
+                let target = machine.target();
+                return Ok(Outcome::Skipped(format!("no compiler for {target}")));
+            };
+            place.insert(image);
+        }
+    }
     for row in rows {
+        let image = &images[&row.machine];
         let started = Instant::now();
-        run_row(&image, &disk, row, arguments).with_context(|| row.name.to_owned())?;
+        run_row(image, &disk, row, arguments).with_context(|| row.name.to_owned())?;
         println!(
             "   {} held, {:.1} s",
             row.name,
@@ -108,21 +119,28 @@ fn run_row(image: &Path, disk: &Path, row: &Row, arguments: &Arguments) -> Resul
     let time_max = TIME_MAX + REQUEST_TIME_MAX * u32::try_from(requests)?;
     if row.client == Client::VirtioNet {
         let wire = Wire::open(seed)?;
-        let lines = machine::boot(image, &append, &row.devices(&wire.netdev()), time_max)?;
+        let lines = machine::boot(
+            row.machine,
+            image,
+            &append,
+            &row.devices(&wire.netdev()),
+            time_max,
+        )?;
         return Said::new(lines).check_wire(row, requests, &wire.close()?);
     }
     let mut before = vec![0; DISK_BYTES];
     Noise::new(seed).fill(&mut before);
     fs::write(disk, &before).with_context(|| disk.display().to_string())?;
     let drive = format!("file={},if=none,id=disk,format=raw", disk.display());
-    let lines = machine::boot(image, &append, &row.devices(&drive), time_max)?;
+    let lines = machine::boot(row.machine, image, &append, &row.devices(&drive), time_max)?;
     let after = fs::read(disk).with_context(|| disk.display().to_string())?;
     Said::new(lines).check_disk(row, requests, &before, &after)
 }
 
-/// The image as one flat file; `None` where there is no compiler for the target.
-fn build(root: &Path) -> Result<Option<PathBuf>> {
-    let Some(compiler) = bare::find_or_install(root)? else {
+/// The image for a machine; `None` where there is no compiler for it.
+fn build(root: &Path, machine: Machine) -> Result<Option<PathBuf>> {
+    let target = machine.target();
+    let Some(compiler) = bare::find_or_install(root, target)? else {
         return Ok(None);
     };
     if compiler.wants_linker() {
@@ -138,14 +156,14 @@ fn build(root: &Path) -> Result<Option<PathBuf>> {
         "--locked",
         "--release",
         "--target",
-        TARGET,
+        target,
     ]);
     command.args(["--target-dir", "../target/boot"]);
-    compiler.configure(&mut command);
+    compiler.configure(&mut command, target);
     succeed(&mut command)?;
     let image = root
         .join("target/boot")
-        .join(TARGET)
+        .join(target)
         .join("release/dmakit-boot");
     Ok(Some(image))
 }

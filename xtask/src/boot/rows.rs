@@ -1,4 +1,6 @@
-//! What is booted: clients, paths, and what is to come of it.
+//! What is booted: machines, clients, paths, and what is to come of it.
+
+use super::machine::Machine;
 
 /// Who uses the stack.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub(crate) enum Expect {
 /// One boot.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
+    pub(crate) machine: Machine,
     pub(crate) client: Client,
     /// Kernel parameters that choose the path.
     path: &'static str,
@@ -36,7 +39,16 @@ const LAZY: &str = "iommu.strict=0";
 const DIRECT: &str = "iommu.passthrough=1";
 const BOUNCED: &str = "iommu.passthrough=1 swiotlb=force";
 const UNTRUSTED: &str = "untrusted";
+/// One mapping in a hundred fails: as if the domain were full,
 const FAIL: &str = "fail=100";
+const LAZY_FAIL: &str = "iommu.strict=0 fail=100";
+/// as if there were no memory for it,
+const DIRECT_FAIL: &str = "iommu.passthrough=1 fail=100";
+/// or, of one request in twenty, because somebody else has all of the pool.
+const BOUNCED_FAIL: &str = "iommu.passthrough=1 swiotlb=force fail=20";
+/// On machines without an IOMMU.
+const NO_IOMMU: &str = "";
+const FORCED: &str = "swiotlb=force";
 
 /// Frames for each small request of a disk, which has 33 KiB where a frame has 0.8.
 const FRAMES: u64 = 40;
@@ -50,23 +62,18 @@ pub(crate) const ROWS: &[Row] = &[
     Row::clean("virtio-blk-direct", Client::VirtioBlk, DIRECT),
     Row::clean("virtio-blk-bounced", Client::VirtioBlk, BOUNCED),
     Row::clean("virtio-blk-untrusted", Client::VirtioBlk, UNTRUSTED),
-    Row {
-        name: "virtio-blk-fail",
-        client: Client::VirtioBlk,
-        path: FAIL,
-        expect: Expect::Resets,
-    },
+    Row::resets("virtio-blk-fail", Client::VirtioBlk, FAIL),
+    Row::resets("virtio-blk-lazy-fail", Client::VirtioBlk, LAZY_FAIL),
+    Row::resets("virtio-blk-bounced-fail", Client::VirtioBlk, BOUNCED_FAIL),
     Row::clean("nvme", Client::Nvme, STRICT),
     Row::clean("nvme-lazy", Client::Nvme, LAZY),
     Row::clean("nvme-direct", Client::Nvme, DIRECT),
-    Row {
-        name: "nvme-fail",
-        client: Client::Nvme,
-        path: FAIL,
-        expect: Expect::Errors,
-    },
+    Row::errors("nvme-fail", Client::Nvme, FAIL),
+    Row::errors("nvme-lazy-fail", Client::Nvme, LAZY_FAIL),
+    Row::errors("nvme-direct-fail", Client::Nvme, DIRECT_FAIL),
     Row {
         name: "nvme-doorbell-unmapped",
+        machine: Machine::Virt,
         client: Client::Nvme,
         path: "doorbell=unmapped",
         expect: Expect::NoInterrupt,
@@ -74,14 +81,12 @@ pub(crate) const ROWS: &[Row] = &[
     Row::clean("ahci", Client::Ahci, STRICT),
     Row::clean("ahci-lazy", Client::Ahci, LAZY),
     Row::clean("ahci-direct", Client::Ahci, DIRECT),
-    Row {
-        name: "ahci-fail",
-        client: Client::Ahci,
-        path: FAIL,
-        expect: Expect::Errors,
-    },
+    Row::errors("ahci-fail", Client::Ahci, FAIL),
+    Row::errors("ahci-lazy-fail", Client::Ahci, LAZY_FAIL),
+    Row::errors("ahci-direct-fail", Client::Ahci, DIRECT_FAIL),
     Row {
         name: "ahci-doorbell-unmapped",
+        machine: Machine::Virt,
         client: Client::Ahci,
         path: "doorbell=unmapped",
         expect: Expect::NoInterrupt,
@@ -90,15 +95,43 @@ pub(crate) const ROWS: &[Row] = &[
     Row::clean("virtio-net-lazy", Client::VirtioNet, LAZY),
     Row::clean("virtio-net-direct", Client::VirtioNet, DIRECT),
     Row::clean("virtio-net-bounced", Client::VirtioNet, BOUNCED),
+    Row::q35("x86-virtio-blk-direct", Client::VirtioBlk, NO_IOMMU),
+    Row::q35("x86-virtio-blk-bounced", Client::VirtioBlk, FORCED),
+    Row::q35("x86-nvme-direct", Client::Nvme, NO_IOMMU),
+    Row::q35("x86-ahci-direct", Client::Ahci, NO_IOMMU),
+    Row::q35("x86-virtio-net-direct", Client::VirtioNet, NO_IOMMU),
+    Row::q35("x86-virtio-net-bounced", Client::VirtioNet, FORCED),
 ];
 
 impl Row {
     const fn clean(name: &'static str, client: Client, path: &'static str) -> Self {
         Self {
             name,
+            machine: Machine::Virt,
             client,
             path,
             expect: Expect::Clean,
+        }
+    }
+
+    const fn errors(name: &'static str, client: Client, path: &'static str) -> Self {
+        Self {
+            expect: Expect::Errors,
+            ..Self::clean(name, client, path)
+        }
+    }
+
+    const fn resets(name: &'static str, client: Client, path: &'static str) -> Self {
+        Self {
+            expect: Expect::Resets,
+            ..Self::clean(name, client, path)
+        }
+    }
+
+    const fn q35(name: &'static str, client: Client, path: &'static str) -> Self {
+        Self {
+            machine: Machine::Q35,
+            ..Self::clean(name, client, path)
         }
     }
 
@@ -158,6 +191,6 @@ impl Row {
 
     /// Whether the device's accesses are translated.
     pub(crate) fn is_translated(&self) -> bool {
-        !self.path.contains(DIRECT)
+        self.machine == Machine::Virt && !self.path.contains(DIRECT)
     }
 }

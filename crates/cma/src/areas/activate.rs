@@ -106,6 +106,7 @@ where
             // Frames that were set aside are free until now, and nobody else has the books. The
             // token stays with the segment, whose return makes it anew.
             let taken = self.memory.claim_free(claim);
+            taken.iter().for_each(|frames| allocator.book(frames));
             let entered = books.claim_at(claim);
             debug_assert!(taken.is_some() && entered, "{claim} was claimed early");
         }

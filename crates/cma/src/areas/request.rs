@@ -142,6 +142,7 @@ where
     pub(super) fn done(&self, found: Result<Frames, NoClaim>) -> Result<Frames, AreaClaimError> {
         match found {
             Ok(frames) => {
+                self.memory.allocator().book(&frames);
                 self.area.counters.claimed(frames.range().len());
                 Ok(frames)
             }

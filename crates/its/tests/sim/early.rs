@@ -7,42 +7,12 @@ use dmakit_cma::{
 use dmakit_its::spec::table::TableKind;
 use dmakit_its::{Levels, LpiConfig, Lpis, Redistributor};
 use dmakit_phys::{
-    AttachedRam, Frame, Frames, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory,
-    PageAllocator, Refusal, Refused, Region,
+    AttachedRam, Frame, MemoryKind, MemoryMap, MovableMemory, NoMovers, PageAllocator, Region,
 };
-use dmakit_platform::{Mmio, NoMemory, Segment, SegmentRequest, TableMemory};
+use dmakit_platform::{Mmio, NoTables, Segment, TableMemory};
 use dmakit_sim::{ItsConfig, Machine, MachineConfig, MachineMemory, PageSizes, Shareable};
 
 use crate::rig::{Driver, Rig, device, map_first, remove};
-
-/// No memory: what is between two providers.
-struct Nothing;
-
-impl TableMemory for Nothing {
-    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
-        Err(NoMemory {
-            request: *request,
-            largest_free: None,
-        })
-    }
-
-    fn free_table(&self, segment: Segment) {
-        panic!("{segment:?} is not from here");
-    }
-}
-
-/// Nothing is lent, so nothing moves.
-#[derive(Debug)]
-struct NoMovers;
-
-impl Migrate for NoMovers {
-    fn migrate(&self, _migration: &Migration, to: Frames) -> Result<Frames, Refused> {
-        Err(Refused {
-            to,
-            reason: Refusal::Gone,
-        })
-    }
-}
 
 type Pages = PageAllocator<Machine, Vec<Frame>>;
 
@@ -106,9 +76,8 @@ fn begun_early(shareable: Shareable) {
     assert!(area.contains_range(&first.table()));
 
     // The early stage cannot be closed while the ITS can still take from it.
-    let its = its.with_memory(Nothing);
-    let (inactive, held) = early.close();
-    ram.extend(held);
+    let its = its.with_memory(NoTables);
+    let inactive = early.close(&mut ram);
     let out = inactive.claims();
     let frames = vec![Frame::default(); Pages::table_entries(&map) as usize];
     let pages = Pages::new(&map, &[], frames).unwrap();

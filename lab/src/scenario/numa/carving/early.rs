@@ -52,8 +52,7 @@ pub fn run(
     let early = EarlyAreas::new(machine.clone(), areas, &mut ram, &mut bits)
         .map_err(|error| anyhow::anyhow!("{error}"))?;
     let claims = claim(&early, &askers, table, report)?;
-    let (inactive, held) = early.close();
-    ram.extend(held);
+    let inactive = early.close(&mut ram);
     type Allocator = PageAllocator<Machine, Vec<Frame>>;
     let entries = Allocator::table_entries(&map) as usize;
     let limits = [board::low_limit()];

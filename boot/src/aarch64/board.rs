@@ -1,10 +1,11 @@
-//! What the stack asks of this machine: time, barriers, caches, locks, CPUs.
+//! What the stack asks of this machine: time, barriers, caches, CPUs.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dmakit_addr::PhysRange;
-use dmakit_platform::{Barrier, ConversionError, CpuGuard, CpuId, Instant, Platform};
+use dmakit_platform::{Barrier, ConversionError, Instant, Platform};
+
+use crate::lock::{IrqSpinLock, OnCpu};
 
 /// One CPU of QEMU's `virt`, with its caches on and memory mapped to the same numbers.
 #[derive(Clone, Copy, Debug)]
@@ -12,7 +13,7 @@ pub struct Board;
 
 /// Interrupts of this CPU, off until it is dropped; nests.
 pub struct InterruptsOff {
-    before: u64,
+    pub before: u64,
 }
 
 impl InterruptsOff {
@@ -29,58 +30,6 @@ impl Drop for InterruptsOff {
     fn drop(&mut self) {
         // SAFETY: restores what `new` read on this CPU; the guard is not moved to another.
         unsafe { asm!("msr daif, {}", in(reg) self.before) };
-    }
-}
-
-/// The present CPU, which runs nothing else while this lives. Not `Send`.
-pub struct OnCpu {
-    _off: InterruptsOff,
-    _not_send: core::marker::PhantomData<*const ()>,
-}
-
-impl CpuGuard for OnCpu {
-    fn cpu(&self) -> CpuId {
-        CpuId::new(0)
-    }
-}
-
-/// A spin lock that keeps this CPU's interrupts off while it is held.
-pub struct IrqSpinLock {
-    held: AtomicBool,
-    before: AtomicU64,
-}
-
-// SAFETY: `held` goes from false to true in one atomic step, by exactly one caller, and back only in
-// `unlock`; acquire and release order what the lock guards. `before` is written by the holder only.
-unsafe impl lock_api::RawMutex for IrqSpinLock {
-    #[allow(clippy::declare_interior_mutable_const)]
-    const INIT: Self = Self {
-        held: AtomicBool::new(false),
-        before: AtomicU64::new(0),
-    };
-
-    type GuardMarker = lock_api::GuardNoSend;
-
-    fn lock(&self) {
-        while !self.try_lock() {
-            core::hint::spin_loop();
-        }
-    }
-
-    fn try_lock(&self) -> bool {
-        let off = InterruptsOff::new();
-        if self.held.swap(true, Ordering::Acquire) {
-            return false;
-        }
-        self.before.store(off.before, Ordering::Relaxed);
-        core::mem::forget(off);
-        true
-    }
-
-    unsafe fn unlock(&self) {
-        let before = self.before.load(Ordering::Relaxed);
-        self.held.store(false, Ordering::Release);
-        drop(InterruptsOff { before });
     }
 }
 
@@ -104,10 +53,7 @@ impl Platform for Board {
     }
 
     fn enter_cpu(&self) -> OnCpu {
-        OnCpu {
-            _off: InterruptsOff::new(),
-            _not_send: core::marker::PhantomData,
-        }
+        OnCpu::enter()
     }
 
     fn barrier(&self, barrier: Barrier) {

@@ -14,10 +14,3 @@ pub fn print(text: Arguments<'_>) {
     let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(registers) });
     let _ = uart.write_fmt(text);
 }
-
-#[macro_export]
-macro_rules! println {
-    ($($argument:tt)*) => {
-        $crate::console::print(format_args!("{}\n", format_args!($($argument)*)))
-    };
-}

@@ -1,6 +1,7 @@
 //! What the device tree says of the machine.
 
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
 use dmakit_addr::{NodeId, PhysAddr, PhysRange};
@@ -8,29 +9,15 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::standard::NodeStandard;
 use dtoolkit::{Node, Property};
 
-/// A run of RAM and the node it is on.
-#[derive(Clone, Copy, Debug)]
-pub struct Memory {
-    pub range: PhysRange,
-    pub node: NodeId,
-}
+use crate::machine::{Machine, Memory};
 
-/// What this image needs to know.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// Kernel parameters.
-    pub parameters: String,
-    pub memory: Vec<Memory>,
-    /// The tree itself.
-    pub tree: PhysRange,
+/// The chips that only such machines have.
+#[derive(Clone, Default, Debug)]
+pub struct Chips {
     pub smmu: Option<PhysRange>,
     /// Distributor and redistributors.
     pub gic: Option<(PhysRange, PhysRange)>,
     pub its: Option<PhysRange>,
-    /// PCI configuration space.
-    pub configuration: Option<PhysRange>,
-    /// Where 32-bit BARs go.
-    pub window: Option<PhysRange>,
 }
 
 /// What is missing or wrong.
@@ -48,12 +35,10 @@ pub unsafe fn read(address: u64) -> Result<Machine, Error> {
     let mut machine = Machine {
         parameters: parameters(&tree),
         memory: Vec::new(),
-        tree: bytes.map_err(|_| "a device tree at the end of memory")?,
-        smmu: None,
-        gic: None,
-        its: None,
+        held: vec![bytes.map_err(|_| "a device tree at the end of memory")?],
         configuration: None,
         window: None,
+        chips: Chips::default(),
     };
     for node in tree.root().children() {
         visit(&mut machine, node);
@@ -88,15 +73,15 @@ fn visit(machine: &mut Machine, node: FdtNode<'_>) {
             });
         }
     } else if is("arm,smmu-v3") {
-        machine.smmu = registers(&node).first().copied();
+        machine.chips.smmu = registers(&node).first().copied();
     } else if is("arm,gic-v3") {
         if let [distributor, redistributors, ..] = registers(&node)[..] {
-            machine.gic = Some((distributor, redistributors));
+            machine.chips.gic = Some((distributor, redistributors));
         }
         let its = node
             .children()
             .find(|child| child.is_compatible("arm,gic-v3-its"));
-        machine.its = its.and_then(|its| registers(&its).first().copied());
+        machine.chips.its = its.and_then(|its| registers(&its).first().copied());
     } else if is("pci-host-ecam-generic") {
         machine.configuration = registers(&node).first().copied();
         machine.window = window(&node);

@@ -3,6 +3,7 @@
 use alloc::vec;
 
 use dmakit_addr::{Granule, Iova, IovaRange};
+use dmakit_dma::{CoherentSource, Device, DeviceInfo, Path};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{Gather, PageTable, WalkCoherence};
 use dmakit_iommu::{Domain, DomainId, FaultFold, Hardware, Lazy, LazyConfig};
@@ -11,18 +12,22 @@ use dmakit_platform::{CpuSlot, IrqMutex, Platform};
 use dmakit_smmuv3::{Config, Smmu, Translation};
 
 use crate::board::Board;
+use crate::machine::Machine;
 use crate::memory::{Coherent, leak};
-use crate::println;
+use crate::parameters::Parameters;
+use crate::path::{Bounce, Client, Untyped, slots_used};
 use crate::registers::Registers;
-use crate::tree::Machine;
+use crate::usage::{Usage, settle};
+
+use super::failing_domain::Failing;
 
 type Driver = Smmu<Board, Registers, &'static Coherent>;
 type Slots = vec::Vec<CpuSlot<CpuCache>>;
 
 /// A domain whose unmaps are strict.
-pub type Strict = Domain<Board, Slots, Lpae, &'static Coherent, Translation<&'static Driver>>;
+type Strict = Domain<Board, Slots, Lpae, &'static Coherent, Translation<&'static Driver>>;
 /// A domain whose invalidations are put off.
-pub type LazyDomain = Lazy<Board, Slots, Lpae, &'static Coherent, Translation<&'static Driver>>;
+type LazyDomain = Lazy<Board, Slots, Lpae, &'static Coherent, Translation<&'static Driver>>;
 
 /// Bits of device addresses.
 const INPUT_BITS: u32 = 48;
@@ -43,15 +48,26 @@ struct Faults {
 }
 
 impl Translator {
-    /// Brings up the SMMU, its tables and queues near it.
+    /// Brings up the SMMU, its tables and queues near it, unless devices are to go past it.
     ///
     /// # Safety
     /// The device tree tells the truth, and nobody else uses the SMMU.
-    pub unsafe fn start(
+    pub unsafe fn find(
         machine: &Machine,
+        parameters: &Parameters,
         memory: &'static Coherent,
-    ) -> Result<Self, &'static str> {
-        let registers = machine.smmu.ok_or("no SMMU")?;
+    ) -> Result<Option<Self>, &'static str> {
+        match parameters.passthrough {
+            true => Ok(None),
+            // SAFETY: the caller's promise.
+            false => unsafe { Self::start(machine, memory) }.map(Some),
+        }
+    }
+
+    /// # Safety
+    /// As for `find`.
+    unsafe fn start(machine: &Machine, memory: &'static Coherent) -> Result<Self, &'static str> {
+        let registers = machine.chips.smmu.ok_or("no SMMU")?;
         // SAFETY: the caller's promise.
         let regs = unsafe { Registers::new(registers.start().raw(), registers.len()) };
         let smmu = Smmu::start(Board, regs, memory, Config::default());
@@ -63,13 +79,45 @@ impl Translator {
         })
     }
 
+    /// Runs a client on a device behind the SMMU, strict or lazy, and says what is left behind.
+    pub fn run(
+        &self,
+        parameters: &Parameters,
+        info: DeviceInfo<'static>,
+        stream: u32,
+        bounce: Bounce,
+        coherent: CoherentSource<'static>,
+        client: impl Client,
+    ) -> Result<(), &'static str> {
+        if parameters.lazy {
+            let lazy = self.lazy(stream)?;
+            let usage = || {
+                let flushed = lazy.flush(&Board.enter_cpu());
+                flushed.map_err(|_| "the SMMU does not forget")?;
+                usage(lazy.domain(), bounce)
+            };
+            let before = usage()?;
+            let domain = leak(Failing::new(lazy));
+            let path = Path::Translated { domain, bounce };
+            let device = Untyped::new(Device::new(Board, info, path, coherent));
+            settle(client.run(device)?, before, usage()?)
+        } else {
+            let strict = self.strict(stream)?;
+            let before = usage(strict, bounce)?;
+            let domain = leak(Failing::new(strict));
+            let path = Path::Translated { domain, bounce };
+            let device = Untyped::new(Device::new(Board, info, path, coherent));
+            settle(client.run(device)?, before, usage(strict, bounce)?)
+        }
+    }
+
     /// A domain of a stream's own.
-    pub fn strict(&self, stream: u32) -> Result<&'static Strict, &'static str> {
+    fn strict(&self, stream: u32) -> Result<&'static Strict, &'static str> {
         self.domain(stream).map(leak)
     }
 
     /// The same, lazy.
-    pub fn lazy(&self, stream: u32) -> Result<&'static LazyDomain, &'static str> {
+    fn lazy(&self, stream: u32) -> Result<&'static LazyDomain, &'static str> {
         let lazy = Lazy::new(self.domain(stream)?, Board, LazyConfig::default());
         lazy.map(leak).map_err(|_| "no queues for a lazy domain")
     }
@@ -100,7 +148,7 @@ impl Translator {
     }
 
     /// Takes tables out of a domain that map nothing any more. Nobody may map there meanwhile.
-    pub fn prune(domain: &Strict) -> Result<(), &'static str> {
+    fn prune(domain: &Strict) -> Result<(), &'static str> {
         let mut gather = Gather::new();
         let pruned = domain.table().prune(aperture()?, &mut gather);
         pruned.map_err(|_| "no such aperture")?;
@@ -137,6 +185,18 @@ impl Translator {
         let hardware = Translation::new(self.smmu, context);
         Ok(Domain::new(DomainId(stream.into()), space, table, hardware))
     }
+}
+
+/// What a domain holds that nobody uses at the moment, and the pool's slots.
+fn usage(domain: &Strict, bounce: Bounce) -> Result<Usage, &'static str> {
+    // Emptied tables stay for the next mapping until they are taken out.
+    Translator::prune(domain)?;
+    Ok(Usage {
+        addresses: domain.space().statistics().used,
+        tables: domain.table().statistics().used as u64,
+        quarantined: domain.quarantined(),
+        slots: slots_used(bounce),
+    })
 }
 
 /// What domains give out: the lower half, so that no address of the upper one is ever mapped.

@@ -1,52 +1,40 @@
 //! Interrupts: the GIC's CPU interface, and LPIs by way of the ITS.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use arm_gic::gicv3::registers::Gicd;
 use arm_gic::gicv3::{GicCpuInterface, GicV3};
 use arm_gic::{InterruptGroup, UniqueMmioPointer, irq_enable};
 use dmakit_addr::{PhysAddr, PhysRange};
 use dmakit_its::{Config, Device, Its, LpiConfig, Lpis, Redistributor};
-use dmakit_platform::{IrqMutex, NoMemory, Segment, SegmentRequest, TableMemory};
+use dmakit_platform::{NoTables, TableMemory};
 
 use crate::board::Board;
+use crate::handlers::{self, Handler};
+use crate::machine::Machine;
+use crate::memory::{Coherent, EarlyMemory};
 use crate::registers::Registers;
-use crate::tree::Machine;
 
 type Service<M> = Its<Board, Registers, M>;
 
 /// The first number of an LPI (GIC architecture, 2.2.1).
 const LPI_FIRST: u32 = 8192;
 
-/// What is done when an LPI arrives.
-type Handler = Box<dyn FnMut() + Send>;
-
-static HANDLERS: IrqMutex<Board, Vec<(u32, Handler)>> = IrqMutex::<Board, _>::new(Vec::new());
-
-static TAKEN: AtomicU64 = AtomicU64::new(0);
-
-/// LPIs taken so far.
-pub fn taken() -> u64 {
-    TAKEN.load(Ordering::Relaxed)
-}
-
 /// Takes what is pending; called with interrupts off.
 pub fn take() {
     while let Some(id) = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1) {
         if id.raw_value() >= LPI_FIRST {
-            TAKEN.fetch_add(1, Ordering::Relaxed);
-            let mut handlers = HANDLERS.lock();
-            let found = handlers.iter_mut().find(|(lpi, _)| *lpi == id.raw_value());
-            if let Some((_, handler)) = found {
-                handler();
-            }
+            handlers::call(id.raw_value());
         }
         GicCpuInterface::end_interrupt(id, InterruptGroup::Group1);
     }
 }
+
+/// Interrupts, with memory for as long as the machine runs.
+pub type Running = Interrupts<&'static Coherent>;
+
+/// What a function's events come from.
+pub type Source = Device;
 
 /// The interrupt translation service, with its tables.
 pub struct Interrupts<M: TableMemory> {
@@ -55,14 +43,15 @@ pub struct Interrupts<M: TableMemory> {
     _redistributor: Redistributor,
 }
 
-impl<'a, M: TableMemory> Interrupts<&'a M> {
-    /// Brings up the GIC and its ITS, before any device; tables come from `memory`.
+impl Interrupts<NoTables> {
+    /// Brings up the GIC and its ITS, before any device and any allocator; tables come from `memory`,
+    /// and no more after that.
     ///
     /// # Safety
     /// The device tree tells the truth, and nobody else uses the GIC.
-    pub unsafe fn start(machine: &Machine, memory: &'a M) -> Result<Self, &'static str> {
-        let (distributor, redistributors) = machine.gic.ok_or("no GICv3")?;
-        let its = machine.its.ok_or("no ITS")?;
+    pub unsafe fn start(machine: &Machine, memory: &EarlyMemory) -> Result<Self, &'static str> {
+        let (distributor, redistributors) = machine.chips.gic.ok_or("no GICv3")?;
+        let its = machine.chips.its.ok_or("no ITS")?;
         // SAFETY: the caller's promise; one instance uses them.
         unsafe { start_gic(distributor, redistributors) }?;
         let lpis = Lpis::new(Board, memory, LpiConfig::default()).map_err(|_| "no LPI table")?;
@@ -78,29 +67,15 @@ impl<'a, M: TableMemory> Interrupts<&'a M> {
         its.map_collection(0, redistributor.target())
             .map_err(|_| "no collection")?;
         irq_enable();
+        println!(
+            "its: {} bytes of tables from early areas",
+            memory.taken_bytes()
+        );
         Ok(Self {
-            its,
+            its: its.with_memory(NoTables),
             lpis,
             _redistributor: redistributor,
         })
-    }
-}
-
-/// No memory: what is between two providers.
-#[derive(Debug)]
-pub struct Nothing;
-
-impl TableMemory for Nothing {
-    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
-        Err(NoMemory {
-            request: *request,
-            largest_free: None,
-        })
-    }
-
-    fn free_table(&self, segment: Segment) {
-        // Nothing came from here; what is not ours is kept.
-        core::mem::forget(segment);
     }
 }
 
@@ -136,27 +111,32 @@ impl<M: TableMemory> Interrupts<M> {
         self.its.doorbell()
     }
 
-    /// A device that interrupts with `events` events, none of them used yet.
-    pub fn device(&self, id: u32, events: u32) -> Result<Device, &'static str> {
+    /// A function that interrupts with `events` events, none of them used yet.
+    pub fn source(&self, id: u32, events: u32) -> Result<Source, &'static str> {
         self.its
             .create_device(id, events)
             .map_err(|_| "the ITS has no such device")
     }
 
-    /// Calls `handler` whenever the device raises `event`.
+    /// What a function writes to the doorbell for its first event; one more for each further one.
+    pub fn message(&self, _source: &Source) -> u32 {
+        0
+    }
+
+    /// Calls `handler` whenever the function raises `event`.
     pub fn handle(
         &self,
-        device: &mut Device,
+        source: &mut Source,
         event: u32,
         handler: Handler,
     ) -> Result<(), &'static str> {
         let lpi = self.lpis.allocate().map_err(|_| "no LPI left")?;
-        HANDLERS.lock().push((lpi.number(), handler));
+        handlers::add(lpi.number(), handler);
         self.its
-            .map(device, event, lpi, 0)
+            .map(source, event, lpi, 0)
             .map_err(|_| "the event is not mapped")?;
         self.its
-            .enable(&self.lpis, device, event)
+            .enable(&self.lpis, source, event)
             .map_err(|_| "the event is not enabled")
     }
 }
