@@ -14,7 +14,7 @@
 //! * [`migrate_mapped`]: how frames move while a device reaches them.
 //! * [`FrameStocks`]: single frames that each CPU takes ahead.
 //! * [`AttachedRam`]: the bytes behind the frames; turns `Frames` into segments and back, and is
-//!   the table and pool memory of the crates above.
+//!   the table and pool memory of the crates above. [`ClaimedRam`] also has movable memory leave.
 //!
 //! Layer L1. No globals, no `unsafe`. Allocation and free take one interrupt-safe lock, never sleep
 //! and never allocate; building the tables does. Claims and migrations may sleep and hold no lock
@@ -30,6 +30,7 @@ mod block;
 mod buddy;
 mod claim;
 mod claim_error;
+mod claimed_ram;
 mod coverage;
 mod error;
 mod frame;
@@ -52,6 +53,7 @@ pub use account::{Account, OverLimit};
 pub use attached_ram::{AttachedRam, DetachError};
 pub use claim::ClaimLimits;
 pub use claim_error::{Blocking, ClaimError, ClaimFailure, Obstacle};
+pub use claimed_ram::ClaimedRam;
 pub use error::{FreeError, FreeReason, NoFrames, TableError};
 pub use frame::{Frame, MigrateType, MoverId};
 pub use mapped::{CpuMappings, DeviceMappings, migrate_mapped};

@@ -1,5 +1,8 @@
 //! Tables before any allocator, and more of them from another provider.
 
+use std::sync::Mutex;
+use std::time::Duration;
+
 use dmakit_addr::{NodeId, PhysAddr, PhysRange};
 use dmakit_cma::{
     AreaRequest, CoherentMemory, DeviceArea, EarlyAreas, Outcome, Place, Purpose, Waiting, reserve,
@@ -7,7 +10,8 @@ use dmakit_cma::{
 use dmakit_its::spec::table::TableKind;
 use dmakit_its::{Levels, LpiConfig, Lpis, Redistributor};
 use dmakit_phys::{
-    AttachedRam, Frame, MemoryKind, MemoryMap, MovableMemory, NoMovers, PageAllocator, Region,
+    AttachedRam, ClaimedRam, Frame, FrameRequest, Frames, MemoryKind, MemoryMap, Migrate,
+    Migration, MovableMemory, MoverId, NoMovers, PageAllocator, Refusal, Refused, Region,
 };
 use dmakit_platform::{Mmio, NoTables, Segment, TableMemory};
 use dmakit_sim::{ItsConfig, Machine, MachineConfig, MachineMemory, PageSizes, Shareable};
@@ -214,3 +218,77 @@ const K16: PageSizes = PageSizes {
     k16: true,
     k64: false,
 };
+
+/// Movable memory of which every other frame is somebody's.
+#[derive(Default)]
+struct Litter(Mutex<Vec<Frames>>);
+
+impl Migrate for Litter {
+    fn migrate(&self, migration: &Migration, to: Frames) -> Result<Frames, Refused> {
+        let mut pages = self.0.lock().unwrap();
+        match pages.iter_mut().find(|page| page.range() == migration.from) {
+            Some(page) => Ok(std::mem::replace(page, to)),
+            None => Err(Refused {
+                to,
+                reason: Refusal::Gone,
+            }),
+        }
+    }
+}
+
+#[test]
+fn without_a_reservation_a_large_table_is_a_range_that_others_leave() {
+    let machine = MachineConfig::new(6).non_coherent().build().unwrap();
+    let sim = machine.add_its(ItsConfig {
+        device_bits: 20,
+        ..ItsConfig::default()
+    });
+    let mut map = MemoryMap::new(2);
+    for (node, range) in machine.ram() {
+        let region = Region {
+            range: range.frames(),
+            node,
+            kind: MemoryKind::Usable,
+        };
+        map.add(region).unwrap();
+    }
+    let table = vec![Frame::default(); Pages::table_entries(&map) as usize];
+    let pages = Pages::new(&map, &[], table).unwrap();
+    let memory = MovableMemory::new(machine.clone(), pages, Litter::default());
+    let ram = [0, 1].map(|node| machine.take_ram(NodeId::new(node)));
+    let ram = ram.into_iter().flatten();
+    let attached = AttachedRam::new(machine.clone(), memory.allocator(), ram, 64);
+    // No two free frames follow one another, so the page allocator has no table for anybody.
+    let mut others = Vec::new();
+    let page = FrameRequest::movable(1, MoverId::new(0));
+    while let Ok(frame) = memory.allocator().allocate(&page) {
+        match frame.range().start().raw() % 2 {
+            0 => memory.movers().0.lock().unwrap().push(frame),
+            _ => others.push(frame),
+        }
+    }
+    others
+        .into_iter()
+        .for_each(|frame| memory.allocator().free(frame).unwrap());
+    let config = dmakit_its::Config {
+        levels: Levels::Flat,
+        node: Some(NodeId::new(1)),
+        ..dmakit_its::Config::new(sim.base(), 1)
+    };
+    let started = Driver::start(machine.clone(), sim.clone(), &attached, config);
+    assert!(started.is_err(), "the page allocator serves it");
+
+    let patience = (Duration::from_secs(1), 3);
+    let claimed = ClaimedRam::new(machine.clone(), &memory, &attached, &map, patience);
+    let its = Driver::start(machine.clone(), sim.clone(), &claimed, config).unwrap();
+    let devices = its.table(TableKind::Devices).unwrap().range;
+    assert_eq!(devices.len(), 8 << 20, "a million devices");
+    let mut ram = machine.ram().into_iter();
+    let of_node = ram.any(|(node, ram)| node == NodeId::new(1) && ram.contains_range(&devices));
+    assert!(of_node, "{devices} is on its own node");
+    map_first(&its, &sim);
+    let last = its.create_device(0xf_ffff, 2).unwrap();
+    assert!(its.destroy_device(last).unwrap().is_none());
+    its.stop(|segment| claimed.free_table(segment)).unwrap();
+    machine.check().unwrap();
+}
