@@ -283,7 +283,7 @@ fn without_a_reservation_a_large_table_is_a_range_that_others_leave() {
     let its = Driver::start(machine.clone(), sim.clone(), &claimed, config).unwrap();
     let devices = its.table(TableKind::Devices).unwrap().range;
     assert_eq!(devices.len(), 8 << 20, "a million devices");
-    let mut ram = machine.ram().into_iter();
+    let mut ram = machine.ram();
     let of_node = ram.any(|(node, ram)| node == NodeId::new(1) && ram.contains_range(&devices));
     assert!(of_node, "{devices} is on its own node");
     map_first(&its, &sim);
