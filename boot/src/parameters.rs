@@ -11,6 +11,8 @@ pub struct Parameters {
     pub areas: AreaParams,
     /// Everything bounces.
     pub bounce: bool,
+    /// `restricted`: a device reaches nothing but one pool, its descriptors included.
+    pub restricted: bool,
     /// `iommu.passthrough=1`: devices reach memory past the SMMU's translation.
     pub passthrough: bool,
     /// `iommu.strict=0`: invalidation is put off.
@@ -51,6 +53,7 @@ impl Parameters {
                     found.areas.numa_cma = Some(value.parse().map_err(|_| "numa_cma=?")?);
                 }
                 "swiotlb" => found.bounce |= value.split(',').any(|part| part == "force"),
+                "restricted" => found.restricted = true,
                 "iommu.passthrough" => found.passthrough = value == "1",
                 "iommu.strict" => found.lazy = value == "0",
                 "untrusted" => found.untrusted = true,

@@ -43,7 +43,7 @@ pub fn run(
     if parameters.untrusted {
         info.trust = Trust::Untrusted;
     }
-    let bounce: Bounce = match parameters.bounce || parameters.untrusted {
+    let bounce: Bounce = match parameters.bounce || parameters.restricted || parameters.untrusted {
         true => {
             let pool = pool(memory)?;
             Some((pool, pool.attach(None).map_err(|_| "no place in the pool")?))
@@ -65,6 +65,10 @@ pub fn run(
         Some((pool, id)) => {
             failing::share_pool(pool)?;
             let when = BounceWhen::Always;
+            let coherent = match parameters.restricted {
+                true => CoherentSource::Pool,
+                false => coherent,
+            };
             let path: Path<'_, _, _, NoTranslation> = Path::Bounced { pool, id, when };
             let device = Untyped::new(Device::new(Board, info, path, coherent));
             let usage = || Usage {

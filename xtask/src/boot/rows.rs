@@ -38,6 +38,8 @@ const STRICT: &str = "";
 const LAZY: &str = "iommu.strict=0";
 const DIRECT: &str = "iommu.passthrough=1";
 const BOUNCED: &str = "iommu.passthrough=1 swiotlb=force";
+/// All that the device reaches is one pool: drivers that take memory to move, and map nothing.
+const RESTRICTED: &str = "iommu.passthrough=1 restricted";
 const UNTRUSTED: &str = "untrusted";
 /// One mapping in a hundred fails: as if the domain were full,
 const FAIL: &str = "fail=100";
@@ -49,6 +51,7 @@ const BOUNCED_FAIL: &str = "iommu.passthrough=1 swiotlb=force fail=20";
 /// On machines without an IOMMU.
 const NO_IOMMU: &str = "";
 const FORCED: &str = "swiotlb=force";
+const FORCED_FAIL: &str = "swiotlb=force fail=20";
 
 /// Frames for each small request of a disk, which has 33 KiB where a frame has 0.8.
 const FRAMES: u64 = 40;
@@ -68,6 +71,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::clean("nvme", Client::Nvme, STRICT),
     Row::clean("nvme-lazy", Client::Nvme, LAZY),
     Row::clean("nvme-direct", Client::Nvme, DIRECT),
+    Row::clean("nvme-restricted", Client::Nvme, RESTRICTED),
     Row::errors("nvme-fail", Client::Nvme, FAIL),
     Row::errors("nvme-lazy-fail", Client::Nvme, LAZY_FAIL),
     Row::errors("nvme-direct-fail", Client::Nvme, DIRECT_FAIL),
@@ -81,6 +85,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row::clean("ahci", Client::Ahci, STRICT),
     Row::clean("ahci-lazy", Client::Ahci, LAZY),
     Row::clean("ahci-direct", Client::Ahci, DIRECT),
+    Row::clean("ahci-restricted", Client::Ahci, RESTRICTED),
     Row::errors("ahci-fail", Client::Ahci, FAIL),
     Row::errors("ahci-lazy-fail", Client::Ahci, LAZY_FAIL),
     Row::errors("ahci-direct-fail", Client::Ahci, DIRECT_FAIL),
@@ -95,12 +100,19 @@ pub(crate) const ROWS: &[Row] = &[
     Row::clean("virtio-net-lazy", Client::VirtioNet, LAZY),
     Row::clean("virtio-net-direct", Client::VirtioNet, DIRECT),
     Row::clean("virtio-net-bounced", Client::VirtioNet, BOUNCED),
-    Row::q35("x86-virtio-blk-direct", Client::VirtioBlk, NO_IOMMU),
-    Row::q35("x86-virtio-blk-bounced", Client::VirtioBlk, FORCED),
-    Row::q35("x86-nvme-direct", Client::Nvme, NO_IOMMU),
-    Row::q35("x86-ahci-direct", Client::Ahci, NO_IOMMU),
-    Row::q35("x86-virtio-net-direct", Client::VirtioNet, NO_IOMMU),
-    Row::q35("x86-virtio-net-bounced", Client::VirtioNet, FORCED),
+    Row::clean("x86-virtio-blk-direct", Client::VirtioBlk, NO_IOMMU).on(Machine::Q35),
+    Row::clean("x86-virtio-blk-bounced", Client::VirtioBlk, FORCED).on(Machine::Q35),
+    Row::resets(
+        "x86-virtio-blk-bounced-fail",
+        Client::VirtioBlk,
+        FORCED_FAIL,
+    )
+    .on(Machine::Q35),
+    Row::clean("x86-nvme-direct", Client::Nvme, NO_IOMMU).on(Machine::Q35),
+    Row::errors("x86-nvme-direct-fail", Client::Nvme, FAIL).on(Machine::Q35),
+    Row::clean("x86-ahci-direct", Client::Ahci, NO_IOMMU).on(Machine::Q35),
+    Row::clean("x86-virtio-net-direct", Client::VirtioNet, NO_IOMMU).on(Machine::Q35),
+    Row::clean("x86-virtio-net-bounced", Client::VirtioNet, FORCED).on(Machine::Q35),
 ];
 
 impl Row {
@@ -128,11 +140,9 @@ impl Row {
         }
     }
 
-    const fn q35(name: &'static str, client: Client, path: &'static str) -> Self {
-        Self {
-            machine: Machine::Q35,
-            ..Self::clean(name, client, path)
-        }
+    /// The same on another machine.
+    const fn on(self, machine: Machine) -> Self {
+        Self { machine, ..self }
     }
 
     /// How many small requests it makes where others make `asked`.
