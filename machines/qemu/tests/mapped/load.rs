@@ -1,244 +1,109 @@
-//! A disk's driver that maps its buffers in every way there is.
-#![allow(dead_code, reason = "each test uses a part")]
+//! Random commands of a disk, many in flight.
 
-use dmakit_addr::{Attributes, DirectionType, DmaMask, FromDevice, Iova, IovaRange, ToDevice};
-use dmakit_dma::{
-    Batch, BatchConfig, Coherent, Debt, DmaMemory, DmaSegment, Mapping, ScatterList, Sealed,
-};
-use dmakit_platform::host::HostPlatform;
-use dmakit_platform::{CpuBuffer, Segment, SegmentRequest};
+use dmakit_addr::{Attributes, Bidirectional, FromDevice, ToDevice};
+use dmakit_dma::{Coherent, Debt, DmaSegment, PeerMapping, PeerMemory};
+use dmakit_platform::Segment;
 use dmakit_qemu::devices::nvme::Operation;
-use dmakit_qemu::smmu::{Port, PortDevice};
-use dmakit_swiotlb::{BounceConfig, BouncePool};
+use dmakit_qemu::pieces::Pieces;
+use dmakit_qemu::smmu::{Attachment, QemuDevice};
 
+use super::Policy;
+use super::buffers::{self, PAGE, belongs, canaries_hold, free_all};
+use super::held::{self, Batches, Held, Kind, Owed};
+use super::peer::Peer;
 use crate::disk::{Disk, Random, Rig};
 
-const NONE: Attributes = Attributes::NONE;
-const PAGE: u64 = 4096;
 const BLOCK: u64 = 512;
 /// Each command in flight has a part of the disk of its own.
-pub const LANES: u64 = 63;
+pub const LANES: u64 = 64;
 pub const LANE: u64 = 1 << 20;
 
-pub type List = ScatterList<Vec<CpuBuffer>>;
-
-/// When unmapped memory is out of reach.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Policy {
-    Strict,
-    Batched,
-    Lazy,
-}
-
-/// How a buffer is mapped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    Single,
-    Scatter,
-    Request,
-    Coherent,
-}
-
-const KINDS: [Kind; 4] = [Kind::Single, Kind::Scatter, Kind::Request, Kind::Coherent];
-
-/// A bounce pool of 1 MiB.
-pub fn pool(rig: &Rig) -> BouncePool<HostPlatform> {
-    let request = SegmentRequest {
-        len: 1 << 20,
-        align: 1 << 16,
-        node: None,
-        limit: DmaMask::ALL,
-    };
-    let segment = rig.stack.memory().allocate(&request).unwrap();
-    let platform = rig.stack.machine().platform();
-    let config = BounceConfig {
-        // What is used is then exact.
-        credit_batch: 0,
-        ..BounceConfig::default()
-    };
-    BouncePool::new(platform, segment, &config).unwrap()
-}
-
-/// Gives a pool's memory back.
-pub fn end_pool(rig: &Rig, pool: BouncePool<HostPlatform>) {
-    let Ok(segment) = pool.dismantle() else {
-        panic!("slots are in use");
-    };
-    rig.stack.memory().free(segment.unwrap()).unwrap();
-}
-
-fn segment(rig: &Rig, len: u64, node: u64) -> Segment {
-    let request = SegmentRequest {
-        len: len.next_multiple_of(PAGE),
-        align: PAGE,
-        node: Some(dmakit_addr::NodeId::new(node as u16)),
-        limit: DmaMask::ALL,
-    };
-    rig.stack.memory().allocate(&request).unwrap()
-}
-
-/// `len` bytes in single pages from all over both nodes, the first `offset` bytes into its page, and
-/// the memory around them, which holds canaries.
-pub fn scattered(rig: &Rig, random: &mut Random, len: u64, offset: u64) -> (List, Vec<Segment>) {
-    let pages = (offset + len).div_ceil(PAGE);
-    let mut pieces: Vec<_> = (0..pages).map(|i| segment(rig, PAGE, i % 2)).collect();
-    for left in (2..=pieces.len()).rev() {
-        pieces.swap(left - 1, random.below(left as u64) as usize);
-    }
-    cut(pieces, len, offset)
-}
-
-/// `len` bytes in one piece.
-pub fn contiguous(rig: &Rig, random: &mut Random, len: u64, offset: u64) -> (List, Vec<Segment>) {
-    let piece = segment(rig, offset + len, random.below(2));
-    cut(vec![piece], len, offset)
-}
-
-fn cut(pieces: Vec<Segment>, len: u64, offset: u64) -> (List, Vec<Segment>) {
-    let (mut buffers, mut around) = (Vec::new(), Vec::new());
-    let (mut left, mut skip) = (len, offset);
-    for piece in pieces {
-        piece.window().fill(0xee);
-        let (before, rest) = piece.split_at(skip).unwrap();
-        let here = rest.len().min(left);
-        let (body, after) = rest.split_at(here).unwrap();
-        buffers.push(CpuBuffer::from_segment(body, here).unwrap());
-        around.extend([before, after]);
-        (left, skip) = (left - here, 0);
-    }
-    (ScatterList::new(buffers).unwrap(), around)
-}
-
-pub fn canaries_hold(around: &[Segment]) -> bool {
-    around.iter().all(|segment| {
-        let mut bytes = vec![0; segment.len() as usize];
-        segment.window().read(&mut bytes);
-        bytes.iter().all(|&byte| byte == 0xee)
-    })
-}
-
-pub fn write(list: &mut List, bytes: &[u8]) {
-    assert_eq!(DmaMemory::write(list, 0, bytes), bytes.len());
-}
-
-pub fn read(list: &List) -> Vec<u8> {
-    let len: u64 = list.runs().map(|run| run.len()).sum();
-    let mut bytes = vec![0; len as usize];
-    DmaMemory::read(list, 0, &mut bytes);
-    bytes
-}
-
-/// Puts a buffer and what was around it together again, and gives it back.
-pub fn free_all(rig: &Rig, list: List, around: Vec<Segment>) {
-    let store = rig.stack.memory();
-    let mut around = around.into_iter();
-    for buffer in list.into_buffers() {
-        let body = buffer.into_segment().unwrap();
-        let (before, after) = (around.next().unwrap(), around.next().unwrap());
-        let whole = Segment::merge(before, body).unwrap();
-        let whole = Segment::merge(whole, after).unwrap();
-        store.free(whole).unwrap();
-    }
-}
-
-pub fn free(rig: &Rig, list: List) {
-    for buffer in list.into_buffers() {
-        rig.stack
-            .memory()
-            .free(buffer.into_segment().unwrap())
-            .unwrap();
-    }
-}
-
-/// Links all of a list to a request.
-pub fn link_all<D: DirectionType>(device: &PortDevice<'_>, list: &List) -> Sealed<D> {
-    let len = list.runs().map(|run| run.len()).sum();
-    let first = list.runs().next().unwrap().start();
-    let mut request = device.reserve::<D>(first, len, 1, NONE).unwrap();
-    for buffer in list.buffers() {
-        let run = buffer.runs().next().unwrap();
-        device.link(&mut request, run, buffer).unwrap();
-    }
-    device.seal(request).unwrap()
-}
-
-/// A buffer in the disk's hands.
-enum Lent<D: DirectionType> {
-    Mapping(Mapping<D, List>),
-    Request(Sealed<D>, List),
-}
-
 enum Live {
-    To(Lent<ToDevice>),
-    From(Lent<FromDevice>),
+    To(Held<ToDevice>),
+    From(Held<FromDevice>),
     Coherent(Coherent<u8>),
+    Peer(PeerMapping<Bidirectional>),
 }
 
 struct Transfer {
     slot: u16,
+    lane: u64,
     live: Live,
     device: usize,
     operation: Operation,
-    at: IovaRange,
+    segments: Vec<DmaSegment>,
     around: Vec<Segment>,
     /// What memory must hold afterwards.
     bytes: Vec<u8>,
 }
 
+/// A buffer that is being taken back.
+struct Ended {
+    /// What it must hold, if it was read into.
+    bytes: Option<Vec<u8>>,
+    around: Vec<Segment>,
+}
+
 pub struct Load<'a> {
     rig: &'a Rig,
-    port: &'a Port,
-    devices: &'a [PortDevice<'a>; 2],
-    disk: &'a mut Disk,
+    attachment: Option<&'a Attachment>,
+    devices: &'a [QemuDevice<'a>; 2],
+    disk: Disk<'a>,
     policy: Policy,
-    batch: Batch<List>,
+    batches: Batches,
+    peer: Peer,
     random: Random,
     /// What the disk must hold.
     pub model: Vec<u8>,
     pub ios: u64,
-    pub kinds: [u64; 4],
+    rounds: u64,
+    pub kinds: [u64; Kind::ALL.len()],
+    /// Rounds in which the SMMU took no commands for a while.
+    pub hiccups: u64,
+    /// Mappings that were made to fail.
+    pub refused: u64,
+    pub deepest: usize,
 }
 
 impl<'a> Load<'a> {
     pub fn new(
         rig: &'a Rig,
-        port: &'a Port,
-        devices: &'a [PortDevice<'a>; 2],
-        disk: &'a mut Disk,
+        attachment: Option<&'a Attachment>,
+        devices: &'a [QemuDevice<'a>; 2],
+        disk: Disk<'a>,
         policy: Policy,
         seed: u64,
     ) -> Self {
-        let domain = match policy {
-            // Of the device that is never lazy.
-            Policy::Lazy => devices[1].domain(),
-            Policy::Strict | Policy::Batched => devices[0].domain(),
-        };
-        let config = BatchConfig {
-            debts: 128,
-            ..BatchConfig::default()
-        };
         Self {
             rig,
-            port,
+            attachment,
             devices,
             disk,
             policy,
-            batch: Batch::new(domain, config).unwrap(),
+            batches: policy.batches(devices),
+            peer: Peer::new(rig, devices),
             random: Random(seed),
             model: vec![0; (LANES * LANE) as usize],
             ios: 0,
-            kinds: [0; 4],
+            rounds: 0,
+            kinds: [0; Kind::ALL.len()],
+            hiccups: 0,
+            refused: 0,
+            deepest: 0,
         }
     }
 
     /// Starts some transfers, waits for all, ends and checks each.
     pub fn round(&mut self) {
-        let depth = match self.random.below(4) {
+        self.rounds += 1;
+        let depth = match self.rounds % 4 {
             0 => 1,
             1 => LANES,
             _ => 1 + self.random.below(LANES),
         };
-        let mut running: Vec<_> = (0..depth).map(|lane| self.start(lane)).collect();
+        let hiccups = self.policy.translates() && self.rounds % 32 == 2;
+        let mut running: Vec<_> = (0..depth).map(|lane| self.start(lane, hiccups)).collect();
+        self.deepest = self.deepest.max(self.disk.in_flight());
         let mut done = Vec::new();
         while !running.is_empty() {
             let completion = self.disk.wait().unwrap();
@@ -247,30 +112,66 @@ impl<'a> Load<'a> {
             done.push(running.swap_remove(at.unwrap()));
         }
         self.rig.no_faults();
-        self.end(done);
+        if self.rounds % 8 == 3 {
+            self.refuse();
+        }
+        self.end(done, hiccups);
+        if self.rounds % 8 == 4 {
+            self.borrowed();
+        }
     }
 
-    fn length(&mut self) -> u64 {
-        // 512 bytes to 1 MiB, small ones more often, not always powers of two.
+    /// Whole blocks, 512 bytes to 1 MiB, small ones more often, not always powers of two.
+    fn length(&mut self, kind: Kind, offset: u64) -> u64 {
         let top = BLOCK << self.random.below(12);
-        top - self.random.below(top / BLOCK / 2) * BLOCK
+        let len = top - self.random.below(top / BLOCK / 2) * BLOCK;
+        match kind {
+            Kind::Page => len.min((PAGE - offset) / BLOCK * BLOCK),
+            Kind::Window => len.next_multiple_of(PAGE),
+            Kind::Peer => BLOCK,
+            _ => len,
+        }
     }
 
-    fn start(&mut self, lane: u64) -> Transfer {
+    /// A kind that this device has on this path.
+    fn kind(&mut self, is_plain: bool) -> Kind {
+        loop {
+            let kind = match self.random.below(24) {
+                // The processor is slow at the memory of controllers.
+                0 => Kind::Peer,
+                other => Kind::ALL[other as usize % 7],
+            };
+            let is_bounced = self.policy == Policy::Bounced;
+            let is_lent = !matches!(kind, Kind::Window | Kind::Peer);
+            let may =
+                (is_lent || !is_bounced) && (!is_plain || (is_lent && kind != Kind::Coherent));
+            if may {
+                return kind;
+            }
+        }
+    }
+
+    /// `is_plain`: nothing that has to wait for the SMMU by itself.
+    fn start(&mut self, lane: u64, is_plain: bool) -> Transfer {
         self.ios += 1;
-        let len = self.length();
-        let device = self.random.below(2) as usize;
+        let device = if is_plain {
+            0
+        } else {
+            self.random.below(2) as usize
+        };
         let operation = match self.random.below(2) {
             0 => Operation::Read,
             _ => Operation::Write,
         };
-        let kind = KINDS[self.random.below(4) as usize];
+        let kind = self.kind(is_plain);
         self.kinds[kind as usize] += 1;
         // A disk's pages follow one another but for the first, which may begin at any word.
-        let offset = match self.random.below(2) {
-            0 => 0,
+        let offset = match (kind, self.random.below(2)) {
+            (Kind::Window | Kind::Peer, _) | (_, 0) => 0,
+            (Kind::Page, _) => self.random.below((PAGE - BLOCK) / 4) * 4,
             _ => self.random.below(PAGE / 4) * 4,
         };
+        let len = self.length(kind, offset);
         let begin = (lane * LANE) as usize;
         let place = begin..begin + len as usize;
         let bytes = match operation {
@@ -281,17 +182,18 @@ impl<'a> Load<'a> {
                 bytes
             }
         };
-        let (live, at, around) = self.lend(kind, operation, device, offset, &bytes);
+        let (live, segments, around) = self.lend(kind, operation, (lane, device), offset, &bytes);
         let slot = self
             .disk
-            .submit(operation, lane * LANE / BLOCK, at)
+            .submit(operation, lane * LANE / BLOCK, &segments)
             .unwrap();
         Transfer {
             slot,
+            lane,
             live,
             device,
             operation,
-            at,
+            segments,
             around,
             bytes,
         }
@@ -301,193 +203,254 @@ impl<'a> Load<'a> {
         &mut self,
         kind: Kind,
         operation: Operation,
-        device: usize,
+        (lane, index): (u64, usize),
         offset: u64,
         bytes: &[u8],
-    ) -> (Live, IovaRange, Vec<Segment>) {
+    ) -> (Live, Vec<DmaSegment>, Vec<Segment>) {
+        let device = &self.devices[index];
         let len = bytes.len() as u64;
-        let to_range = |segment: DmaSegment| {
-            IovaRange::new(Iova::new(segment.addr.raw()), segment.len).unwrap()
+        // What a read brings must not be there before it.
+        let before: Vec<u8> = match operation {
+            Operation::Write => bytes.to_vec(),
+            Operation::Read => bytes.iter().map(|byte| !byte).collect(),
         };
-        let on = &self.devices[device];
         if kind == Kind::Coherent {
-            let block = on.alloc_coherent::<u8>(len as usize, NONE).unwrap();
-            let view = on.view(&block).unwrap();
-            if operation == Operation::Write {
-                for (index, byte) in bytes.iter().enumerate() {
-                    view.at(index).unwrap().write(byte);
-                }
+            let block = device.alloc_coherent::<u8>(bytes.len(), Attributes::NONE);
+            let block = block.unwrap();
+            let view = device.view(&block).unwrap();
+            for (at, byte) in before.iter().enumerate() {
+                view.at(at).unwrap().write(byte);
             }
-            let (addr, len) = (block.dma_addr(), len);
-            return (
-                Live::Coherent(block),
-                to_range(DmaSegment { addr, len }),
-                Vec::new(),
-            );
+            let addr = block.dma_addr();
+            let segments = vec![DmaSegment { addr, len }];
+            return (Live::Coherent(block), segments, Vec::new());
         }
-        let (mut list, around) = match kind {
-            Kind::Single => contiguous(self.rig, &mut self.random, len, offset),
-            _ => scattered(self.rig, &mut self.random, len, offset),
+        if kind == Kind::Peer {
+            let mapping = self.peer.lend((index, device), lane, &before);
+            let segment = DmaSegment {
+                len,
+                ..mapping.segment()
+            };
+            return (Live::Peer(mapping), vec![segment], Vec::new());
+        }
+        let (mut pieces, around) = match kind.is_contiguous() {
+            true => buffers::contiguous(self.rig, &mut self.random, len, offset),
+            false => buffers::scattered(self.rig, &mut self.random, len, offset),
         };
-        if operation == Operation::Write {
-            write(&mut list, bytes);
-        }
-        let (live, segment) = match operation {
+        buffers::write(&mut pieces, &before);
+        let (live, segments) = match operation {
             Operation::Write => {
-                let (lent, segment) = lend::<ToDevice>(on, kind, list);
-                (Live::To(lent), segment)
+                let (held, segments) = held::lend(device, kind, pieces, &mut self.random);
+                (Live::To(held), segments)
             }
             Operation::Read => {
-                let (lent, segment) = lend::<FromDevice>(on, kind, list);
-                (Live::From(lent), segment)
+                let (held, segments) = held::lend(device, kind, pieces, &mut self.random);
+                (Live::From(held), segments)
             }
         };
-        (live, to_range(segment), around)
+        (live, segments, around)
     }
 
     /// Ends transfers; then the disk must not reach any of them, which is tried with one.
-    fn end(&mut self, done: Vec<Transfer>) {
-        let reads = done
-            .iter()
-            .filter(|transfer| transfer.operation == Operation::Read);
-        let reads: Vec<IovaRange> = reads.map(|transfer| transfer.at).collect();
-        let picked = self.random.below(reads.len() as u64) as usize;
-        let tried = reads.get(picked).map(|at| at.slice(0, BLOCK).unwrap());
-        let mut debts = Vec::new();
-        let mut ended = Vec::new();
+    fn end(&mut self, done: Vec<Transfer>, hiccups: bool) {
+        let tried = self.pick(&done);
+        let queue = hiccups.then(|| self.rig.stop_commands());
+        let (mut owed, mut peers, mut ended) = (Owed::default(), Vec::new(), Vec::new());
         for transfer in done {
-            let Transfer {
-                live,
-                device,
-                operation,
-                around,
-                bytes,
-                ..
-            } = transfer;
-            let on = &self.devices[device];
-            let checked = (operation == Operation::Read).then_some(bytes);
-            match live {
+            let (index, operation) = (transfer.device, transfer.operation);
+            let on = (index, &self.devices[index]);
+            let bytes = (operation == Operation::Read).then_some(transfer.bytes);
+            let around = transfer.around;
+            match transfer.live {
                 Live::Coherent(block) => {
-                    if let Some(bytes) = &checked {
-                        let view = on.view(&block).unwrap();
+                    if let Some(bytes) = &bytes {
+                        let view = on.1.view(&block).unwrap();
                         let seen = (0..bytes.len()).map(|at| view.at(at).unwrap().read());
                         assert!(seen.eq(bytes.iter().copied()), "I/O {}", self.ios);
                     }
-                    on.free_coherent(block).unwrap();
+                    on.1.free_coherent(block).unwrap();
                 }
-                Live::To(lent) => {
-                    let debt = take::<ToDevice>(on, lent, self.policy, &mut self.batch);
-                    debts.extend(debt.map(|debt| (device, debt)));
-                    ended.push((checked, around));
+                Live::Peer(mapping) => {
+                    if let Some(bytes) = &bytes {
+                        assert!(
+                            self.peer.read(transfer.lane, bytes.len()) == *bytes,
+                            "I/O {}",
+                            self.ios
+                        );
+                    }
+                    peers.push((index, on.1.unmap_peer(mapping).unwrap()));
                 }
-                Live::From(lent) => {
-                    let debt = take::<FromDevice>(on, lent, self.policy, &mut self.batch);
-                    debts.extend(debt.map(|debt| (device, debt)));
-                    ended.push((checked, around));
+                Live::To(held) => {
+                    held::take(on, held, self.policy, &mut self.batches, &mut owed);
+                    ended.push(Ended { bytes, around });
+                }
+                Live::From(held) => {
+                    held::take(on, held, self.policy, &mut self.batches, &mut owed);
+                    ended.push(Ended { bytes, around });
                 }
             }
         }
-        let mut lists = self.settle(debts);
-        self.port.flush().unwrap();
+        if let Some(queue) = queue {
+            self.nothing_can_be_had();
+            queue.go_on();
+            self.hiccups += 1;
+        }
+        let back = self.settle(owed, peers);
+        if let Some(attachment) = self.attachment {
+            attachment.flush().unwrap();
+        }
         if let Some(first) = tried {
             self.retry(first);
         }
-        // What waited in a batch comes back in another order: buffers are told by their place.
-        for (checked, around) in ended {
-            let at = lists
-                .iter()
-                .position(|list| belongs(list, &around))
-                .unwrap();
-            let list = lists.swap_remove(at);
-            assert!(canaries_hold(&around), "I/O {}", self.ios);
-            if let Some(bytes) = checked {
-                assert!(read(&list) == bytes, "I/O {}", self.ios);
+        self.check(ended, back);
+    }
+
+    /// While the SMMU takes no commands, nothing that was unmapped comes back.
+    fn nothing_can_be_had(&mut self) {
+        match self.policy {
+            Policy::Lazy => assert!(self.attachment.unwrap().flush().is_err()),
+            Policy::Batched => {
+                let batch = &mut self.batches.pieces;
+                let held = batch.held().debts;
+                let closed = self.devices[1].close_batch(batch, |_| panic!("early"));
+                assert_eq!(closed.is_err(), held > 0);
+                assert_eq!(batch.held().debts, held);
             }
-            free_all(self.rig, list, around);
+            _ => assert!(self.devices[0].sync().is_err()),
         }
-        assert!(lists.is_empty());
     }
 
     /// Waits for everything that is owed.
-    fn settle(&mut self, debts: Vec<(usize, Debt<List>)>) -> Vec<List> {
-        let mut lists = Vec::new();
-        let proofs = [0, 1].map(|device| self.devices[device].sync().unwrap());
-        for (device, debt) in debts {
-            let list = self.devices[device].redeem(debt, &proofs[device]).unwrap();
-            lists.push(list);
+    fn settle(&mut self, owed: Owed, peers: Vec<(usize, Debt<PeerMemory>)>) -> Vec<Pieces> {
+        let mut back = Vec::new();
+        let devices = self.devices;
+        let proofs = [0, 1].map(|device| devices[device].sync().unwrap());
+        for (index, debt) in owed.pieces {
+            back.push(devices[index].redeem(debt, &proofs[index]).unwrap());
         }
-        let closer = &self.devices[1];
+        for (index, debt) in owed.buffers {
+            let buffer = devices[index].redeem(debt, &proofs[index]).unwrap();
+            back.push(held::alone(buffer));
+        }
+        for (index, debt) in peers {
+            let part = devices[index].redeem(debt, &proofs[index]).unwrap();
+            self.peer.take_back(part);
+        }
+        // Of the domain that the batches are made for.
+        let closer = &devices[1];
+        let Batches { pieces, buffers } = &mut self.batches;
         closer
-            .close_batch(&mut self.batch, |list| lists.push(list))
+            .close_batch(pieces, |pieces| back.push(pieces))
             .unwrap();
-        lists
+        closer
+            .close_batch(buffers, |buffer| back.push(held::alone(buffer)))
+            .unwrap();
+        back
     }
 
-    /// The disk writes to where it must not.
-    fn retry(&mut self, first: IovaRange) {
+    /// One of the reads, where the disk could write before; none where nothing takes its reach away.
+    fn pick(&mut self, done: &[Transfer]) -> Option<DmaSegment> {
+        let reads = done.iter().filter(|transfer| {
+            let is_read = transfer.operation == Operation::Read;
+            let is_lent = matches!(transfer.live, Live::From(_));
+            let is_out = self.policy.translates() || (self.policy == Policy::Bounced && is_lent);
+            is_read && is_out && transfer.segments[0].len >= BLOCK
+        });
+        let reads: Vec<_> = reads.map(|transfer| transfer.segments[0]).collect();
+        let picked = self.random.below(reads.len() as u64) as usize;
+        reads.get(picked).map(|first| DmaSegment {
+            len: BLOCK,
+            ..*first
+        })
+    }
+
+    /// The disk writes to where it must not: that faults, or lands in slots that are nobody's.
+    fn retry(&mut self, first: DmaSegment) {
         let lba = self.random.below(LANES) * LANE / BLOCK;
-        self.disk.transfer(Operation::Read, lba, first).unwrap();
-        let (faults, _) = self.rig.stack.take_faults();
+        self.disk.transfer(Operation::Read, lba, &[first]).unwrap();
+        if !self.policy.translates() {
+            return;
+        }
+        let (faults, _) = self.rig.stack().take_faults();
         assert!(!faults.is_empty(), "I/O {}: a stale hit", self.ios);
+        let range = first.addr.raw()..first.addr.raw() + first.len;
         assert!(
             faults
                 .iter()
-                .all(|fault| fault.iova.is_some_and(|at| first.contains(at)))
+                .all(|fault| fault.iova.is_some_and(|at| range.contains(&at.raw())))
         );
     }
 
-    pub fn finish(&mut self) {
-        assert_eq!(self.batch.held().debts, 0);
-    }
-}
-
-/// Whether this memory was cut out between these pieces.
-fn belongs(list: &List, around: &[Segment]) -> bool {
-    let start = list.runs().next().unwrap().start();
-    start == around[0].range().end()
-}
-
-fn lend<D: DirectionType>(
-    device: &PortDevice<'_>,
-    kind: Kind,
-    list: List,
-) -> (Lent<D>, DmaSegment) {
-    if kind == Kind::Request {
-        let sealed = link_all::<D>(device, &list);
-        let segment = sealed.segment().unwrap();
-        return (Lent::Request(sealed, list), segment);
-    }
-    let mut segments = [DmaSegment::default(); 2];
-    let mapping = device
-        .map_scatter::<D, _>(list, NONE, &mut segments)
-        .unwrap();
-    assert_eq!(mapping.segment_count(), 1, "one range of addresses");
-    (Lent::Mapping(mapping), segments[0])
-}
-
-/// Takes a buffer back; what is owed for it, unless it waits in the batch.
-fn take<D: DirectionType>(
-    device: &PortDevice<'_>,
-    lent: Lent<D>,
-    policy: Policy,
-    batch: &mut Batch<List>,
-) -> Option<Debt<List>> {
-    let none = core::iter::empty;
-    match (lent, policy) {
-        (Lent::Mapping(mapping), Policy::Batched) if !mapping.is_bounced() => {
-            device
-                .unmap_batched(batch, mapping, |_| panic!("it waits"))
-                .unwrap();
-            None
+    /// What waited in a batch comes back in another order: buffers are told by their place.
+    fn check(&mut self, ended: Vec<Ended>, mut back: Vec<Pieces>) {
+        for Ended { bytes, around } in ended {
+            let at = back.iter().position(|pieces| belongs(pieces, &around));
+            let pieces = back.swap_remove(at.unwrap());
+            assert!(canaries_hold(&around), "I/O {}", self.ios);
+            if let Some(bytes) = bytes {
+                assert!(buffers::read(&pieces) == bytes, "I/O {}", self.ios);
+            }
+            free_all(self.rig, pieces, around);
         }
-        (Lent::Request(sealed, list), Policy::Batched) if !sealed.is_bounced() => {
-            device
-                .destroy_batched(batch, sealed, list, none(), |_| panic!("it waits"))
-                .unwrap()
-                .unwrap();
-            None
+        assert!(back.is_empty());
+    }
+
+    /// Borrowed bytes go to the disk, and come back from it.
+    fn borrowed(&mut self) {
+        self.ios += 2;
+        let lane = self.random.below(LANES);
+        let len = BLOCK * (1 + self.random.below(16));
+        let sent = self.random.bytes(len as usize);
+        let begin = (lane * LANE) as usize;
+        self.model[begin..begin + sent.len()].copy_from_slice(&sent);
+        let (device, lba) = (
+            &self.devices[self.random.below(2) as usize],
+            lane * LANE / BLOCK,
+        );
+        let disk = &mut self.disk;
+        device
+            .bounce_to_device(&sent, Attributes::NONE, |segment| {
+                disk.transfer(Operation::Write, lba, &[segment]).unwrap();
+            })
+            .unwrap();
+        let mut seen = vec![0; sent.len()];
+        device
+            .bounce_from_device::<FromDevice, ()>(&mut seen, Attributes::NONE, |segment| {
+                disk.transfer(Operation::Read, lba, &[segment]).unwrap();
+                ((), segment.len)
+            })
+            .unwrap();
+        assert!(seen == sent, "I/O {}", self.ios);
+        self.rig.no_faults();
+    }
+
+    /// Mappings that cannot be made leave nothing, whatever else is in flight.
+    fn refuse(&mut self) {
+        let before = self.held();
+        let device = &self.devices[self.random.below(2) as usize];
+        let (pieces, around) = buffers::scattered(self.rig, &mut self.random, 8 * PAGE, 0);
+        super::rounds::refused_link(device, &pieces);
+        self.refused += 1;
+        if self.policy == Policy::Bounced {
+            assert!(held::refuses_windows(device, &pieces));
         }
-        (Lent::Mapping(mapping), _) => Some(device.unmap(mapping).unwrap()),
-        (Lent::Request(sealed, list), _) => Some(device.destroy(sealed, list, none()).unwrap()),
+        free_all(self.rig, pieces, around);
+        assert_eq!(before, self.held(), "I/O {}", self.ios);
+    }
+
+    /// Bytes of addresses and leaves that the domain holds, once nothing waits for a flush.
+    fn held(&self) -> Option<(u64, u64)> {
+        let attachment = self.attachment?;
+        attachment.flush().unwrap();
+        let counters = attachment.counters();
+        Some((counters.iova_bytes, counters.leaves))
+    }
+
+    /// Ends it: nothing waits any more.
+    pub fn finish(self) -> (Vec<u8>, Disk<'a>) {
+        assert_eq!(self.batches.pieces.held().debts, 0);
+        assert_eq!(self.batches.buffers.held().debts, 0);
+        self.peer.end();
+        (self.model, self.disk)
     }
 }

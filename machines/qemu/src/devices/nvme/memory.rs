@@ -1,0 +1,74 @@
+//! The memory that driver and controller share all the time.
+
+use dmakit_addr::Attributes;
+use dmakit_dma::{Coherent, CoherentError, Translate};
+use dmakit_platform::Platform;
+
+use super::command::{LIST_ENTRIES, PAGE};
+use super::queue::QueuePair;
+use crate::devices::DmaDevice;
+
+/// Commands that may be in flight.
+pub(super) const DEPTH_MAX: u16 = 64;
+
+/// Entries of a queue: one more, since a full queue would look like an empty one.
+pub(super) const ENTRIES: u16 = DEPTH_MAX + 1;
+
+/// What `IDENTIFY` returns.
+pub(super) type IdentifyPage = [u8; PAGE as usize];
+
+/// Queues and lists, coherent.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) admin: QueuePair,
+    pub(super) io: QueuePair,
+    /// The PRP lists of the commands in flight, one after the other.
+    pub(super) lists: Coherent<u64>,
+    /// What the controller says of itself.
+    pub(super) page: Coherent<IdentifyPage>,
+}
+
+impl Memory {
+    /// All of it or nothing.
+    pub(super) fn allocate<P: Platform, T: Translate>(
+        device: &DmaDevice<'_, P, T>,
+    ) -> Result<Self, CoherentError> {
+        let admin = QueuePair::allocate(device, ENTRIES)?;
+        let io = match QueuePair::allocate(device, ENTRIES) {
+            Ok(io) => io,
+            Err(error) => {
+                admin.free(device);
+                return Err(error);
+            }
+        };
+        let entries = usize::from(DEPTH_MAX) * LIST_ENTRIES;
+        let lists = device.alloc_coherent(entries, Attributes::NONE);
+        let page = device.alloc_coherent(1, Attributes::NONE);
+        match (lists, page) {
+            (Ok(lists), Ok(page)) => Ok(Self {
+                admin,
+                io,
+                lists,
+                page,
+            }),
+            (lists, page) => {
+                admin.free(device);
+                io.free(device);
+                let error = lists.as_ref().err().or(page.as_ref().err()).copied();
+                // What there is of the two came from there.
+                let _ = lists.map(|lists| device.free_coherent(lists));
+                let _ = page.map(|page| device.free_coherent(page));
+                Err(error.unwrap_or(CoherentError::Empty))
+            }
+        }
+    }
+
+    /// Gives it back: the controller no longer uses it.
+    pub(super) fn free<P: Platform, T: Translate>(self, device: &DmaDevice<'_, P, T>) {
+        self.admin.free(device);
+        self.io.free(device);
+        // They came from there.
+        let _ = device.free_coherent(self.lists);
+        let _ = device.free_coherent(self.page);
+    }
+}
