@@ -1,5 +1,7 @@
 //! Drivers that map through the public API: a disk and an `edu`, every kind of mapping, behind the SMMU
 //! strict, batched and lazy, past it, and on a board without one.
+//!
+//! `DMAKIT_STEPS` sets the number of I/Os, a hundredth of it in all; `DMAKIT_SEED` changes every seed.
 
 mod disk;
 mod mapped;
@@ -9,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use disk::{DISK, EDU, Random, disk_info, edu_info};
 use dmakit_addr::{Attributes, DmaAddr, DmaMask, FromDevice, ToDevice};
 use dmakit_dma::{
-    BounceWhen, DeviceInfo, DmaSegment, DomainError, LinkError, MapError, Path, UnmapFailure,
+    BounceWhen, DeviceInfo, DmaSegment, DomainError, LinkError, MapError, Path, Trust, UnmapFailure,
 };
 use dmakit_platform::{CpuBuffer, Segment, SegmentRequest};
 use dmakit_qemu::Config;
@@ -22,15 +24,18 @@ use mapped::{LANE, LANES, Load, Policy, Rounds};
 const MIB: u64 = 1 << 20;
 const NONE: Attributes = Attributes::NONE;
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 /// One I/O for each hundred of the steps that other tests take, shared by all tests here.
 fn ios() -> u64 {
-    let steps = std::env::var("DMAKIT_STEPS").ok();
-    let steps = steps.and_then(|text| text.parse::<u64>().ok());
-    steps.unwrap_or(1_000_000) / 100
+    number("DMAKIT_STEPS").unwrap_or(1_000_000) / 100
 }
 
 /// `wanted` commands of a disk.
 fn random_load(config: &Config, policy: Policy, seed: u64, wanted: u64) {
+    let seed = seed ^ number("DMAKIT_SEED").unwrap_or(0);
     println!("{policy:?}, seed {seed:#x}, {wanted} I/Os");
     let rig = disk::start_on(config, DmaMask::ALL, LANES * LANE);
     let attachment = policy.attach(&rig, DISK);
@@ -47,9 +52,13 @@ fn random_load(config: &Config, policy: Policy, seed: u64, wanted: u64) {
         load.round();
     }
     let (kinds, hiccups, refused) = (load.kinds, load.hiccups, load.refused);
-    let deepest = load.deepest;
+    let (tried, deepest) = (load.tried, load.deepest);
     let (model, mut disk) = load.finish();
-    println!("by kind {kinds:?}, {hiccups} hiccups, {refused} refused, {deepest} in flight");
+    println!(
+        "by kind {kinds:?}, {hiccups} failed syncs, {refused} refused, {tried} tried after their end, \
+         {deepest} in flight"
+    );
+    assert_eq!(tried > wanted / 4, policy != Policy::Direct, "{tried}");
     assert_eq!(deepest, Nvme::DEPTH_MAX);
     assert!(refused > 0);
     assert_eq!(hiccups > 0, policy.translates());
@@ -229,6 +238,41 @@ fn a_failed_sync_gives_nothing_back_and_leaves_nothing_mapped() {
 fn held(attachment: &Attachment) -> (u64, u64, u64) {
     let counters = attachment.counters();
     (counters.iova_bytes, counters.leaves, counters.quarantined)
+}
+
+/// Where nobody can wait for a sync by himself, what a failed one covers is lost, and counted; nothing
+/// stays mapped.
+#[test]
+fn what_cannot_wait_for_a_failed_sync_is_lost_and_counted() {
+    let rig = disk::start(DmaMask::ALL, MIB);
+    let attachment = rig.attach(DISK, Mode::Strict);
+    let slots = pool(&rig, DmaMask::ALL, MIB);
+    let info = DeviceInfo {
+        trust: Trust::Untrusted,
+        ..disk_info()
+    };
+    let device = attachment.device(info, Some((&slots, slots.attach(None).unwrap())));
+    let before = held(&attachment);
+    let block = device.alloc_coherent::<[u8; 4096]>(1, NONE).unwrap();
+    let (pieces, _around) = buffers::scattered(&rig, &mut Random(13), 8192, 512);
+    let mapping = device.map_request::<FromDevice, _>(pieces, NONE).unwrap();
+    assert!(mapping.is_bounced(), "its edges");
+    let queue = rig.stop_commands();
+    device.free_coherent(block).unwrap();
+    let failure = device.unmap_and_sync(mapping).unwrap_err();
+    assert!(
+        matches!(failure, UnmapFailure::Owed { .. } | UnmapFailure::Lost(_)),
+        "{failure}"
+    );
+    queue.go_on();
+    device.sync().unwrap();
+    let stats = device.stats();
+    assert_eq!((stats.lost, stats.live(), stats.coherent_live()), (2, 0, 0));
+    let (iova, leaves, quarantined) = held(&attachment);
+    println!("{iova} bytes of addresses, {quarantined} of them in quarantine");
+    assert_eq!(leaves, before.1, "nothing is mapped");
+    assert!(iova > before.0, "and nobody gets the addresses");
+    assert!(slots.used() > 0, "or the slots");
 }
 
 #[test]

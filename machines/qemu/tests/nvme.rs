@@ -3,11 +3,15 @@
 mod disk;
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use disk::{DISK, Disk, Random, disk_info, part};
 use dmakit_addr::{Attributes, DmaAddr, FromDevice, Iova, PAGE_BYTES, ToDevice};
-use dmakit_dma::{DmaMemory, DmaSegment, Mapping};
+use dmakit_dma::{CoherentSource, Device, DmaMemory, DmaSegment, Mapping, Path};
 use dmakit_iommu::FaultReason;
+use dmakit_platform::host::SegmentStore;
+use dmakit_platform::{NoMemory, Segment, SegmentRequest, TableMemory};
 use dmakit_qemu::devices::nvme::{Nvme, NvmeError, Operation};
 use dmakit_qemu::pieces::Pieces;
 use dmakit_qemu::smmu::{Mode, QemuDevice};
@@ -224,6 +228,65 @@ fn an_unattached_disk_does_not_come_up_and_keeps_nothing() {
     // The architecture aborts such a stream without a record.
     rig.no_faults();
     rig.close(device.remove().unwrap(), attachment);
+}
+
+/// A machine's memory, of which only so many blocks can be had.
+struct Scarce {
+    memory: SegmentStore,
+    left: AtomicU32,
+}
+
+impl TableMemory for Scarce {
+    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        let taken = self
+            .left
+            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        match taken {
+            Ok(_) => self.memory.allocate_table(request),
+            Err(_) => Err(NoMemory {
+                request: *request,
+                largest_free: None,
+            }),
+        }
+    }
+
+    fn free_table(&self, segment: Segment) {
+        self.memory.free_table(segment);
+    }
+}
+
+#[test]
+fn a_disk_without_memory_for_all_it_needs_keeps_none_of_it() {
+    let rig = disk::start(ALL, MIB);
+    rig.bypass(DISK);
+    let platform = rig.machine.platform();
+    let mut count = 0;
+    loop {
+        let scarce = Scarce {
+            memory: rig.memory.clone(),
+            left: AtomicU32::new(count),
+        };
+        let source = CoherentSource::Cached(&scarce);
+        let device: QemuDevice<'_> =
+            Device::new(platform.clone(), disk_info(), Path::Direct, source);
+        let started = Disk::start(platform.clone(), &device, rig.regs(DISK), None);
+        let is_up = match started {
+            Ok(disk) => {
+                disk.stop().unwrap();
+                true
+            }
+            Err(error) => {
+                assert!(matches!(error, NvmeError::Memory(_)), "{count}: {error}");
+                false
+            }
+        };
+        rig.all_is_back(&[device.remove().unwrap()]);
+        if is_up {
+            break;
+        }
+        count += 1;
+    }
+    assert_eq!(count, 6, "two pairs of queues, lists, a page");
 }
 
 /// What makes tests for stale hits worth something.

@@ -62,6 +62,8 @@ pub struct Load<'a> {
     pub hiccups: u64,
     /// Mappings that were made to fail.
     pub refused: u64,
+    /// Accesses to what was unmapped.
+    pub tried: u64,
     pub deepest: usize,
 }
 
@@ -89,6 +91,7 @@ impl<'a> Load<'a> {
             kinds: [0; Kind::ALL.len()],
             hiccups: 0,
             refused: 0,
+            tried: 0,
             deepest: 0,
         }
     }
@@ -251,9 +254,9 @@ impl<'a> Load<'a> {
         (live, segments, around)
     }
 
-    /// Ends transfers; then the disk must not reach any of them, which is tried with one.
+    /// Ends transfers; then the disk must not reach any of them, which is tried.
     fn end(&mut self, done: Vec<Transfer>, hiccups: bool) {
-        let tried = self.pick(&done);
+        let reached = self.reached(&done);
         let queue = hiccups.then(|| self.rig.stop_commands());
         let (mut owed, mut peers, mut ended) = (Owed::default(), Vec::new(), Vec::new());
         for transfer in done {
@@ -299,7 +302,7 @@ impl<'a> Load<'a> {
         if let Some(attachment) = self.attachment {
             attachment.flush().unwrap();
         }
-        if let Some(first) = tried {
+        for first in reached {
             self.retry(first);
         }
         self.check(ended, back);
@@ -348,24 +351,24 @@ impl<'a> Load<'a> {
         back
     }
 
-    /// One of the reads, where the disk could write before; none where nothing takes its reach away.
-    fn pick(&mut self, done: &[Transfer]) -> Option<DmaSegment> {
+    /// Where the disk could write before, a block of each read; none where nothing takes its reach away.
+    fn reached(&self, done: &[Transfer]) -> Vec<DmaSegment> {
         let reads = done.iter().filter(|transfer| {
             let is_read = transfer.operation == Operation::Read;
             let is_lent = matches!(transfer.live, Live::From(_));
             let is_out = self.policy.translates() || (self.policy == Policy::Bounced && is_lent);
             is_read && is_out && transfer.segments[0].len >= BLOCK
         });
-        let reads: Vec<_> = reads.map(|transfer| transfer.segments[0]).collect();
-        let picked = self.random.below(reads.len() as u64) as usize;
-        reads.get(picked).map(|first| DmaSegment {
+        let block = |transfer: &Transfer| DmaSegment {
             len: BLOCK,
-            ..*first
-        })
+            ..transfer.segments[0]
+        };
+        reads.map(block).collect()
     }
 
     /// The disk writes to where it must not: that faults, or lands in slots that are nobody's.
     fn retry(&mut self, first: DmaSegment) {
+        self.tried += 1;
         let lba = self.random.below(LANES) * LANE / BLOCK;
         self.disk.transfer(Operation::Read, lba, &[first]).unwrap();
         if !self.policy.translates() {

@@ -44,23 +44,28 @@ impl Memory {
         let entries = usize::from(DEPTH_MAX) * LIST_ENTRIES;
         let lists = device.alloc_coherent(entries, Attributes::NONE);
         let page = device.alloc_coherent(1, Attributes::NONE);
-        match (lists, page) {
-            (Ok(lists), Ok(page)) => Ok(Self {
-                admin,
-                io,
-                lists,
-                page,
-            }),
-            (lists, page) => {
-                admin.free(device);
-                io.free(device);
-                let error = lists.as_ref().err().or(page.as_ref().err()).copied();
-                // What there is of the two came from there.
-                let _ = lists.map(|lists| device.free_coherent(lists));
-                let _ = page.map(|page| device.free_coherent(page));
-                Err(error.unwrap_or(CoherentError::Empty))
+        let error = match (lists, page) {
+            (Ok(lists), Ok(page)) => {
+                return Ok(Self {
+                    admin,
+                    io,
+                    lists,
+                    page,
+                });
             }
-        }
+            // What there is of the two came from there.
+            (Ok(lists), Err(error)) => {
+                let _ = device.free_coherent(lists);
+                error
+            }
+            (Err(error), page) => {
+                let _ = page.map(|page| device.free_coherent(page));
+                error
+            }
+        };
+        admin.free(device);
+        io.free(device);
+        Err(error)
     }
 
     /// Gives it back: the controller no longer uses it.
