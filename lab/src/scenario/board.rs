@@ -39,6 +39,7 @@ pub struct Board {
 }
 
 /// How a device reaches memory: what its driver does not see.
+#[allow(clippy::large_enum_variant, reason = "a run has one of these")]
 pub enum Way {
     /// Through a domain of its own.
     Domain(Attachment),

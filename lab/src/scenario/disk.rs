@@ -29,6 +29,9 @@ const DISK: FunctionId = FunctionId::on_root(3, 0);
 /// Transfers of up to 2 MiB.
 const DEVICE: &str = "nvme,drive=disk,serial=dmakit,addr=3,mdts=9";
 
+/// Bytes of a pool that nobody needs: the disk reaches all of memory.
+const POOL_BYTES: u64 = 1 << 20;
+
 /// 32 unmaps to a sync; here no clock closes a batch, so that every run has as many.
 const BATCH: BatchConfig = BatchConfig {
     debts: 32,
@@ -68,8 +71,11 @@ pub fn run(
     let drive = format!("file={},if=none,id=disk,format=raw", path.display());
     let board = place.start(DEVICE.to_owned(), DISK, Some(drive), report)?;
     let regs = board.machine.pci().enable(DISK)?.bar(0)?;
-    // As much as can be in flight, and as much again, since slots lie as far apart as pages do.
-    let pool_bytes = 2 * table.depth * table.sizes[1].0.max(1 << 16);
+    let pool_bytes = match board.mode {
+        // As much as can be in flight, and as much again: a copy keeps its place in its pages.
+        Mode::Bounce => 2 * table.depth * table.sizes[1].0.max(1 << 16),
+        _ => POOL_BYTES,
+    };
     let way = board.open(DISK, DmaMask::ALL, pool_bytes)?;
     let device = board.device(&way, nvme::info(DeviceId::new(1), "disk"));
     let disk = Nvme::start(board.machine.platform(), &device, regs, None)?;

@@ -5,7 +5,7 @@ use dmakit_addr::{Attributes, DmaAddr, DmaMask, FromDevice, Iova, NodeId, PAGE_B
 use dmakit_dma::{DeviceId, DeviceInfo, DmaSegment};
 use dmakit_platform::host::HostPlatform;
 use dmakit_platform::{CpuBuffer, Segment, SegmentRequest};
-use dmakit_qemu::devices::Edu;
+use dmakit_qemu::devices::{Edu, edu};
 use dmakit_qemu::smmu::{QemuDevice, SmmuDomain};
 use dmakit_qemu::{FunctionId, QemuMmio};
 use dmakit_sim::Rng;
@@ -33,7 +33,7 @@ pub fn run(
 ) -> anyhow::Result<()> {
     progress.say("starting QEMU".to_owned());
     let mask = DmaMask::bits(table.bits).context("no such address mask")?;
-    let board = place.start(Edu::argument(2, mask), EDU, None, report)?;
+    let board = place.start(edu::argument(2, mask), EDU, None, report)?;
     let regs = board.machine.pci().enable(EDU)?.bar(0)?;
     let way = board.open(EDU, mask, POOL_BYTES)?;
     let device = board.device(&way, DeviceInfo::new(DeviceId::new(1), "edu", mask));

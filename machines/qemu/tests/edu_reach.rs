@@ -6,7 +6,8 @@ use disk::{EDU, Random, edu_info, part};
 use dmakit_addr::{Attributes, DmaAddr, DmaMask, FromDevice, NodeId, PAGE_BYTES, PhysAddr};
 use dmakit_dma::{DmaSegment, DomainError, LinkError, MapError, ScatterList};
 use dmakit_platform::{CpuBuffer, Segment, SegmentRequest};
-use dmakit_qemu::devices::{Edu, EduError};
+use dmakit_qemu::devices::Edu;
+use dmakit_qemu::devices::edu::EduError;
 use dmakit_qemu::smmu::Mode;
 
 const BITS: u32 = 28;

@@ -12,7 +12,7 @@ use dmakit_dma::{CoherentSource, Device, DmaMemory, DmaSegment, Mapping, Path};
 use dmakit_iommu::FaultReason;
 use dmakit_platform::host::SegmentStore;
 use dmakit_platform::{NoMemory, Segment, SegmentRequest, TableMemory};
-use dmakit_qemu::devices::nvme::{Nvme, NvmeError, Operation};
+use dmakit_qemu::devices::nvme::{DEPTH_MAX, NvmeError, Operation};
 use dmakit_qemu::pieces::Pieces;
 use dmakit_qemu::smmu::{Mode, QemuDevice};
 
@@ -179,7 +179,7 @@ fn what_the_disk_cannot_do_is_refused_before_it_is_asked() {
 
 #[test]
 fn sixty_four_commands_are_in_flight_at_once_and_not_one_more() {
-    assert_eq!(Nvme::DEPTH_MAX, 64);
+    assert_eq!(DEPTH_MAX, 64);
     let rig = disk::start(ALL, 4 * MIB);
     let attachment = rig.attach(DISK, Mode::Strict);
     let device = attachment.device(disk_info(), None);

@@ -8,7 +8,7 @@ use dmakit_dma::{
 use dmakit_iommu::FaultReason;
 use dmakit_platform::Mmio;
 use dmakit_platform::host::HostPlatform;
-use dmakit_qemu::devices::Edu;
+use dmakit_qemu::devices::{Edu, edu};
 use dmakit_qemu::smmu::{AttachConfig, Mode, SmmuStack};
 use dmakit_qemu::{Config, FunctionId, Machine, QemuMmio};
 
@@ -57,7 +57,7 @@ fn bytes(buffer: &QemuMmio, at: u64) -> Vec<u8> {
 fn edu_reaches_a_controllers_memory_while_it_is_mapped_and_faults_afterwards() {
     let mut config = Config::virt();
     config.devices = vec![
-        Edu::argument(2, DmaMask::ALL),
+        edu::argument(2, DmaMask::ALL),
         "nvme,drive=disk,serial=dmakit,addr=3,cmb_size_mb=1".into(),
     ];
     config.drives = vec!["driver=null-co,if=none,id=disk,size=1M".into()];

@@ -1,6 +1,6 @@
 //! The tables of scenarios with a cache, a disk, or a device of few address bits.
 
-use dmakit_qemu::devices::nvme::Nvme;
+use dmakit_qemu::devices::nvme;
 use serde::Deserialize;
 
 use super::bounds::{MIB, ROUNDS_MAX, Size, in_range, multiple};
@@ -8,7 +8,7 @@ use super::bounds::{MIB, ROUNDS_MAX, Size, in_range, multiple};
 /// A block of the disk; larger ones are whole multiples.
 const BLOCK: u64 = 512;
 /// Commands that the disk's driver has in flight.
-const DEPTH_MAX: u64 = Nvme::DEPTH_MAX as u64;
+const DEPTH_MAX: u64 = nvme::DEPTH_MAX as u64;
 /// Bytes of one PRP list's reach.
 const TRANSFER_MAX: u64 = 2 * MIB;
 

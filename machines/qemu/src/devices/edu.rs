@@ -21,7 +21,7 @@ const BUFFER: u64 = 0x4_0000;
 
 /// Bytes of the largest transfer: one less than the buffer holds, since QEMU ends itself at exactly as
 /// many.
-const TRANSFER_MAX: u64 = 4095;
+pub const TRANSFER_MAX: u64 = 4095;
 
 type Pattern = [u8; TRANSFER_MAX as usize];
 
@@ -93,6 +93,11 @@ impl<B> fmt::Display for EduFailure<B> {
 
 impl<B: fmt::Debug> std::error::Error for EduFailure<B> {}
 
+/// QEMU's `-device` argument for an `edu` in slot `device` that reaches `mask`.
+pub fn argument(device: u8, mask: DmaMask) -> String {
+    format!("edu,addr={device:#x},dma_mask={:#x}", mask.last())
+}
+
 /// The device.
 ///
 /// It never says that a transfer failed: one that reads what it may not fills its buffer with
@@ -104,19 +109,6 @@ pub struct Edu<'a, P: Platform, T, R> {
     regs: R,
     /// Memory that the device can surely read.
     pattern: Coherent<Pattern>,
-}
-
-impl Edu<'_, dmakit_platform::host::HostPlatform, dmakit_dma::NoTranslation, ()> {
-    /// Vendor and device, as a PCI function says them.
-    pub const IDENTITY: u32 = 0x11e8_1234;
-
-    /// Bytes of the largest transfer.
-    pub const TRANSFER_MAX: u64 = TRANSFER_MAX;
-
-    /// QEMU's `-device` argument for an `edu` in slot `device` that reaches `mask`.
-    pub fn argument(device: u8, mask: DmaMask) -> String {
-        format!("edu,addr={device:#x},dma_mask={:#x}", mask.last())
-    }
 }
 
 impl<'a, P: Platform, T: Translate, R: Mmio> Edu<'a, P, T, R> {
@@ -144,8 +136,7 @@ impl<'a, P: Platform, T: Translate, R: Mmio> Edu<'a, P, T, R> {
         let _ = self.device.free_coherent(self.pattern);
     }
 
-    /// Copies a buffer of up to [`TRANSFER_MAX`](Edu::TRANSFER_MAX) bytes into the device's own; gives
-    /// it back.
+    /// Copies a buffer of up to [`TRANSFER_MAX`] bytes into the device's own; gives it back.
     ///
     /// # Errors
     /// [`EduFailure`].

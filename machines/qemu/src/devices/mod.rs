@@ -5,14 +5,14 @@
 //! made in [one step or in two](Lent). What stands between the device and memory it is not told: the
 //! same code runs strict, batched and lazy behind an IOMMU, directly, and by way of a bounce pool.
 
-mod edu;
+pub mod edu;
 mod lent;
 pub mod nvme;
 
 use dmakit_dma::{Device, Unchecked};
 use dmakit_swiotlb::NoGrowth;
 
-pub use edu::{Edu, EduError, EduFailure};
+pub use edu::Edu;
 pub use lent::{Lent, NotTaken, Steps};
 
 /// A device as its driver here is given it: unwatched, with a pool that does not grow, if any.

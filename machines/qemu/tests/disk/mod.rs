@@ -8,8 +8,8 @@ use dmakit_addr::{DmaMask, NodeId, PhysAddr};
 use dmakit_dma::{CoherentSource, Device, DeviceId, DeviceInfo, DeviceStats, DmaSegment, Path};
 use dmakit_platform::Mmio;
 use dmakit_platform::host::{HostPlatform, SegmentStore};
-use dmakit_qemu::devices::Edu;
 use dmakit_qemu::devices::nvme::Nvme;
+use dmakit_qemu::devices::{Edu, edu};
 use dmakit_qemu::pieces::{self, Pieces};
 use dmakit_qemu::smmu::{
     AttachConfig, Attachment, Counters, Mode, QemuDevice, SmmuDomain, SmmuStack,
@@ -57,7 +57,7 @@ pub fn start_on(config: &Config, reach: DmaMask, disk_bytes: u64) -> Rig {
     file.set_len(disk_bytes).unwrap();
     let mut config = config.clone();
     config.devices = vec![
-        Edu::argument(2, reach),
+        edu::argument(2, reach),
         "nvme,drive=disk,serial=dmakit,addr=3,mdts=9".into(),
         "nvme,drive=spare,serial=spare,addr=4,cmb_size_mb=1".into(),
     ];

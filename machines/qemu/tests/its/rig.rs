@@ -8,7 +8,7 @@ use dmakit_dma::{DeviceId, DeviceInfo, DmaSegment};
 use dmakit_its::{Config, Device, Its, Levels, LpiConfig, Lpis, Redistributor};
 use dmakit_platform::Mmio;
 use dmakit_platform::host::{HostPlatform, SegmentStore};
-use dmakit_qemu::devices::Edu;
+use dmakit_qemu::devices::edu;
 use dmakit_qemu::smmu::{AttachConfig, Attachment, Mode, QemuDevice, SmmuStack};
 use dmakit_qemu::{Function, FunctionId, Machine, QemuMmio};
 
@@ -45,7 +45,7 @@ pub fn start(levels: Levels) -> Rig {
     let mut config = dmakit_qemu::Config::virt();
     config.nodes = vec![NODE_BYTES; 2];
     config.devices = vec![
-        Edu::argument(2, DmaMask::ALL),
+        edu::argument(2, DmaMask::ALL),
         "nvme,drive=disk,serial=dmakit,addr=3".into(),
     ];
     let drive = format!("file={},if=none,id=disk,format=raw", path.display());

@@ -56,7 +56,7 @@ pub struct Load<'a> {
     /// What the disk must hold.
     pub model: Vec<u8>,
     pub ios: u64,
-    rounds: u64,
+    pub rounds: u64,
     pub kinds: [u64; Kind::ALL.len()],
     /// Rounds in which the SMMU took no commands for a while.
     pub hiccups: u64,

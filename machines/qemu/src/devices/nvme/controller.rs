@@ -5,8 +5,7 @@ mod power;
 use std::time::Duration;
 
 use dmakit_addr::{AlignMask, DmaMask};
-use dmakit_dma::{DeviceId, DeviceInfo, DmaSegment, NoTranslation, Translate};
-use dmakit_platform::host::HostPlatform;
+use dmakit_dma::{DeviceId, DeviceInfo, DmaSegment, Translate};
 use dmakit_platform::{Mmio, Platform};
 
 use super::command::{self, Command, PAGE, PrpError};
@@ -87,13 +86,8 @@ pub struct Nvme<'a, P: Platform, T, R> {
     capabilities: Capabilities,
     memory: Memory,
     /// The operation code of each command in flight.
-    in_flight: [Option<u8>; DEPTH_MAX as usize],
+    in_flight: [Option<u8>; DEPTH_MAX],
     identity: Identity,
-}
-
-impl Nvme<'_, HostPlatform, NoTranslation, ()> {
-    /// Commands that may be in flight.
-    pub const DEPTH_MAX: usize = DEPTH_MAX as usize;
 }
 
 impl<'a, P: Platform, T: Translate, R: Mmio> Nvme<'a, P, T, R> {
@@ -120,7 +114,7 @@ impl<'a, P: Platform, T: Translate, R: Mmio> Nvme<'a, P, T, R> {
             regs,
             capabilities,
             memory,
-            in_flight: [None; DEPTH_MAX as usize],
+            in_flight: [None; DEPTH_MAX],
             identity: Identity {
                 model: String::new(),
                 serial: String::new(),

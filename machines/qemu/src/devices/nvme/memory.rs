@@ -9,10 +9,10 @@ use super::queue::QueuePair;
 use crate::devices::DmaDevice;
 
 /// Commands that may be in flight.
-pub(super) const DEPTH_MAX: u16 = 64;
+pub const DEPTH_MAX: usize = 64;
 
 /// Entries of a queue: one more, since a full queue would look like an empty one.
-pub(super) const ENTRIES: u16 = DEPTH_MAX + 1;
+pub(super) const ENTRIES: u16 = DEPTH_MAX as u16 + 1;
 
 /// What `IDENTIFY` returns.
 pub(super) type IdentifyPage = [u8; PAGE as usize];
@@ -41,7 +41,7 @@ impl Memory {
                 return Err(error);
             }
         };
-        let entries = usize::from(DEPTH_MAX) * LIST_ENTRIES;
+        let entries = DEPTH_MAX * LIST_ENTRIES;
         let lists = device.alloc_coherent(entries, Attributes::NONE);
         let page = device.alloc_coherent(1, Attributes::NONE);
         let error = match (lists, page) {

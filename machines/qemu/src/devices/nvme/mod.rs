@@ -12,3 +12,4 @@ mod registers;
 
 pub use controller::{Completion, Identity, Nvme, Operation, info};
 pub use error::NvmeError;
+pub use memory::DEPTH_MAX;
