@@ -312,10 +312,15 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
-    /// Unmaps a part whose addresses stay reserved.
+    /// Unmaps a part whose addresses stay reserved. Strict, always: where the domain is lazy, the
+    /// device's own syncs say nothing of its hardware, so that this waits for it.
     pub(super) fn unlinked(&self, domain: &T::Domain, part: dmakit_addr::IovaRange) -> Owed {
         match domain.unlink(part) {
-            Ok(ticket) => Owed::Ticket(ticket),
+            Ok(ticket) if self.strict_domain().is_some() => Owed::Ticket(ticket),
+            Ok(ticket) => match self.settle(Owed::Ticket(ticket)) {
+                true => Owed::Paid,
+                false => Owed::Lost,
+            },
             Err(_) => {
                 self.counters.lost();
                 Owed::Lost

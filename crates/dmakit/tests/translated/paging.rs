@@ -324,3 +324,28 @@ fn the_right_order_over_a_broken_domain_loses_writes() {
         assert!(outcome.lost + outcome.trampled > 0, "{mutant:?}");
     }
 }
+
+/// The syncs of a device on a lazy domain say nothing of its hardware, so unlinking waits for that
+/// itself.
+#[test]
+fn pages_of_a_lazy_domain_are_out_of_reach_when_unlinking_returns() {
+    let rig = Rig::coherent(7);
+    let lazy = rig.lazy();
+    let device = rig.device(rig.info(), &lazy);
+    let page = rig.segment(PAGE);
+    let mut window = device
+        .open_window::<Bidirectional>(2 * PAGE, 1, Attributes::NONE)
+        .unwrap();
+    let linked = device.link_page(&mut window, PAGE, page.range()).unwrap();
+    device.announce_pages(&mut window, PAGE, PAGE).unwrap();
+    let mut seen = [0; 1];
+    rig.sim.read(linked.addr, &mut seen).unwrap();
+    let debt = device.unlink_pages(&mut window, PAGE, PAGE, page).unwrap();
+    rig.machine.disturb();
+    assert!(rig.sim.read(linked.addr, &mut seen).is_err(), "a stale hit");
+    let page = device.redeem(debt, &device.sync().unwrap()).unwrap();
+    assert_eq!(page.len(), PAGE);
+    device.close_window(window).unwrap();
+    assert_eq!((device.stats().live(), device.stats().lost), (0, 0));
+    rig.close_lazy(lazy);
+}
