@@ -56,9 +56,11 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         });
         let len = len.max(1).next_multiple_of(unit);
         let pieces = self.take_pieces(source, len, unit)?;
-        let Some(buffer) = CpuBuffer::from_segments(pieces, len) else {
-            return Err(NoncontiguousError::Map(MapError::Empty));
-        };
+        let buffer = CpuBuffer::from_segments(pieces, len).map_err(|pieces| {
+            // They were taken until there were enough.
+            free_all(source, pieces);
+            NoncontiguousError::Map(MapError::Empty)
+        })?;
         self.map::<D>(buffer, attributes).map_err(|failure| {
             give_back(source, failure.memory);
             NoncontiguousError::Map(failure.error)
@@ -114,9 +116,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 }
                 Err(error) => NoncontiguousError::NoMemory(error),
             };
-            pieces
-                .into_iter()
-                .for_each(|piece| source.free_table(piece));
+            free_all(source, pieces);
             return Err(error);
         }
         Ok(pieces)
@@ -126,8 +126,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 fn give_back(source: &(dyn TableMemory + Sync), buffer: CpuBuffer) {
     // It was made of segments.
     if let Ok(pieces) = buffer.into_segments() {
-        pieces
-            .into_iter()
-            .for_each(|piece| source.free_table(piece));
+        free_all(source, pieces);
     }
+}
+
+fn free_all(source: &(dyn TableMemory + Sync), pieces: Vec<Segment>) {
+    pieces
+        .into_iter()
+        .for_each(|piece| source.free_table(piece));
 }

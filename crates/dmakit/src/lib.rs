@@ -60,7 +60,7 @@
 //!     // The driver: a request in high memory, which the device cannot reach. Mapping takes the
 //!     // buffer; until it is unmapped there is no way to its bytes.
 //!     let (page, rest) = high_memory.split_at(4096).map_err(|_| "too little memory")?;
-//!     let mut request = CpuBuffer::from_segment(page, 512).ok_or("too short")?;
+//!     let mut request = CpuBuffer::from_segment(page, 512).map_err(|_| "too short")?;
 //!     request.write(0, b"read block 7");
 //!     let request = device.map::<ToDevice>(request, Attributes::NONE)?;
 //!     assert!(request.is_bounced());
@@ -74,7 +74,7 @@
 //!
 //!     // The answer, written by the device.
 //!     let (page, _rest) = rest.split_at(4096).map_err(|_| "too little memory")?;
-//!     let answer = CpuBuffer::from_segment(page, 64).ok_or("too short")?;
+//!     let answer = CpuBuffer::from_segment(page, 64).map_err(|_| "too short")?;
 //!     let answer = device.map::<FromDevice>(answer, Attributes::NONE)?;
 //!     let window = ram.hardware_window(at(answer.dma_addr().raw(), 6)?);
 //!     window.ok_or("the device faults")?.write(b"block!");

@@ -47,7 +47,8 @@ pub struct AttachedRam<'a, P: Platform, S> {
 }
 
 impl<'a, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> AttachedRam<'a, P, S> {
-    /// Attaches `ram` to the frames of `allocator`; up to `segments` segments may be out at once.
+    /// Attaches `ram` to the frames of `allocator`; up to `segments` segments may be out at once, and
+    /// one more is refused as [`NoMemory`] without a largest run.
     /// Frames whose RAM is not attached are still allocated, but are no segments. Allocates.
     pub fn new(
         platform: P,

@@ -88,21 +88,33 @@ impl CopyTarget for [u8] {
 }
 
 impl CpuBuffer {
-    /// The first `len` bytes of a segment; `None` where it is shorter.
-    pub fn from_segment(segment: Segment, len: u64) -> Option<Self> {
-        (len <= segment.len()).then_some(Self {
+    /// The first `len` bytes of a segment.
+    ///
+    /// # Errors
+    /// The segment as it was, where it is shorter.
+    pub fn from_segment(segment: Segment, len: u64) -> Result<Self, Segment> {
+        if len > segment.len() {
+            return Err(segment);
+        }
+        Ok(Self {
             storage: Storage::Segment(segment),
             len,
         })
     }
 
-    /// The first `len` bytes of `segments`, one after the other; `None` where they are shorter.
+    /// The first `len` bytes of `segments`, one after the other.
+    ///
+    /// # Errors
+    /// The segments as they were, where they are shorter.
     #[cfg(feature = "alloc")]
-    pub fn from_segments(segments: Vec<Segment>, len: u64) -> Option<Self> {
+    pub fn from_segments(segments: Vec<Segment>, len: u64) -> Result<Self, Vec<Segment>> {
         let whole = segments
             .iter()
-            .try_fold(0_u64, |sum, segment| sum.checked_add(segment.len()))?;
-        (len <= whole).then_some(Self {
+            .try_fold(0_u64, |sum, segment| sum.checked_add(segment.len()));
+        if whole.is_none_or(|whole| len > whole) {
+            return Err(segments);
+        }
+        Ok(Self {
             storage: Storage::Segments(segments),
             len,
         })

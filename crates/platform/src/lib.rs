@@ -46,6 +46,9 @@ pub use arena::Arena;
 pub use buffer::{CopySource, CopyTarget, CpuBuffer, Runs};
 pub use carved::{Carved, Held};
 pub use instant::Instant;
+/// The traits that an embedder's locks implement.
+pub use lock_api;
+
 pub use lock::{IrqMutex, RawSpinLock, SleepMutex};
 pub use memory::{NoMemory, NoTables, PoolMemory, SegmentRequest, TableMemory};
 pub use mmio::Mmio;

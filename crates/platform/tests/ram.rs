@@ -169,7 +169,8 @@ fn a_buffer_longer_than_its_memory_is_refused() {
     let (_ram, mut segments) = machine();
     let segment = segments.pop().unwrap();
     let len = segment.len();
-    assert!(CpuBuffer::from_segment(segment, len + 1).is_none());
+    let segment = CpuBuffer::from_segment(segment, len + 1).unwrap_err();
+    assert_eq!(segment.len(), len, "it comes back");
 }
 
 fn carved() -> Carved<[u64; 2]> {
