@@ -7,7 +7,7 @@ use crate::DeviceId;
 /// Bits of an address: no IOMMU translates more.
 const ADDRESS_BITS: u32 = 52;
 /// Bits of a domain's number.
-const DOMAIN_BITS: u32 = 16;
+const DOMAIN_BITS: u32 = 15;
 /// Bits of the number of granules that are reserved.
 const GRANULE_BITS: u32 = 22;
 /// Bits of the number of bytes that are linked.
@@ -18,7 +18,7 @@ const DOMAIN_LOW_BITS: u32 = 64 - ADDRESS_BITS;
 const LINKED_SHIFT: u32 = GRANULE_BITS;
 const DOMAIN_SHIFT: u32 = LINKED_SHIFT + LINKED_BITS;
 const FLAGS_SHIFT: u32 = DOMAIN_SHIFT + (DOMAIN_BITS - DOMAIN_LOW_BITS);
-const _: () = assert!(FLAGS_SHIFT + 4 == 64);
+const _: () = assert!(FLAGS_SHIFT + 5 == 64);
 
 /// The most domains that states can tell apart.
 pub(super) const DOMAINS_MAX: u64 = 1 << DOMAIN_BITS;
@@ -39,6 +39,8 @@ impl Flag {
     pub(super) const SKIPS_SYNC: Self = Self(4 << FLAGS_SHIFT);
     /// Hardware may not have forgotten what was linked before.
     pub(super) const STALE: Self = Self(8 << FLAGS_SHIFT);
+    /// Hardware did not take it that a part is gone: the addresses are nobody's any more.
+    pub(super) const LOST: Self = Self(16 << FLAGS_SHIFT);
 }
 
 /// Sixteen bytes: where the first byte is, in which domain, how much is reserved and how much of it
