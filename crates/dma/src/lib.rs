@@ -40,7 +40,10 @@ mod mapping;
 mod memory;
 mod noncontiguous;
 mod page_pool;
+mod paging;
 mod peer;
+#[cfg(feature = "phys")]
+mod pinned;
 mod raw;
 mod raw_error;
 mod raw_translated;
@@ -76,11 +79,14 @@ pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
 pub use noncontiguous::NoncontiguousError;
 pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
+pub use paging::{Expected, PageSlot, PagedWindow, PagingError, Withdrawn};
 pub use peer::{
     Forwards, Held, Holder, Import, PeerError, PeerFailure, PeerImporter, PeerList, PeerMapping,
     PeerMemory, PeerPath, PeerPaths, PeerProvider, PeerRefusal, PeerRoute, PeerWindow, Place,
     PlaceId, ProviderId, Redirect, TakeBack, Topology, TopologyError,
 };
+#[cfg(feature = "phys")]
+pub use pinned::{NotPinned, PinnedMemory};
 pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};

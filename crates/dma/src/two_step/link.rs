@@ -52,6 +52,17 @@ impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
         run: PhysRange,
         source: &S,
     ) -> Result<DmaSegment, LinkError> {
+        self.link_as(run, source, Location::caller())
+    }
+
+    /// The same, for `caller`.
+    #[inline]
+    pub(super) fn link_as<S: CopySource + ?Sized>(
+        &mut self,
+        run: PhysRange,
+        source: &S,
+        caller: &'static Location<'static>,
+    ) -> Result<DmaSegment, LinkError> {
         if let Some(plain) = &mut self.plain {
             let len = run.len();
             let is_whole = (run.start().raw() | len) & plain.mask == 0 && len > 0;
@@ -66,18 +77,17 @@ impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
                 }
             }
         }
-        self.link_slow(run, source)
+        self.link_slow(run, source, caller)
     }
 
     /// The long way, which also says what is wrong.
-    #[track_caller]
     #[inline(never)]
     fn link_slow<S: CopySource + ?Sized>(
         &mut self,
         run: PhysRange,
         source: &S,
+        caller: &'static Location<'static>,
     ) -> Result<DmaSegment, LinkError> {
-        let caller = Location::caller();
         let segment = self.device.link_from(self.request, run, source, caller)?;
         self.plain = self.device.plain(self.request);
         Ok(segment)

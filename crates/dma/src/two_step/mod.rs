@@ -39,6 +39,9 @@
 //! }
 //! ```
 //!
+//! On top stand [`PagedWindow`](crate::PagedWindow), for devices that fault, and
+//! [`link_memory`](crate::Device::link_memory), for whatever a mapping can own.
+//!
 //! The memory itself is the caller's, who keeps it where it is until its [`Debt`](crate::Debt) is
 //! paid: as for [raw](crate::Device::map_raw) mappings, no type proves that here.
 //! [`map_request`](crate::Device::map_request) stands on top, owns the memory, and does.
@@ -46,6 +49,7 @@
 mod destroy;
 mod error;
 mod link;
+mod link_memory;
 mod link_peer;
 mod moving;
 mod request;

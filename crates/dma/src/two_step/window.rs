@@ -12,7 +12,8 @@ use super::{LinkError, Unmoved};
 use crate::check::{Checker, Event, Kind};
 use crate::debt::Owed;
 use crate::{
-    BounceCause, Debt, Device, DmaSegment, DomainError, MapError, StrictDomain, Translate, cache,
+    BounceCause, Debt, Device, DmaSegment, DomainError, MapError, Proof, StrictDomain, Translate,
+    cache,
 };
 
 /// A stretch of device addresses of which pages are linked and unlinked in any order: what on-demand
@@ -32,6 +33,11 @@ impl<D> PageWindow<D> {
     /// Bytes that are linked.
     pub fn linked(&self) -> u64 {
         self.state.linked()
+    }
+
+    /// Whether hardware may know what was linked before.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.state.has(Flag::STALE)
     }
 
     /// Where the device finds the byte at `offset`, once a page is linked there; `None` without an
@@ -95,6 +101,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 return Err(MapError::Empty.into());
             }
             self.make_fresh(&mut window.state)?;
+            if !self.info.is_coherent() && !window.state.has(Flag::SKIPS_SYNC) {
+                // Before there is an entry: a device that pages may be trying already.
+                cache::before_device(&self.platform, pages, D::DIRECTION);
+            }
             match self.translation() {
                 Some(domain) => {
                     let attributes = attributes_of(&window.state);
@@ -107,9 +117,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             self.counters.step_failed(error, Attributes::NONE);
         })?;
         window.state.set_linked(window.state.linked() + pages.len());
-        if !self.info.is_coherent() && !window.state.has(Flag::SKIPS_SYNC) {
-            cache::before_device(&self.platform, pages, D::DIRECTION);
-        }
         if C::IS_WATCHING {
             let event = Event::new(Kind::Window, dma, D::DIRECTION).by(caller);
             self.checker.linked(&self.info, &event, pages);
@@ -189,6 +196,17 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             (true, Some(domain)) => self.forget_stale(domain, state),
             _ => Ok(()),
         }
+    }
+
+    /// Waits until hardware has forgotten all that was unlinked from a window.
+    pub(crate) fn sync_window<D>(&self, window: &mut PageWindow<D>) -> Result<Proof, LinkError> {
+        let synced = match self.translation() {
+            Some(domain) => domain.sync(),
+            None => self.sync(),
+        };
+        let proof = synced.map_err(LinkError::Hardware)?;
+        window.state.clear(Flag::STALE);
+        Ok(proof)
     }
 
     #[cold]

@@ -94,7 +94,7 @@ fn every_step_is_a_line_and_everything_live_has_its_entry() {
     let range = PeerWindow::new(memory.range(), DmaAddr::new(0x5000_0000)).unwrap();
     let provider = PeerProvider::<_>::new(rig.machine.clone(), ProviderId(3), PlaceId(1), range);
     let import = provider.import(device.info().id, &Untold).unwrap();
-    let mut lend = |offset| provider.lend(&import, offset, PAGE).unwrap();
+    let lend = |offset| provider.lend(&import, offset, PAGE).unwrap();
     let parts = [lend(0), lend(PAGE), lend(2 * PAGE)];
     let [in_request, in_window, alone] = parts;
     let mut paths = paths();
