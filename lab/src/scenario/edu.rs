@@ -118,7 +118,8 @@ impl Rounds<'_> {
         let phys = page.range();
         page.window().fill(CANARY);
         self.edu.reload(byte)?;
-        let buffer = CpuBuffer::from_segment(page, PAGE_BYTES).context("no page")?;
+        let buffer =
+            CpuBuffer::from_segment(page, PAGE_BYTES).map_err(|_| anyhow::anyhow!("no page"))?;
         let mapping = self
             .device
             .map::<FromDevice>(buffer, Attributes::NONE)

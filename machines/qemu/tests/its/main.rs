@@ -8,7 +8,7 @@ mod take_over;
 
 use std::time::Duration;
 
-use dmakit_addr::{Attributes, NodeId, PAGE_BYTES};
+use dmakit_addr::{Attributes, Direction, NodeId, PAGE_BYTES};
 use dmakit_dma::{DeviceInfo, DmaSegment};
 use dmakit_iommu::FaultReason;
 use dmakit_its::Levels;
@@ -34,7 +34,9 @@ fn edu_interrupts(levels: Levels) {
     rig::interrupt(&rig.edu);
     rig.take(1, &device, 2);
     assert_eq!(rig.stack.take_faults().0, []);
-    client.unmap_resource(doorbell).unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
     client.remove().unwrap();
     attachment.close().unwrap();
     rig.remove(device);
@@ -90,7 +92,9 @@ fn disk_interrupts(levels: Levels) {
     assert_eq!(rig.stack.take_faults().0, []);
     client.free_coherent(block).unwrap();
     disk.stop().unwrap();
-    client.unmap_resource(doorbell).unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
     client.remove().unwrap();
     attachment.close().unwrap();
     rig.remove(device);
@@ -128,7 +132,9 @@ fn without_its_mapping_the_doorbell_is_out_of_reach() {
     rig::set_msi(&rig.edu, doorbell.addr, 1);
     rig::interrupt(&rig.edu);
     rig.take(1, &device, 1);
-    client.unmap_resource(doorbell).unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
     rig::interrupt(&rig.edu);
     nothing_comes(&rig);
     let (faults, _) = rig.stack.take_faults();
@@ -143,7 +149,9 @@ fn without_its_mapping_the_doorbell_is_out_of_reach() {
     rig::set_msi(&rig.edu, doorbell.addr, 1);
     rig::interrupt(&rig.edu);
     rig.take(1, &device, 1);
-    client.unmap_resource(doorbell).unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
     client.remove().unwrap();
     attachment.close().unwrap();
     rig.remove(device);
@@ -175,7 +183,9 @@ fn an_event_or_device_that_is_not_mapped_raises_nothing() {
         [],
         "the ITS drops it, not the SMMU"
     );
-    client.unmap_resource(doorbell).unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
     client.remove().unwrap();
     attachment.close().unwrap();
     rig.remove(device);
