@@ -126,8 +126,11 @@ fn edu_load(config: &Config, bits: u32, policy: Policy, count: u64) {
     let devices = policy.devices(&rig, attachment.as_ref(), edu_info(mask), &slots);
     let edu = rig.edu(&devices[0]);
     let mut rounds = Rounds::new(&rig, attachment.as_ref(), &devices, &edu, policy);
-    for _ in 0..count {
-        rounds.round();
+    for number in 0..count {
+        match number % 8 {
+            0 => rounds.coherent_round(),
+            _ => rounds.round(),
+        }
     }
     drop(rounds);
     edu.stop();
