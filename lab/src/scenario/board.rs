@@ -86,6 +86,9 @@ impl Place {
                 let stack = SmmuStack::start(&machine, ram, dmakit_smmuv3::Config::default())?;
                 // The part of the stream table that has the device stays for good.
                 stack.smmu().detach(id.raw().into())?;
+                if !self.mode.translates() {
+                    report.skip("translation", "the device is let past the SMMU");
+                }
                 let memory = stack.memory().clone();
                 (Some(stack), memory)
             }

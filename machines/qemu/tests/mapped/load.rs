@@ -430,12 +430,14 @@ impl<'a> Load<'a> {
     /// Mappings that cannot be made leave nothing, whatever else is in flight.
     fn refuse(&mut self) {
         let before = self.held();
-        let device = &self.devices[self.random.below(2) as usize];
+        let index = self.random.below(2) as usize;
+        let device = &self.devices[index];
         let (pieces, around) = buffers::scattered(self.rig, &mut self.random, 8 * PAGE, 0);
         super::rounds::refused_link(device, &pieces);
         self.refused += 1;
         if self.policy == Policy::Bounced {
             assert!(held::refuses_windows(device, &pieces));
+            self.peer.refuse((index, device));
         }
         free_all(self.rig, pieces, around);
         assert_eq!(before, self.held(), "I/O {}", self.ios);

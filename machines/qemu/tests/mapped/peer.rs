@@ -2,8 +2,8 @@
 
 use dmakit_addr::{Attributes, Bidirectional, DmaAddr};
 use dmakit_dma::{
-    Forwards, Import, PeerImporter, PeerMapping, PeerMemory, PeerPaths, PeerProvider, PeerRoute,
-    PeerWindow, Place, PlaceId, ProviderId, Redirect, TakeBack, Topology,
+    Forwards, Import, PeerError, PeerImporter, PeerMapping, PeerMemory, PeerPaths, PeerProvider,
+    PeerRoute, PeerWindow, Place, PlaceId, ProviderId, Redirect, TakeBack, Topology,
 };
 use dmakit_platform::Mmio;
 use dmakit_platform::host::HostPlatform;
@@ -82,6 +82,19 @@ impl Peer {
             .unwrap();
         assert_eq!(mapping.route(), PeerRoute::HostBridge);
         mapping
+    }
+
+    /// A device of which everything is copied gets nothing of it: it is not this machine's to copy.
+    pub fn refuse(&mut self, (index, device): (usize, &QemuDevice<'_>)) {
+        let part = self.provider.lend(&self.imports[index], 0, PAGE).unwrap();
+        let failure = device
+            .map_peer::<Bidirectional>(part, &mut self.paths, Attributes::NONE)
+            .unwrap_err();
+        assert!(
+            matches!(failure.error, PeerError::WouldBounce(_)),
+            "{failure}"
+        );
+        self.take_back(failure.memory);
     }
 
     /// What is in page `lane`.

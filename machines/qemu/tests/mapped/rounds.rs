@@ -77,6 +77,35 @@ impl<'a> Rounds<'a> {
         free_all(self.rig, pieces, around);
     }
 
+    /// The same bytes go out of a coherent block and come back to it.
+    pub fn coherent_round(&mut self) {
+        let device = &self.devices[self.random.below(2) as usize];
+        let len = 1 + self.random.below(4095);
+        let block = device.alloc_coherent::<u8>(len as usize, NONE).unwrap();
+        let view = device.view(&block).unwrap();
+        let whole = DmaSegment {
+            addr: block.dma_addr(),
+            len,
+        };
+        let sent = self.random.bytes(len as usize);
+        for (at, byte) in sent.iter().enumerate() {
+            view.at(at).unwrap().write(byte);
+        }
+        self.edu.read(&[whole]).unwrap();
+        for (at, byte) in sent.iter().enumerate() {
+            view.at(at).unwrap().write(&!byte);
+        }
+        self.edu.write(&[whole]).unwrap();
+        for (at, byte) in sent.iter().enumerate() {
+            assert_eq!(view.at(at).unwrap().read(), *byte, "{len} bytes");
+        }
+        self.rig.no_faults();
+        device.free_coherent(block).unwrap();
+        if self.policy.translates() {
+            self.retry(whole, len);
+        }
+    }
+
     /// Which device, and how it maps.
     fn pick(&mut self) -> (usize, Kind) {
         let count = match self.policy {
