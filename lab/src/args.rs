@@ -121,14 +121,18 @@ pub struct ReplayArgs {
 ///
 /// A scenario says which devices do what, and what must hold. Without one, a
 /// short one runs. On qemu:virt the devices are QEMU's own models, behind its
-/// SMMUv3. Exits 1 if a property is violated, 2 if the machine cannot do it.
+/// SMMUv3; on qemu:q35 they have no IOMMU. Exits 1 if a property is violated,
+/// 2 if the machine cannot do it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   dmakit run
   dmakit run --machine qemu:virt
   dmakit run smmu-nvme --machine qemu:virt --json
-  dmakit run --list")]
+  dmakit run nvme-bounce --machine qemu:q35 --seed 7
+  dmakit run --list
+  dmakit run smmu-nvme --page > my.toml
+  dmakit run my.toml --machine qemu:virt")]
 pub struct RunArgs {
     /// A built-in scenario, or a file of the same form
     #[arg(value_name = "SCENARIO")]
@@ -149,6 +153,10 @@ pub struct RunArgs {
     /// Name the built-in scenarios and what they show
     #[arg(long)]
     pub list: bool,
+
+    /// Print a built-in scenario's page, to be copied and changed
+    #[arg(long, requires = "scenario", conflicts_with = "list")]
+    pub page: bool,
 
     /// Show no progress
     #[arg(short, long)]

@@ -12,7 +12,7 @@ use crate::debt::Owed;
 use crate::stats::Counters;
 use crate::{
     CoherentSource, Debt, DeviceInfo, DeviceStats, DomainId, Epoch, NoTranslation, PoolId, Proof,
-    RedeemError, RedeemFailure, SegmentLimits, StrictDomain, SyncError, Translate, Trust,
+    RedeemError, RedeemFailure, SegmentLimits, StrictDomain, SyncError, Translate, Trust, cache,
 };
 
 /// How a device's accesses reach memory.
@@ -262,13 +262,21 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             device,
             domain,
             owed,
+            stale_lines,
         } = debt;
         let (error, owed) = if device != self.info.id {
             let (owner, device) = (device, self.info.id);
             (RedeemError::ForeignDebt { owner, device }, owed)
         } else {
             match self.pay(domain, owed, proof) {
-                Ok(()) => return Ok(memory),
+                Ok(()) => {
+                    if let Some(each_run) = stale_lines {
+                        each_run(&memory, &mut |run| {
+                            cache::before_cpu_reads(&self.platform, run);
+                        });
+                    }
+                    return Ok(memory);
+                }
                 Err(failure) => failure,
             }
         };
@@ -277,8 +285,21 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             device,
             domain,
             owed,
+            stale_lines,
         };
         Err(RedeemFailure { error, debt })
+    }
+
+    /// What memory of an ended mapping owes.
+    #[inline]
+    pub(crate) fn debt<B>(&self, memory: B, owed: Owed) -> Debt<B> {
+        Debt {
+            memory,
+            device: self.info.id,
+            domain: self.domain(),
+            owed,
+            stale_lines: None,
+        }
     }
 
     /// Pays what a debt of this device owes.

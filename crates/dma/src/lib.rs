@@ -31,6 +31,7 @@ mod coherent_alloc;
 mod debt;
 mod device;
 mod error;
+mod finding;
 mod fragments;
 mod info;
 mod ledger;
@@ -39,7 +40,10 @@ mod mapping;
 mod memory;
 mod noncontiguous;
 mod page_pool;
+mod paging;
 mod peer;
+#[cfg(feature = "phys")]
+mod pinned;
 mod raw;
 mod raw_error;
 mod raw_translated;
@@ -48,6 +52,7 @@ mod shared;
 mod stats;
 mod sync;
 mod tables;
+mod tracer;
 mod translated;
 mod translated_end;
 mod two_step;
@@ -68,20 +73,25 @@ pub use dmakit_iommu::{
 };
 pub use dmakit_swiotlb::{DeviceId as PoolId, MapError as BounceError};
 pub use error::{BounceCause, DomainError, MapError, MapFailure, Refused, TokenError};
+pub use finding::{Fault, FaultCounts, Finding, Party};
 pub use info::{Coherence, DeviceId, DeviceInfo, MaskKind, SegmentLimits, Trust};
-pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
+pub use ledger::Ledger;
 pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
 pub use noncontiguous::NoncontiguousError;
 pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
+pub use paging::{Expected, PageSlot, PagedWindow, PagingError, Withdrawn};
 pub use peer::{
     Forwards, Held, Holder, Import, PeerError, PeerFailure, PeerImporter, PeerList, PeerMapping,
     PeerMemory, PeerPath, PeerPaths, PeerProvider, PeerRefusal, PeerRoute, PeerWindow, Place,
     PlaceId, ProviderId, Redirect, TakeBack, Topology, TopologyError,
 };
+#[cfg(feature = "phys")]
+pub use pinned::{NotPinned, PinnedMemory};
 pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};
 pub use stats::{DeviceStats, Failures};
 pub use tables::DeviceTables;
+pub use tracer::Tracer;
 pub use two_step::{LinkError, Linker, Moving, PageWindow, Request, Sealed, StaysPut, Unmoved};

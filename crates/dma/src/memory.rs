@@ -5,11 +5,12 @@ use core::fmt;
 use dmakit_addr::PhysRange;
 use dmakit_platform::{CopySource, CopyTarget, CpuBuffer, Window};
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// Memory that a mapping can own: one [`CpuBuffer`] or a [`ScatterList`] of several.
+/// Memory that a mapping can own: one [`CpuBuffer`], a [`ScatterList`] of several, or a user's under a
+/// pin.
 ///
 /// Owned or `'static` by construction, so forgetting a mapping leaks it and frees nothing under a
 /// device.

@@ -563,7 +563,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let undone = match (slots, range.slice(0, done)) {
             (Slots::None, Some(part)) if done > 0 => domain.undo(part).is_ok(),
             (Slots::None, _) => true,
-            _ => self.take_apart::<D, _>(domain, translated, &mut Runs(runs), done, None),
+            _ => self.take_apart::<D, _>(domain, translated, &mut Runs(runs), done, None, false),
         };
         if undone {
             domain.release(&self.platform.enter_cpu(), range);
@@ -574,7 +574,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     /// Unmaps the first `done` bytes of a mapping with slots, waits until hardware has forgotten
     /// them, and only then copies out what the device wrote to them below `wanted` and gives the
-    /// slots back: a write that was translated before is done by the end of the wait. False where hardware did not forget: what is left is lost then.
+    /// slots back: a write that was translated before is done by the end of the wait. `drops_lines`
+    /// asks that the CPU holds no line of what the device wrote then. False where hardware did not
+    /// forget: what is left is lost.
     pub(crate) fn take_apart<D: DirectionType, O: Original>(
         &self,
         domain: &T::Domain,
@@ -582,6 +584,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         original: &mut O,
         done: u64,
         wanted: Option<u64>,
+        drops_lines: bool,
     ) -> bool {
         let granule = domain.granule();
         let mut from = 0;
@@ -605,7 +608,16 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             if to == from || domain.undo(unmapped).is_err() {
                 return false;
             }
-            // Whatever was on its way to the slots has landed, so what is copied is their last state.
+            // Whatever was on its way has landed, so this is the last state of memory and slots.
+            if drops_lines {
+                let all = parts(original.runs(), translated.slots, granule);
+                for part in all.skip_while(|part| part.base < from) {
+                    if part.base >= to {
+                        break;
+                    }
+                    self.drop_lines(&part, &held);
+                }
+            }
             for (part, start) in held.into_iter().flatten() {
                 let len = wanted.unwrap_or(0).saturating_sub(part.at);
                 let of = original.bytes();
@@ -618,7 +630,17 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         true
     }
 
-    fn free_slots<D: DirectionType>(&self, start: PhysAddr) {
+    /// Drops the lines of a part where it lies: among slots, or as it is.
+    fn drop_lines(&self, part: &Piece, held: &[Option<(Piece, PhysAddr)>]) {
+        let same = |held: &&(Piece, PhysAddr)| held.0.base == part.base;
+        let slots = held.iter().flatten().find(same).map(|(_, start)| *start);
+        let memory = PhysRange::new(slots.unwrap_or(part.run.start()), part.run.len());
+        if let Ok(memory) = memory {
+            cache::before_cpu_reads(&self.platform, memory);
+        }
+    }
+
+    pub(crate) fn free_slots<D: DirectionType>(&self, start: PhysAddr) {
         let Some((pool, _)) = self.pool() else { return };
         // Slots that are no mapping's of this direction stay with whoever has them.
         if let Ok(buffer) = pool.claim::<D>(start) {

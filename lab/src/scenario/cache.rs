@@ -78,7 +78,7 @@ pub fn run(
     );
     report.skip(
         "translation",
-        "translation in this scenario: it maps nothing; --machine qemu:virt shows some",
+        "this scenario maps nothing; --machine qemu:virt shows some",
     );
     Ok(())
 }

@@ -14,7 +14,7 @@ pub enum MachineName {
     #[value(name = "qemu:virt")]
     #[serde(rename = "qemu:virt")]
     QemuVirt,
-    /// QEMU's x86 board
+    /// QEMU's x86 board, without an IOMMU
     #[value(name = "qemu:q35")]
     #[serde(rename = "qemu:q35")]
     QemuQ35,

@@ -1,5 +1,6 @@
 //! Brings up a machine with the stack and drives it.
 
+mod board;
 mod builtin;
 mod cache;
 mod check;
@@ -10,7 +11,6 @@ mod numa;
 mod page;
 mod report;
 mod text;
-mod virt;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -32,6 +32,8 @@ use report::RunReport;
 pub enum Plan {
     /// Name the built-in scenarios.
     List,
+    /// Print the page of one.
+    Print(&'static str),
     /// Run one.
     One(Box<One>),
 }
@@ -54,6 +56,10 @@ impl Plan {
             return Ok(Self::List);
         }
         let page = match &typed.scenario {
+            Some(word) if typed.page => {
+                let text = builtin::text(word)?;
+                return Ok(Self::Print(text.ok_or_else(|| unknown(word))?));
+            }
             Some(word) => find(word)?,
             None => builtin::default_on(typed.machine)?,
         };
@@ -73,6 +79,7 @@ impl Plan {
     pub fn run(&self, show: Show) -> anyhow::Result<(Vec<u8>, Outcome)> {
         match self {
             Self::List => Ok((builtin::list(show)?, Outcome::Answered)),
+            Self::Print(text) => Ok((text.as_bytes().to_vec(), Outcome::Answered)),
             Self::One(one) => one.run(show),
         }
     }
@@ -102,9 +109,8 @@ impl One {
         match &self.page.workload {
             Workload::Cache(table) => cache::run(table, self.seed, &mut report, progress)?,
             Workload::Disk(table) => {
-                let place = virt::Place::new(&self.page, self.qemu.as_deref());
-                let load = (table, self.page.mode());
-                disk::run(&place, load, self.seed, &mut report, progress)?;
+                let place = self.place();
+                disk::run(&place, table, self.seed, &mut report, progress)?;
             }
             Workload::Coherent(table) => {
                 numa::per_node::run(&self.page, table, self.seed, &mut report, progress)?;
@@ -119,11 +125,15 @@ impl One {
                 numa::carving::run(&self.page, table, self.seed, &mut report)?;
             }
             Workload::Edu(table) => {
-                let place = virt::Place::new(&self.page, self.qemu.as_deref());
+                let place = self.place();
                 edu::run(&place, table, self.seed, &mut report, progress)?;
             }
         }
         Ok(report)
+    }
+
+    fn place(&self) -> board::Place {
+        board::Place::new(&self.page, self.machine, self.qemu.as_deref())
     }
 
     fn closing(&self, report: &RunReport) -> Closing {
@@ -139,6 +149,8 @@ impl One {
             (None, Workload::Cache(_), _) => "none: this is how the stack always works",
             (None, _, Mode::Strict | Mode::Batched) => "iommu.strict=1",
             (None, _, Mode::Lazy) => "iommu.strict=0",
+            (None, _, Mode::Passthrough) => "iommu.passthrough=1",
+            (None, _, Mode::Bounce) => "iommu.passthrough=1 swiotlb=force",
         };
         let why = match report.first_failure() {
             None => format!("Every check held on {witness}."),
@@ -171,13 +183,17 @@ fn find(word: &str) -> anyhow::Result<Page> {
     }
     let path = Path::new(word);
     if !path.exists() && !word.contains(['/', '.']) {
-        anyhow::bail!(
-            "no scenario '{word}', expected a file or one of {}",
-            builtin::names().join(", ")
-        );
+        return Err(unknown(word));
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("{word}: cannot read"))?;
     Page::parse(&text).with_context(|| word.to_owned())
+}
+
+fn unknown(word: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "no scenario '{word}', expected a file or one of {}",
+        builtin::names().join(", ")
+    )
 }
 
 fn base_name(word: &str) -> String {

@@ -99,7 +99,7 @@ fn counters(report: &RunReport) -> Table {
 }
 
 fn is_address(name: &str) -> bool {
-    name.ends_with("_iova") || name.ends_with("_phys")
+    name.ends_with("_dma") || name.ends_with("_phys")
 }
 
 fn walk(translation: &Translation, look: Look) -> String {

@@ -51,6 +51,13 @@ pub enum QemuError {
     },
     /// No such device, or no room for it.
     Device(String),
+    /// So much memory does not lie in one piece on this board.
+    Memory {
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// Bytes that do.
+        max: u64,
+    },
 }
 
 impl fmt::Display for QemuError {
@@ -78,6 +85,12 @@ impl fmt::Display for QemuError {
                 write!(f, "no {waiting} within {after:?}; QEMU's log: {log}")
             }
             Self::Device(why) => f.write_str(why),
+            Self::Memory { bytes, max } => write!(
+                f,
+                "the board has at most {} MiB of memory in one piece, and not {}",
+                max >> 20,
+                bytes >> 20
+            ),
         }
     }
 }

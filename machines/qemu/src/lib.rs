@@ -9,7 +9,7 @@
 //! the machine is dropped, or when this process dies; its log is part of every error.
 //!
 //! [`smmu`] puts the stack on a machine with an SMMUv3; [`devices`] has drivers of two devices that
-//! use it as any driver would.
+//! use it as any driver would, with an IOMMU or without.
 //!
 //! What it cannot show, because the models do not: missing barriers, missing cache maintenance,
 //! missing command syncs, wrong memory attributes.
@@ -23,7 +23,9 @@ pub mod devices;
 mod error;
 mod machine;
 mod pci;
+pub mod pieces;
 mod qtest;
+mod ram;
 pub mod smmu;
 mod version;
 

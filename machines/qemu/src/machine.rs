@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::child::Qemu;
 use crate::qtest::{ANSWER_MAX, Qtest, Trouble};
+use crate::ram::{self, memories};
 use crate::{Board, Clock, Config, PciBus, QemuError, Version};
 
 /// The longest that QEMU may take to open its socket.
@@ -48,11 +49,13 @@ struct Line {
 }
 
 impl Machine {
-    /// Starts a machine; gives the RAM of each node as an owning segment, in the order of nodes.
+    /// Starts a machine; gives the RAM of each node as an owning segment, in the order of nodes. On
+    /// `q35` the first MiB, part of which is no memory, is left out.
     ///
     /// # Errors
     /// [`QemuError`] with what to install, or with the end of QEMU's log.
     pub fn start(config: &Config) -> Result<(Self, Vec<Segment>), QemuError> {
+        ram::check(config)?;
         let version = Version::of(&config.program(), config.board.package())?;
         let files = tempfile::tempdir().map_err(system("making a directory"))?;
         let memories = memories(config)?;
@@ -74,13 +77,13 @@ impl Machine {
         let qtest = Qtest::new(stream).map_err(system("setting up the socket"))?;
         let mut ram = Vec::new();
         let mut segments = Vec::new();
-        let mut base = ram_base(config.board);
+        let mut base = ram::base(config.board);
         for memory in &memories {
             let (node, segment) =
                 HostRam::from_file(memory.as_file(), base).map_err(system("mapping RAM"))?;
             base = segment.range().end();
             ram.push(node);
-            segments.push(segment);
+            segments.push(ram::without_holes(config.board, segment));
         }
         let line = Mutex::new(Line {
             qtest,
@@ -295,33 +298,6 @@ fn idle_firmware() -> Vec<u8> {
     let mut image = vec![0; 64 << 10];
     image[0xfff0..0xfff4].copy_from_slice(&[0xfa, 0xf4, 0xeb, 0xfd]);
     image
-}
-
-fn ram_base(board: Board) -> PhysAddr {
-    match board {
-        Board::Virt => PhysAddr::new(0x4000_0000),
-        Board::Q35 => PhysAddr::new(0),
-    }
-}
-
-/// One file of RAM for each node, in memory where the system has such a place.
-fn memories(config: &Config) -> Result<Vec<tempfile::NamedTempFile>, QemuError> {
-    let shared = Path::new("/dev/shm");
-    config
-        .nodes
-        .iter()
-        .map(|&bytes| {
-            let file = match shared.is_dir() {
-                true => tempfile::NamedTempFile::new_in(shared),
-                false => tempfile::NamedTempFile::new(),
-            };
-            let file = file.map_err(system("making RAM"))?;
-            file.as_file()
-                .set_len(bytes)
-                .map_err(system("making RAM"))?;
-            Ok(file)
-        })
-        .collect()
 }
 
 fn accept(listener: &UnixListener, qemu: &mut Qemu) -> Result<UnixStream, QemuError> {

@@ -2,21 +2,25 @@
 
 mod disk;
 
-use disk::{EDU, Random};
-use dmakit_addr::{Address, DmaMask, Iova, NodeId, PAGE_BYTES};
-use dmakit_io_pgtable::Permissions;
-use dmakit_platform::SegmentRequest;
-use dmakit_qemu::devices::{Edu, EduError};
+use disk::{EDU, Random, edu_info, part};
+use dmakit_addr::{Attributes, DmaAddr, DmaMask, FromDevice, NodeId, PAGE_BYTES, PhysAddr};
+use dmakit_dma::{DmaSegment, DomainError, LinkError, MapError, ScatterList};
+use dmakit_platform::{CpuBuffer, Segment, SegmentRequest};
+use dmakit_qemu::devices::Edu;
+use dmakit_qemu::devices::edu::EduError;
+use dmakit_qemu::smmu::Mode;
 
 const BITS: u32 = 28;
+const NONE: Attributes = Attributes::NONE;
 
 /// Pages from all over both nodes: everything is taken in large pieces, and a page of each is used.
 #[test]
 fn a_device_of_28_bits_reaches_all_of_memory_through_low_addresses() {
     let mask = DmaMask::bits(BITS).unwrap();
     let rig = disk::start(mask, 1 << 20);
-    let (port, edu) = rig.edu();
-    let pattern = port.block(PAGE_BYTES, None).unwrap();
+    let attachment = rig.attach(EDU, Mode::Strict);
+    let device = attachment.device(edu_info(mask), None);
+    let edu = rig.edu(&device);
     let mut random = Random(28);
     let mut pieces = Vec::new();
     for node in [0, 1] {
@@ -28,68 +32,75 @@ fn a_device_of_28_bits_reaches_all_of_memory_through_low_addresses() {
         };
         // 256 MiB, less what the first is already used for.
         for _ in 0..if node == 0 { 127 } else { 128 } {
-            pieces.push(rig.stack.memory().allocate(&request).unwrap());
+            pieces.push(rig.memory.allocate(&request).unwrap());
         }
     }
-    for (index, piece) in pieces.iter().enumerate() {
-        let page = random.below((2 << 20) / PAGE_BYTES) * PAGE_BYTES;
-        let page = piece.window().slice(page, PAGE_BYTES).unwrap();
-        assert!(
-            page.range().start().raw() > mask.last(),
-            "out of its own reach"
-        );
-        page.fill(0xee);
-        let mapped = port
-            .map([page.range()].into_iter(), Permissions::READ_WRITE)
-            .unwrap();
-        assert!(mask.reaches(&mapped.range()));
+    let mut used = Vec::new();
+    for (index, piece) in pieces.into_iter().enumerate() {
+        let at = random.below((2 << 20) / PAGE_BYTES) * PAGE_BYTES;
+        let (before, rest) = piece.split_at(at).unwrap();
+        let (page, after) = rest.split_at(PAGE_BYTES).unwrap();
+        let phys = page.range();
+        assert!(phys.start().raw() > mask.last(), "out of its own reach");
+        page.window().fill(0xee);
+        let buffer = CpuBuffer::from_segment(page, PAGE_BYTES).unwrap();
+        let mapping = device.map::<FromDevice>(buffer, NONE).unwrap();
+        let mapped = DmaSegment {
+            addr: mapping.dma_addr(),
+            len: mapping.len(),
+        };
+        assert!(mapped.addr.raw() + mapped.len - 1 <= mask.last());
         let byte = index as u8;
-        edu.reload(&pattern, byte).unwrap();
-        let start = mapped.range().start();
-        edu.write(Iova::new(start.raw() + 0x80), 0x100).unwrap();
+        edu.reload(byte).unwrap();
+        edu.write(&[part(mapped, 0x80, 0x100)]).unwrap();
+        let page = device.unmap_and_sync(mapping).unwrap();
         let mut bytes = [0; PAGE_BYTES as usize];
-        page.read(&mut bytes);
+        page.read(0, &mut bytes);
         let landed = |at: usize| (0x80..0x180).contains(&at);
         for (at, seen) in bytes.iter().enumerate() {
-            assert_eq!(
-                *seen,
-                if landed(at) { byte } else { 0xee },
-                "piece {index} at {at:#x}"
-            );
+            let expected = if landed(at) { byte } else { 0xee };
+            assert_eq!(*seen, expected, "piece {index} at {at:#x}");
         }
-        port.unmap([mapped]).unwrap();
+        let page = page.into_segment().unwrap();
+        let piece = Segment::merge(before, page).unwrap();
+        used.push(Segment::merge(piece, after).unwrap());
     }
     rig.no_faults();
-    for piece in pieces {
-        rig.stack.memory().free(piece).unwrap();
+    for piece in used {
+        rig.memory.free(piece).unwrap();
     }
-    port.free_block(pattern).unwrap();
-    rig.close(port);
+    edu.stop();
+    rig.close(device.remove().unwrap(), attachment);
 }
 
 #[test]
 fn the_device_really_has_28_bits_and_its_driver_refuses_more() {
     let mask = DmaMask::bits(BITS).unwrap();
     let rig = disk::start(mask, 1 << 20);
-    let (port, edu) = rig.edu();
-    let page = port.block(PAGE_BYTES, None).unwrap();
-    let start = page.iova(0);
-    let beyond = start.checked_add(1 << BITS).unwrap();
-    let refused = edu.write(beyond, 64).unwrap_err();
+    let attachment = rig.attach(EDU, Mode::Strict);
+    let device = attachment.device(edu_info(mask), None);
+    let edu = rig.edu(&device);
+    let block = device.alloc_coherent::<[u8; 64]>(1, NONE).unwrap();
+    let beyond = DmaSegment {
+        addr: DmaAddr::new(block.dma_addr().raw() + (1 << BITS)),
+        len: 64,
+    };
+    let refused = edu.write(&[beyond]).unwrap_err();
     assert!(matches!(refused, EduError::Reach { .. }), "{refused}");
+    edu.reload(0x5a).unwrap();
     // A driver that believes in 64 bits: the device drops the upper ones without a word.
-    let machine = rig.stack.machine();
-    let regs = machine.pci().enable(EDU).unwrap().bar(0).unwrap();
-    let believer = Edu::new(machine.platform(), regs, DmaMask::ALL);
-    believer.reload(&page, 0x5a).unwrap();
-    page.window().fill(0xee);
-    believer.write(beyond, 64).unwrap();
-    let mut bytes = [0; 64];
-    page.window().read(&mut bytes);
-    assert_eq!(bytes, [0x5a; 64]);
+    let wide = attachment.device(edu_info(DmaMask::ALL), None);
+    let believer = Edu::start(rig.machine.platform(), &wide, rig.regs(EDU)).unwrap();
+    let view = device.view(&block).unwrap();
+    view.at(0).unwrap().write(&[0xee; 64]);
+    believer.write(&[beyond]).unwrap();
+    assert_eq!(view.at(0).unwrap().read(), [0x5a; 64]);
     rig.no_faults();
-    port.free_block(page).unwrap();
-    rig.close(port);
+    device.free_coherent(block).unwrap();
+    believer.stop();
+    edu.stop();
+    wide.remove().unwrap();
+    rig.close(device.remove().unwrap(), attachment);
 }
 
 #[test]
@@ -97,24 +108,35 @@ fn a_space_of_28_bits_that_is_full_says_so_and_serves_again() {
     for (bits, fits) in [(BITS, false), (64, true)] {
         let mask = DmaMask::bits(bits).unwrap();
         let rig = disk::start(mask, 1 << 20);
-        let (port, _edu) = rig.edu();
-        let run = rig.stack.memory().free_runs(NodeId::new(1))[0];
-        let run = run.slice(0, 128 << 20).unwrap();
-        let map = || port.map([run].into_iter(), Permissions::READ);
-        let half = map().unwrap();
-        let second = map();
-        assert_eq!(second.is_ok(), fits, "{bits} bits");
-        match second {
+        let attachment = rig.attach(EDU, Mode::Strict);
+        let device = attachment.device(edu_info(mask), None);
+        let first = PhysAddr::new(0);
+        let nothing = || ScatterList::new(Vec::<CpuBuffer>::new()).unwrap();
+        let reserve = || device.reserve::<FromDevice>(first, 128 << 20, 1, NONE);
+        let give_back = |request| {
+            let debt = device.cancel(request, nothing(), std::iter::empty());
+            device
+                .redeem(debt.unwrap(), &device.sync().unwrap())
+                .unwrap();
+        };
+        let half = reserve().unwrap();
+        match reserve() {
             Ok(second) => {
-                let last = half.range().end().max(second.range().end());
-                assert!(last.raw() > 1 << BITS, "only the limit kept it low");
-                port.unmap([second]).unwrap();
+                assert!(fits, "{bits} bits");
+                give_back(second);
             }
-            Err(error) => assert!(error.to_string().contains("134217728"), "{error}"),
+            Err(error) => {
+                assert!(!fits, "{bits} bits: {error}");
+                let is_full = matches!(
+                    error,
+                    LinkError::Map(MapError::Domain(DomainError::Space(_)))
+                );
+                assert!(is_full, "{error}");
+                assert!(error.to_string().contains("134217728"), "{error}");
+            }
         }
-        port.unmap([half]).unwrap();
-        let again = map().unwrap();
-        port.unmap([again]).unwrap();
-        rig.close(port);
+        give_back(half);
+        give_back(reserve().unwrap());
+        rig.close(device.remove().unwrap(), attachment);
     }
 }

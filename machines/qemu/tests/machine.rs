@@ -113,3 +113,17 @@ fn a_missing_program_says_what_to_install() {
         "qemu-system-nowhere is not installed; on Debian: apt-get install qemu-system-arm"
     );
 }
+
+#[test]
+fn a_pc_has_no_more_memory_than_lies_in_one_piece() {
+    let mut config = Config::virt();
+    config.board = Board::Q35;
+    config.iommu = None;
+    config.nodes = vec![2 << 30; 2];
+    let error = Machine::start(&config).err().unwrap();
+    assert!(matches!(error, QemuError::Memory { .. }), "{error}");
+    config.nodes = vec![64 << 20; 2];
+    let (_machine, ram) = Machine::start(&config).unwrap();
+    let starts: Vec<_> = ram.iter().map(|node| node.range().start().raw()).collect();
+    assert_eq!(starts, [1 << 20, 64 << 20], "windows lie below");
+}

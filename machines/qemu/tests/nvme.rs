@@ -3,49 +3,65 @@
 mod disk;
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
-use disk::{DISK, Disk, Random, Rig};
-use dmakit_addr::{IovaRange, PAGE_BYTES};
-use dmakit_io_pgtable::Permissions;
-use dmakit_iommu::{FaultReason, Mapped};
-use dmakit_qemu::devices::nvme::{NvmeError, Operation};
-use dmakit_qemu::smmu::{Mode, Port, Scattered};
+use disk::{DISK, Disk, Random, disk_info, part};
+use dmakit_addr::{Attributes, DmaAddr, FromDevice, Iova, PAGE_BYTES, ToDevice};
+use dmakit_dma::{CoherentSource, Device, DmaMemory, DmaSegment, Mapping, Path};
+use dmakit_iommu::FaultReason;
+use dmakit_platform::host::SegmentStore;
+use dmakit_platform::{NoMemory, Segment, SegmentRequest, TableMemory};
+use dmakit_qemu::devices::nvme::{DEPTH_MAX, NvmeError, Operation};
+use dmakit_qemu::pieces::Pieces;
+use dmakit_qemu::smmu::{Mode, QemuDevice};
 
 const ALL: dmakit_addr::DmaMask = dmakit_addr::DmaMask::ALL;
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 512;
+const NONE: Attributes = Attributes::NONE;
 
-fn buffer(rig: &Rig, random: &mut Random, len: u64) -> Scattered {
-    let pages = len.div_ceil(PAGE_BYTES) as usize;
-    Scattered::allocate(rig.stack.memory(), 2, pages, |n| random.below(n)).unwrap()
+fn segment<D: dmakit_addr::DirectionType>(
+    device: &QemuDevice<'_>,
+    mapping: &Mapping<D, Pieces>,
+) -> DmaSegment {
+    let segments: Vec<_> = device.segments(mapping).collect();
+    assert_eq!(segments.len(), 1, "one range of addresses");
+    segments[0]
 }
 
-fn map(port: &Port, buffer: &Scattered, operation: Operation) -> Mapped {
-    let permissions = match operation {
-        Operation::Read => Permissions::READ_WRITE,
-        Operation::Write => Permissions::READ,
-    };
-    port.map(buffer.runs(), permissions).unwrap()
+fn bytes(pieces: &Pieces) -> Vec<u8> {
+    let mut bytes = vec![0; pieces.runs().map(|run| run.len()).sum::<u64>() as usize];
+    pieces.read(0, &mut bytes);
+    bytes
+}
+
+fn fill(pieces: &mut Pieces, byte: u8) {
+    let len: u64 = pieces.runs().map(|run| run.len()).sum();
+    pieces.write(0, &vec![byte; len as usize]);
 }
 
 #[test]
 fn a_megabyte_scattered_over_both_nodes_goes_to_the_disk_and_back() {
     let rig = disk::start(ALL, 4 * MIB);
-    let (port, mut disk) = rig.disk(Mode::Strict);
+    let attachment = rig.attach(DISK, Mode::Strict);
+    let device = attachment.device(disk_info(), None);
+    let mut disk = rig.disk(&device);
     let identity = disk.identity().clone();
     assert_eq!((identity.block, identity.blocks), (BLOCK, 4 * MIB / BLOCK));
     assert_eq!(identity.serial, "dmakit");
     assert_eq!(identity.transfer_max, 2 * MIB, "mdts=9");
     let mut random = Random(1);
-    let source = buffer(&rig, &mut random, MIB);
+    let mut source = rig.scattered(&mut random, MIB);
     let nodes = source.runs().filter(|run| run.start().raw() >= 0x5000_0000);
     assert_eq!(nodes.count(), 128, "half of the pages are of node 1");
     let sent = random.bytes(MIB as usize);
-    source.write(&sent);
-    let mapped = map(&port, &source, Operation::Write);
-    assert_eq!(mapped.range().len(), MIB, "one range of addresses");
-    disk.transfer(Operation::Write, 2048, mapped.range())
-        .unwrap();
+    source.write(0, &sent);
+    let mapping = device.map_request::<ToDevice, _>(source, NONE).unwrap();
+    let from = segment(&device, &mapping);
+    assert_eq!(from.len, MIB);
+    disk.transfer(Operation::Write, 2048, &[from]).unwrap();
+    rig.free(device.unmap_and_sync(mapping).unwrap());
     disk.flush().unwrap();
     assert!(
         rig.stored(MIB, MIB as usize) == sent,
@@ -60,12 +76,12 @@ fn a_megabyte_scattered_over_both_nodes_goes_to_the_disk_and_back() {
 
     let kept = random.bytes(MIB as usize);
     rig.file.write_all_at(&kept, 2 * MIB).unwrap();
-    let target = buffer(&rig, &mut random, MIB + 2 * PAGE_BYTES);
-    target.fill(0xee);
-    let canaries = map(&port, &target, Operation::Read);
-    let middle = canaries.range().slice(PAGE_BYTES, MIB).unwrap();
-    disk.transfer(Operation::Read, 4096, middle).unwrap();
-    let seen = target.read(target.len() as usize);
+    let target = rig.scattered(&mut random, MIB + 2 * PAGE_BYTES);
+    let mapping = device.map_request::<FromDevice, _>(target, NONE).unwrap();
+    let middle = part(segment(&device, &mapping), PAGE_BYTES, MIB);
+    disk.transfer(Operation::Read, 4096, &[middle]).unwrap();
+    let target = device.unmap_and_sync(mapping).unwrap();
+    let seen = bytes(&target);
     let (before, rest) = seen.split_at(PAGE_BYTES as usize);
     let (landed, after) = rest.split_at(MIB as usize);
     assert!(landed == kept, "memory has other bytes");
@@ -74,175 +90,270 @@ fn a_megabyte_scattered_over_both_nodes_goes_to_the_disk_and_back() {
         "canaries"
     );
     rig.no_faults();
-    port.unmap([mapped, canaries]).unwrap();
-    source.free(rig.stack.memory());
-    target.free(rig.stack.memory());
-    rig.close_disk(port, disk);
+    rig.free(target);
+    disk.stop().unwrap();
+    rig.close(device.remove().unwrap(), attachment);
 }
 
 #[test]
 fn faults_of_data_show_in_the_event_queue_and_not_in_the_status() {
     let rig = disk::start(ALL, MIB);
-    let (port, mut disk) = rig.disk(Mode::Strict);
+    let attachment = rig.attach(DISK, Mode::Strict);
+    let device = attachment.device(disk_info(), None);
+    let mut disk = rig.disk(&device);
     rig.file.write_all_at(&[0x77; 8192], 0).unwrap();
     let mut random = Random(2);
-    let page = buffer(&rig, &mut random, PAGE_BYTES);
-    page.fill(0xee);
-    let mapped = map(&port, &page, Operation::Read);
-    let range = mapped.range();
-    let both = IovaRange::new(range.start(), 2 * PAGE_BYTES).unwrap();
-    disk.transfer(Operation::Read, 0, both).unwrap();
-    assert_eq!(page.read(4096), [0x77; 4096], "the first page is mapped");
-    let (faults, _) = rig.stack.take_faults();
-    assert!(!faults.is_empty(), "the second is not");
+    let page = rig.scattered(&mut random, PAGE_BYTES);
+    let mapping = device.map_request::<FromDevice, _>(page, NONE).unwrap();
+    let mapped = segment(&device, &mapping);
+    // Below: above it are the disk's own queues.
+    let start = mapped.addr.raw() - PAGE_BYTES;
+    let outside = start..mapped.addr.raw();
+    let both = DmaSegment {
+        addr: DmaAddr::new(start),
+        len: 2 * PAGE_BYTES,
+    };
+    disk.transfer(Operation::Read, 0, &[both]).unwrap();
+    let (faults, _) = rig.stack().take_faults();
+    assert!(!faults.is_empty(), "the first page is not mapped");
     for fault in faults {
         assert_eq!(fault.stream, u32::from(DISK.raw()));
         assert_eq!(
             (fault.reason, fault.is_write),
             (FaultReason::Unmapped, Some(true))
         );
-        let at = fault.iova.unwrap();
-        assert!(both.contains(at) && !range.contains(at), "{fault}");
+        assert!(outside.contains(&fault.iova.unwrap().raw()), "{fault}");
     }
-    port.unmap([mapped]).unwrap();
-    let only_read = map(&port, &page, Operation::Write);
-    page.fill(0xee);
-    disk.transfer(Operation::Read, 0, only_read.range())
-        .unwrap();
-    assert_eq!(page.read(4096), [0xee; 4096], "mapped for reading only");
-    let (faults, _) = rig.stack.take_faults();
+    let mut page = device.unmap_and_sync(mapping).unwrap();
+    assert_eq!(bytes(&page), [0x77; 4096], "the second page is mapped");
+
+    fill(&mut page, 0xee);
+    let mapping = device.map_request::<ToDevice, _>(page, NONE).unwrap();
+    let only_read = segment(&device, &mapping);
+    disk.transfer(Operation::Read, 0, &[only_read]).unwrap();
+    let (faults, _) = rig.stack().take_faults();
     assert!(!faults.is_empty());
     assert!(
         faults
             .iter()
             .all(|fault| fault.reason == FaultReason::Permission)
     );
-    port.unmap([only_read]).unwrap();
-    page.free(rig.stack.memory());
-    rig.close_disk(port, disk);
+    let page = device.unmap_and_sync(mapping).unwrap();
+    assert_eq!(bytes(&page), [0xee; 4096], "mapped for reading only");
+    rig.free(page);
+    disk.stop().unwrap();
+    rig.close(device.remove().unwrap(), attachment);
 }
 
 #[test]
 fn what_the_disk_cannot_do_is_refused_before_it_is_asked() {
     let rig = disk::start(ALL, 4 * MIB);
-    let (port, mut disk) = rig.disk(Mode::Strict);
+    let attachment = rig.attach(DISK, Mode::Strict);
+    let device = attachment.device(disk_info(), None);
+    let mut disk = rig.disk(&device);
     let mut random = Random(3);
-    let large = buffer(&rig, &mut random, 2 * MIB + PAGE_BYTES);
-    let mapped = map(&port, &large, Operation::Read);
-    let whole = mapped.range();
-    let part = |at, len| whole.slice(at, len).unwrap();
+    let large = rig.scattered(&mut random, 2 * MIB + PAGE_BYTES);
+    let mapping = device.map_request::<FromDevice, _>(large, NONE).unwrap();
+    let whole = segment(&device, &mapping);
+    let mut refused =
+        |lba, segments: &[DmaSegment]| disk.submit(Operation::Read, lba, segments).unwrap_err();
     assert!(matches!(
-        disk.submit(Operation::Read, 0, whole),
-        Err(NvmeError::TooLong { max, .. }) if max == 2 * MIB
+        refused(0, &[whole]),
+        NvmeError::TooLong { max, .. } if max == 2 * MIB
     ));
+    let odd = refused(0, &[part(whole, 0, 100)]);
+    assert!(matches!(odd, NvmeError::Blocks { len: 100, .. }));
+    let odd = refused(0, &[part(whole, 2, 512)]);
+    assert!(matches!(odd, NvmeError::Misplaced { .. }));
+    let gap = refused(0, &[part(whole, 0, 512), part(whole, 4096, 512)]);
+    assert!(matches!(gap, NvmeError::Misplaced { .. }));
     assert!(matches!(
-        disk.submit(Operation::Read, 0, part(0, 100)),
-        Err(NvmeError::Shape { .. })
+        refused(8191, &[part(whole, 0, 1024)]),
+        NvmeError::Beyond { size: 8192, .. }
     ));
-    assert!(matches!(
-        disk.submit(Operation::Read, 0, part(2, 512)),
-        Err(NvmeError::Shape { .. })
-    ));
-    assert!(matches!(
-        disk.submit(Operation::Read, 8191, part(0, 1024)),
-        Err(NvmeError::Beyond { size: 8192, .. })
-    ));
-    for _ in 0..Disk::DEPTH_MAX {
-        disk.submit(Operation::Read, 0, part(0, 512)).unwrap();
-    }
-    let full = disk.submit(Operation::Read, 0, part(0, 512));
-    assert_eq!(full, Err(NvmeError::Full));
-    for _ in 0..Disk::DEPTH_MAX {
-        assert_eq!(disk.wait().unwrap().status, 0);
-    }
-    assert_eq!(disk.in_flight(), 0);
     rig.no_faults();
-    port.unmap([mapped]).unwrap();
-    large.free(rig.stack.memory());
-    rig.close_disk(port, disk);
+    rig.free(device.unmap_and_sync(mapping).unwrap());
+    disk.stop().unwrap();
+    rig.close(device.remove().unwrap(), attachment);
 }
 
 #[test]
-fn an_unattached_disk_does_not_come_up() {
+fn sixty_four_commands_are_in_flight_at_once_and_not_one_more() {
+    assert_eq!(DEPTH_MAX, 64);
+    let rig = disk::start(ALL, 4 * MIB);
+    let attachment = rig.attach(DISK, Mode::Strict);
+    let device = attachment.device(disk_info(), None);
+    let mut disk = rig.disk(&device);
+    let mut random = Random(6);
+    let stored = random.bytes(2 * MIB as usize);
+    rig.file.write_all_at(&stored, 0).unwrap();
+    // Twice round a queue of 65, so that it wraps with all of them in flight.
+    for round in 0..3 {
+        let target = rig.scattered(&mut random, 64 * 8 * BLOCK);
+        let mapping = device.map_request::<FromDevice, _>(target, NONE).unwrap();
+        let whole = segment(&device, &mapping);
+        let lane = |slot| part(whole, slot * 8 * BLOCK, 8 * BLOCK);
+        for slot in 0..64 {
+            let lba = (round * 64 + slot) * 8;
+            disk.submit(Operation::Read, lba, &[lane(slot)]).unwrap();
+        }
+        assert_eq!(disk.in_flight(), 64);
+        let full = disk.submit(Operation::Read, 0, &[lane(0)]);
+        assert_eq!(full, Err(NvmeError::Full));
+        for _ in 0..64 {
+            assert_eq!(disk.wait().unwrap().status, 0);
+        }
+        assert_eq!(disk.in_flight(), 0);
+        let target = device.unmap_and_sync(mapping).unwrap();
+        let len = 64 * 8 * BLOCK as usize;
+        assert!(bytes(&target) == stored[round as usize * len..][..len]);
+        rig.free(target);
+    }
+    rig.no_faults();
+    disk.stop().unwrap();
+    rig.close(device.remove().unwrap(), attachment);
+}
+
+#[test]
+fn an_unattached_disk_does_not_come_up_and_keeps_nothing() {
     let rig = disk::start(ALL, MIB);
-    let (port, disk) = rig.disk(Mode::Strict);
-    let memory = disk.stop().unwrap();
-    rig.stack.smmu().detach(DISK.raw().into()).unwrap();
-    let machine = rig.stack.machine();
-    let regs = machine.pci().enable(DISK).unwrap().bar(0).unwrap();
-    let failure = Disk::start(machine.platform(), regs, memory).err().unwrap();
-    assert!(
-        matches!(failure.error, NvmeError::Fatal { .. }),
-        "{failure}"
-    );
+    let attachment = rig.attach(DISK, Mode::Strict);
+    let device = attachment.device(disk_info(), None);
+    rig.disk(&device).stop().unwrap();
+    rig.stack().smmu().detach(DISK.raw().into()).unwrap();
+    let platform = rig.machine.platform();
+    let failure = Disk::start(platform, &device, rig.regs(DISK), None);
+    let error = failure.err().unwrap();
+    assert!(matches!(error, NvmeError::Fatal { .. }), "{error}");
     // The architecture aborts such a stream without a record.
     rig.no_faults();
-    port.free_block(failure.memory).unwrap();
-    rig.close(port);
+    rig.close(device.remove().unwrap(), attachment);
+}
+
+/// A machine's memory, of which only so many blocks can be had.
+struct Scarce {
+    memory: SegmentStore,
+    left: AtomicU32,
+}
+
+impl TableMemory for Scarce {
+    fn allocate_table(&self, request: &SegmentRequest) -> Result<Segment, NoMemory> {
+        let taken = self
+            .left
+            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        match taken {
+            Ok(_) => self.memory.allocate_table(request),
+            Err(_) => Err(NoMemory {
+                request: *request,
+                largest_free: None,
+            }),
+        }
+    }
+
+    fn free_table(&self, segment: Segment) {
+        self.memory.free_table(segment);
+    }
+}
+
+#[test]
+fn a_disk_without_memory_for_all_it_needs_keeps_none_of_it() {
+    let rig = disk::start(ALL, MIB);
+    rig.bypass(DISK);
+    let platform = rig.machine.platform();
+    let mut count = 0;
+    loop {
+        let scarce = Scarce {
+            memory: rig.memory.clone(),
+            left: AtomicU32::new(count),
+        };
+        let source = CoherentSource::Cached(&scarce);
+        let device: QemuDevice<'_> =
+            Device::new(platform.clone(), disk_info(), Path::Direct, source);
+        let started = Disk::start(platform.clone(), &device, rig.regs(DISK), None);
+        let is_up = match started {
+            Ok(disk) => {
+                disk.stop().unwrap();
+                true
+            }
+            Err(error) => {
+                assert!(matches!(error, NvmeError::Memory(_)), "{count}: {error}");
+                false
+            }
+        };
+        rig.all_is_back(&[device.remove().unwrap()]);
+        if is_up {
+            break;
+        }
+        count += 1;
+    }
+    assert_eq!(count, 6, "two pairs of queues, lists, a page");
 }
 
 /// What makes tests for stale hits worth something.
 #[test]
 fn a_lazy_domain_lets_the_disk_in_until_it_is_flushed() {
     let rig = disk::start(ALL, MIB);
-    let (port, mut disk) = rig.disk(Mode::Lazy);
+    let attachment = rig.attach(DISK, Mode::Lazy);
+    let device = attachment.device(disk_info(), None);
+    let mut disk = rig.disk(&device);
     rig.file.write_all_at(&[0x77; 512], 0).unwrap();
     let mut random = Random(4);
-    let page = buffer(&rig, &mut random, PAGE_BYTES);
-    let mapped = map(&port, &page, Operation::Read);
-    let first = mapped.range().slice(0, BLOCK).unwrap();
-    disk.transfer(Operation::Read, 0, first).unwrap();
-    page.fill(0xcc);
-    port.unmap([mapped]).unwrap();
-    assert_eq!(port.exposure().bytes, PAGE_BYTES);
-    disk.transfer(Operation::Read, 0, first).unwrap();
+    let page = rig.scattered(&mut random, PAGE_BYTES);
+    let mapping = device.map_request::<FromDevice, _>(page, NONE).unwrap();
+    let first = part(segment(&device, &mapping), 0, BLOCK);
+    disk.transfer(Operation::Read, 0, &[first]).unwrap();
+    let mut page = device.unmap_and_sync(mapping).unwrap();
+    fill(&mut page, 0xcc);
+    assert_eq!(attachment.exposure().bytes, PAGE_BYTES);
+    disk.transfer(Operation::Read, 0, &[first]).unwrap();
     assert_eq!(
-        page.read(512),
+        bytes(&page)[..512],
         [0x77; 512],
         "a stale hit: that is what lazy means"
     );
     rig.no_faults();
-    port.flush().unwrap();
-    assert_eq!(port.exposure().bytes, 0);
-    page.fill(0xcc);
-    disk.transfer(Operation::Read, 0, first).unwrap();
-    assert_eq!(page.read(512), [0xcc; 512]);
-    assert!(!rig.stack.take_faults().0.is_empty());
-    page.free(rig.stack.memory());
-    rig.close_disk(port, disk);
+    attachment.flush().unwrap();
+    assert_eq!(attachment.exposure().bytes, 0);
+    fill(&mut page, 0xcc);
+    disk.transfer(Operation::Read, 0, &[first]).unwrap();
+    assert_eq!(bytes(&page), [0xcc; 4096]);
+    assert!(!rig.stack().take_faults().0.is_empty());
+    rig.free(page);
+    disk.stop().unwrap();
+    rig.close(device.remove().unwrap(), attachment);
 }
 
 #[test]
 fn a_walk_ends_at_the_page_that_the_disk_writes() {
     let rig = disk::start(ALL, MIB);
-    let (port, mut disk) = rig.disk(Mode::Strict);
+    let attachment = rig.attach(DISK, Mode::Strict);
+    let device = attachment.device(disk_info(), None);
+    let mut disk = rig.disk(&device);
     rig.file.write_all_at(&[0x77; 512], 0).unwrap();
     let mut random = Random(5);
-    let pages = buffer(&rig, &mut random, 4 * PAGE_BYTES);
-    let mapped = map(&port, &pages, Operation::Read);
-    let third = mapped.range().slice(2 * PAGE_BYTES, BLOCK).unwrap();
-    disk.transfer(Operation::Read, 0, third).unwrap();
-    let steps = port.walk(third.start());
+    let pages = rig.scattered(&mut random, 4 * PAGE_BYTES);
+    let third = pages.runs().nth(2).unwrap().start();
+    let mapping = device.map_request::<FromDevice, _>(pages, NONE).unwrap();
+    let target = part(segment(&device, &mapping), 2 * PAGE_BYTES, BLOCK);
+    disk.transfer(Operation::Read, 0, &[target]).unwrap();
+    let iova = Iova::new(target.addr.raw());
+    let steps = attachment.walk(iova);
     assert_eq!(steps.len(), 4);
     let levels: Vec<_> = steps.iter().map(|step| step.level).collect();
     assert_eq!(levels, [0, 1, 2, 3]);
     let dmakit_io_pgtable::Entry::Leaf(phys, _) = steps[3].entry else {
         panic!("{}", steps[3]);
     };
-    assert_eq!(phys, pages.runs().nth(2).unwrap().start());
+    assert_eq!(phys, third);
     let run = dmakit_addr::PhysRange::new(phys, 512).unwrap();
-    let mut bytes = [0; 512];
-    rig.stack
-        .machine()
-        .hardware_window(run)
-        .unwrap()
-        .read(&mut bytes);
-    assert_eq!(bytes, [0x77; 512]);
-    port.unmap([mapped]).unwrap();
+    let mut seen = [0; 512];
+    rig.machine.hardware_window(run).unwrap().read(&mut seen);
+    assert_eq!(seen, [0x77; 512]);
+    rig.free(device.unmap_and_sync(mapping).unwrap());
     assert_eq!(
-        port.walk(third.start()).last().unwrap().entry,
+        attachment.walk(iova).last().unwrap().entry,
         dmakit_io_pgtable::Entry::Absent
     );
-    pages.free(rig.stack.memory());
-    rig.close_disk(port, disk);
+    disk.stop().unwrap();
+    rig.close(device.remove().unwrap(), attachment);
 }

@@ -1,15 +1,15 @@
 //! An `edu` behind the SMMU that reads and writes the memory of an NVMe controller.
 
-use dmakit_addr::{Attributes, Bidirectional, DmaAddr, DmaMask, Iova};
+use dmakit_addr::{Attributes, Bidirectional, DmaAddr, DmaMask};
 use dmakit_dma::{
-    DeviceId, DeviceInfo, Forwards, PeerImporter, PeerPaths, PeerProvider, PeerRoute, PeerWindow,
-    Place, PlaceId, ProviderId, Redirect, TakeBack, Topology,
+    DeviceId, DeviceInfo, DmaSegment, Forwards, PeerImporter, PeerPaths, PeerProvider, PeerRoute,
+    PeerWindow, Place, PlaceId, ProviderId, Redirect, TakeBack, Topology,
 };
 use dmakit_iommu::FaultReason;
 use dmakit_platform::Mmio;
 use dmakit_platform::host::HostPlatform;
-use dmakit_qemu::devices::Edu;
-use dmakit_qemu::smmu::{PortConfig, SmmuStack};
+use dmakit_qemu::devices::{Edu, edu};
+use dmakit_qemu::smmu::{AttachConfig, Mode, SmmuStack};
 use dmakit_qemu::{Config, FunctionId, Machine, QemuMmio};
 
 const EDU: FunctionId = FunctionId::on_root(2, 0);
@@ -57,7 +57,7 @@ fn bytes(buffer: &QemuMmio, at: u64) -> Vec<u8> {
 fn edu_reaches_a_controllers_memory_while_it_is_mapped_and_faults_afterwards() {
     let mut config = Config::virt();
     config.devices = vec![
-        Edu::argument(2, DmaMask::ALL),
+        edu::argument(2, DmaMask::ALL),
         "nvme,drive=disk,serial=dmakit,addr=3,cmb_size_mb=1".into(),
     ];
     config.drives = vec!["driver=null-co,if=none,id=disk,size=1M".into()];
@@ -67,11 +67,12 @@ fn edu_reaches_a_controllers_memory_while_it_is_mapped_and_faults_afterwards() {
     let (range, buffer) = (disk.bar_range(BUFFER).unwrap(), disk.bar(BUFFER).unwrap());
     assert_eq!(range.len(), 1 << 20);
     let regs = machine.pci().enable(EDU).unwrap().bar(0).unwrap();
-    let edu = Edu::new(machine.platform(), regs, DmaMask::ALL);
-    let port = stack
-        .open(EDU, PortConfig::strict(1, DmaMask::ALL))
+    let attachment = stack
+        .attach(EDU, AttachConfig::new(1, Mode::Strict))
         .unwrap();
-    let device = port.device(DeviceInfo::new(DeviceId::new(1), "edu", DmaMask::ALL), None);
+    let info = DeviceInfo::new(DeviceId::new(1), "edu", DmaMask::ALL);
+    let device = attachment.device(info, None);
+    let edu = Edu::start(machine.platform(), &device, regs).unwrap();
 
     let window = PeerWindow::new(range, DmaAddr::new(range.start().raw())).unwrap();
     let provider: PeerProvider<'_, HostPlatform> =
@@ -83,14 +84,16 @@ fn edu_reaches_a_controllers_memory_while_it_is_mapped_and_faults_afterwards() {
         .map_peer::<Bidirectional>(part, &mut paths, Attributes::NONE)
         .unwrap();
     assert_eq!(mapping.route(), PeerRoute::HostBridge);
-    let at = Iova::new(mapping.segment().addr.raw());
-    let second = Iova::new(at.raw() + 0x1000);
+    let [first, second] = [0, 0x1000].map(|at| DmaSegment {
+        addr: DmaAddr::new(mapping.segment().addr.raw() + at),
+        len: LEN,
+    });
 
     let pattern: Vec<u8> = (0..LEN).map(|i| (i * 7 + 3) as u8).collect();
     fill(&buffer, 0x4000, &pattern);
     fill(&buffer, 0x5000, &[0xee; LEN as usize]);
-    edu.read(at, LEN).unwrap();
-    edu.write(second, LEN).unwrap();
+    edu.read(&[first]).unwrap();
+    edu.write(&[second]).unwrap();
     assert!(bytes(&buffer, 0x5000) == pattern, "read and written by edu");
     assert_eq!(stack.take_faults().0, []);
 
@@ -101,7 +104,7 @@ fn edu_reaches_a_controllers_memory_while_it_is_mapped_and_faults_afterwards() {
     provider.leave(import).unwrap();
     provider.release().unwrap();
     fill(&buffer, 0x5000, &[0xee; LEN as usize]);
-    edu.write(second, LEN).unwrap();
+    edu.write(&[second]).unwrap();
     let (faults, _) = stack.take_faults();
     assert!(!faults.is_empty());
     for fault in faults {
@@ -109,7 +112,8 @@ fn edu_reaches_a_controllers_memory_while_it_is_mapped_and_faults_afterwards() {
         assert_eq!(fault.stream, u32::from(EDU.raw()));
     }
     assert!(bytes(&buffer, 0x5000).iter().all(|&byte| byte == 0xee));
+    edu.stop();
     assert_eq!(device.remove().unwrap().live(), 0);
-    let counters = port.close().unwrap();
+    let counters = attachment.close().unwrap();
     assert_eq!((counters.leaves, counters.quarantined), (0, 0));
 }

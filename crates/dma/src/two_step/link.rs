@@ -6,7 +6,7 @@ use dmakit_addr::{Attributes, DirectionType, DmaAddr, DmaRange, Iova, IovaRange,
 use dmakit_iommu::LinkCursor;
 use dmakit_platform::{CopySource, Platform};
 
-use super::state::{Flag, State};
+use super::state::{Flag, State, attributes_of};
 use super::{LinkError, Request};
 use crate::bounce::Ask;
 use crate::cache;
@@ -52,6 +52,17 @@ impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
         run: PhysRange,
         source: &S,
     ) -> Result<DmaSegment, LinkError> {
+        self.link_as(run, source, Location::caller())
+    }
+
+    /// The same, for `caller`.
+    #[inline]
+    pub(super) fn link_as<S: CopySource + ?Sized>(
+        &mut self,
+        run: PhysRange,
+        source: &S,
+        caller: &'static Location<'static>,
+    ) -> Result<DmaSegment, LinkError> {
         if let Some(plain) = &mut self.plain {
             let len = run.len();
             let is_whole = (run.start().raw() | len) & plain.mask == 0 && len > 0;
@@ -66,18 +77,17 @@ impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
                 }
             }
         }
-        self.link_slow(run, source)
+        self.link_slow(run, source, caller)
     }
 
     /// The long way, which also says what is wrong.
-    #[track_caller]
     #[inline(never)]
     fn link_slow<S: CopySource + ?Sized>(
         &mut self,
         run: PhysRange,
         source: &S,
+        caller: &'static Location<'static>,
     ) -> Result<DmaSegment, LinkError> {
-        let caller = Location::caller();
         let segment = self.device.link_from(self.request, run, source, caller)?;
         self.plain = self.device.plain(self.request);
         Ok(segment)
@@ -89,13 +99,15 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// entry for memory that the device may see as it lies.
     ///
     /// # Errors
-    /// [`LinkError::WrongDomain`].
+    /// [`LinkError::WrongDomain`]; [`LinkError::Hardware`] where something was unlinked and is not
+    /// forgotten in time.
     #[inline]
     pub fn linker<'a, D: DirectionType>(
         &'a self,
         request: &'a mut Request<D>,
     ) -> Result<Linker<'a, 'm, D, P, M, C, T>, LinkError> {
         self.check_state(&request.state)?;
+        self.make_fresh(&mut request.state)?;
         Ok(Linker {
             plain: self.plain(request),
             device: self,
@@ -165,13 +177,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             self.counters.step_failed(error, Attributes::NONE);
         })?;
         if C::IS_WATCHING {
-            let event = Event {
-                kind: Kind::Request,
-                dma: dma.addr,
-                len: dma.len,
-                direction: D::DIRECTION,
-                caller,
-            };
+            let event = Event::new(Kind::Request, dma, D::DIRECTION).by(caller);
             match request.is_contiguous() {
                 true => self.checker.linked(&self.info, &event, run),
                 false => {
@@ -273,13 +279,5 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         };
         state.set_linked(end);
         Ok(dma)
-    }
-}
-
-/// What a state was asked for, as far as links go by it.
-fn attributes_of(state: &State) -> Attributes {
-    match state.has(Flag::SKIPS_SYNC) {
-        true => Attributes::SKIP_CPU_SYNC,
-        false => Attributes::NONE,
     }
 }

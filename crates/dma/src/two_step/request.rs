@@ -4,7 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::panic::Location;
 
-use dmakit_addr::{Attributes, DirectionType, DmaAddr, PhysAddr};
+use dmakit_addr::{Attributes, DirectionType, DmaAddr, Granule, PhysAddr};
 use dmakit_platform::Platform;
 
 use super::state::{BYTES_MAX, DOMAINS_MAX, Flag, Owner, State};
@@ -76,6 +76,13 @@ impl<D> Sealed<D> {
             addr: DmaAddr::new(state.address()),
             len: state.linked(),
         })
+    }
+
+    /// The request, to link more behind what it has or to [unlink](Device::unlink_tail) some of that.
+    /// The device may go on with what it has, and is told of nothing new until the request is sealed
+    /// again.
+    pub fn reopen(self) -> Request<D> {
+        self.request
     }
 
     /// Whether part of it lies in bounce slots.
@@ -200,24 +207,16 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ) {
         self.counters.mapped();
         if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
-            let range = state.range(domain.granule());
-            let event = Event {
-                kind,
-                dma: DmaAddr::new(range.start().raw()),
-                len: range.len(),
-                direction: D::DIRECTION,
-                caller,
-            };
+            let event = event_of::<D>(kind, state, domain.granule()).by(caller);
             self.checker.began(&self.info, &event, core::iter::empty());
         }
     }
 
-    pub(super) fn ended_state(&self, kind: Kind, state: &State) {
+    pub(super) fn ended_state<D: DirectionType>(&self, kind: Kind, state: &State) {
         self.counters.unmapped();
         if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
-            let range = state.range(domain.granule());
-            let start = DmaAddr::new(range.start().raw());
-            self.checker.ended(&self.info, kind, start, range.len());
+            let event = event_of::<D>(kind, state, domain.granule());
+            self.checker.ended(&self.info, &event);
         }
     }
 
@@ -255,7 +254,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// commands.
     pub fn seal<D: DirectionType>(
         &self,
-        mut request: Request<D>,
+        request: Request<D>,
     ) -> Result<Sealed<D>, Unmoved<Request<D>>> {
         let announced = self.check_state(&request.state).and_then(|()| {
             if request.is_empty() {
@@ -269,9 +268,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             let linked = linked
                 .slice(0, request.state.span(granule))
                 .unwrap_or(linked);
-            self.make_fresh(domain, &mut request.state)
-                .and_then(|()| domain.announce(linked))
-                .map_err(LinkError::Hardware)
+            domain.announce(linked).map_err(LinkError::Hardware)
         });
         match announced {
             Ok(()) => Ok(Sealed { request }),
@@ -281,4 +278,14 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }),
         }
     }
+}
+
+/// All the addresses of a state.
+fn event_of<D: DirectionType>(kind: Kind, state: &State, granule: Granule) -> Event {
+    let range = state.range(granule);
+    let segment = DmaSegment {
+        addr: DmaAddr::new(range.start().raw()),
+        len: range.len(),
+    };
+    Event::new(kind, segment, D::DIRECTION)
 }

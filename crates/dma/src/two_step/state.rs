@@ -1,13 +1,13 @@
 //! What is kept of a request or a window, in two words.
 
-use dmakit_addr::{Granule, Iova, IovaRange};
+use dmakit_addr::{Attributes, Granule, Iova, IovaRange};
 
 use crate::DeviceId;
 
 /// Bits of an address: no IOMMU translates more.
 const ADDRESS_BITS: u32 = 52;
 /// Bits of a domain's number.
-const DOMAIN_BITS: u32 = 16;
+const DOMAIN_BITS: u32 = 15;
 /// Bits of the number of granules that are reserved.
 const GRANULE_BITS: u32 = 22;
 /// Bits of the number of bytes that are linked.
@@ -18,7 +18,7 @@ const DOMAIN_LOW_BITS: u32 = 64 - ADDRESS_BITS;
 const LINKED_SHIFT: u32 = GRANULE_BITS;
 const DOMAIN_SHIFT: u32 = LINKED_SHIFT + LINKED_BITS;
 const FLAGS_SHIFT: u32 = DOMAIN_SHIFT + (DOMAIN_BITS - DOMAIN_LOW_BITS);
-const _: () = assert!(FLAGS_SHIFT + 4 == 64);
+const _: () = assert!(FLAGS_SHIFT + 5 == 64);
 
 /// The most domains that states can tell apart.
 pub(super) const DOMAINS_MAX: u64 = 1 << DOMAIN_BITS;
@@ -39,6 +39,8 @@ impl Flag {
     pub(super) const SKIPS_SYNC: Self = Self(4 << FLAGS_SHIFT);
     /// Hardware may not have forgotten what was linked before.
     pub(super) const STALE: Self = Self(8 << FLAGS_SHIFT);
+    /// Hardware did not take it that a part is gone: the addresses are nobody's any more.
+    pub(super) const LOST: Self = Self(16 << FLAGS_SHIFT);
 }
 
 /// Sixteen bytes: where the first byte is, in which domain, how much is reserved and how much of it
@@ -166,6 +168,14 @@ impl State {
     pub(super) fn span(&self, granule: Granule) -> u64 {
         let end = self.offset(granule) + self.linked() + granule.mask();
         end & !granule.mask()
+    }
+}
+
+/// What a state was asked for, as far as links go by it.
+pub(super) fn attributes_of(state: &State) -> Attributes {
+    match state.has(Flag::SKIPS_SYNC) {
+        true => Attributes::SKIP_CPU_SYNC,
+        false => Attributes::NONE,
     }
 }
 

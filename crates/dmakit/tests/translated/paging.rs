@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use dmakit::addr::{Attributes, Bidirectional, DmaAddr, PfnRange, PhysRange};
-use dmakit::dma::{Debt, PageWindow};
+use dmakit::dma::{Expected, PageSlot, PagedWindow, PagingError};
 use dmakit::phys::{
     Frame, FrameRequest, Frames, MemoryKind, MemoryMap, Migrate, Migration, MigrationCause,
     MovableMemory, MoverId, PageAllocator, Refusal, Refused, Region,
@@ -45,56 +45,57 @@ pub fn part(ram: &Segment, frames: PfnRange) -> PhysRange {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Order {
-    /// A page is copied once hardware has forgotten it.
+enum Handler {
+    /// Says what it expects before it asks where the page is.
     Right,
-    /// A page is copied as soon as it is unlinked.
-    NoSync,
+    /// Says so when it has the answer already.
+    Late,
 }
 
-/// Memory that a device sees through a window, and its owner: links what the device faults on,
-/// unlinks what is to move.
+type Paged = PagedWindow<Bidirectional, Vec<PageSlot>>;
+
+/// Memory that a device sees through a window, and its owner: finds what the device faults on, which
+/// takes a while, and moves pages meanwhile.
 struct Mirror<'a> {
     rig: &'a Rig,
     device: &'a TestDevice<'a, Strict<'a>>,
     ram: Segment,
-    order: Order,
+    handler: Handler,
     state: Mutex<State>,
 }
 
 struct State {
-    window: PageWindow<Bidirectional>,
+    paged: Paged,
     frames: Vec<Frames>,
-    linked: [bool; PAGES],
-    /// The page that is on its way: who faults on it waits.
-    moving: Option<usize>,
-    owed: Vec<Debt<()>>,
+    /// Faults that are being answered: where the page was when the handler looked.
+    answers: Vec<(Expected, PhysRange)>,
     rng: Rng,
     flying: Vec<Option<(u64, Transfer)>>,
     landed: [u64; SLOTS],
     next: u64,
     faults: u64,
+    stale: u64,
 }
 
 impl State {
-    fn new(window: PageWindow<Bidirectional>, frames: Vec<Frames>, seed: u64) -> Self {
+    fn new(paged: Paged, frames: Vec<Frames>, seed: u64) -> Self {
         Self {
-            window,
+            paged,
             frames,
-            linked: [false; PAGES],
-            moving: None,
-            owed: Vec::new(),
+            answers: Vec::new(),
             rng: Rng::new(seed),
             flying: (0..SLOTS).map(|_| None).collect(),
             landed: [0; SLOTS],
             next: 0,
             faults: 0,
+            stale: 0,
         }
     }
 }
 
+/// Where a slot is in its page.
 fn offset(slot: usize) -> u64 {
-    slot as u64 * (PAGE / 4)
+    (slot % 4) as u64 * (PAGE / 4)
 }
 
 impl Mirror<'_> {
@@ -103,17 +104,22 @@ impl Mirror<'_> {
     }
 
     fn begin(&self, state: &mut State, slot: usize, number: u64) {
-        let at: DmaAddr = state.window.dma_addr(offset(slot)).unwrap();
+        let page: DmaAddr = state.paged.dma_addr(slot / 4).unwrap();
+        let at = DmaAddr::new(page.raw() + offset(slot));
+        assert_eq!(state.paged.page_at(at), Some(slot / 4));
         let transfer = self.rig.sim.start_write(at, &number.to_le_bytes());
         state.flying[slot] = Some((number, transfer));
     }
 
-    /// The device writes for a while.
+    /// The device writes for a while, and its faults are answered.
     fn run(&self, state: &mut State, steps: u32) {
         for _ in 0..steps {
             let slot = state.rng.below(SLOTS as u64) as usize;
             self.step(state, slot);
             self.rig.machine.disturb();
+            if state.rng.chance(40) {
+                self.answer(state);
+            }
         }
     }
 
@@ -126,46 +132,33 @@ impl Mirror<'_> {
             Ok(_) => state.landed[slot] = number,
             Err(_) => {
                 state.faults += 1;
-                self.page_in(state, slot / 4);
+                // While it is withdrawn the device only tries again.
+                if let Ok(expected) = state.paged.expect(slot / 4) {
+                    let here = part(&self.ram, state.frames[slot / 4].range());
+                    state.answers.push((expected, here));
+                }
                 self.begin(state, slot, number);
             }
         }
     }
 
-    /// What a fault asks for.
-    fn page_in(&self, state: &mut State, page: usize) {
-        if state.linked[page] || state.moving == Some(page) {
+    /// Links what the handler of a fault has found.
+    fn answer(&self, state: &mut State) {
+        if state.answers.is_empty() {
             return;
         }
-        let at = page as u64 * PAGE;
-        let frame = part(&self.ram, state.frames[page].range());
-        let window = &mut state.window;
-        self.device.link_page(window, at, frame).unwrap();
-        self.device.announce_pages(window, at, PAGE).unwrap();
-        state.linked[page] = true;
-    }
-
-    /// Takes a page from the device.
-    fn page_out(&self, state: &mut State, page: usize) {
-        if !std::mem::take(&mut state.linked[page]) {
-            return;
+        let index = state.rng.below(state.answers.len() as u64) as usize;
+        let (mut expected, found) = state.answers.swap_remove(index);
+        if self.handler == Handler::Late {
+            match state.paged.expect(expected.page()) {
+                Ok(late) => expected = late,
+                Err(_) => return,
+            }
         }
-        let at = page as u64 * PAGE;
-        let unlinked = self
-            .device
-            .unlink_pages(&mut state.window, at, PAGE, ())
-            .unwrap();
-        state.owed.push(unlinked);
-        self.run(state, 1);
-        if self.order == Order::Right {
-            self.pay(state);
-        }
-    }
-
-    fn pay(&self, state: &mut State) {
-        let proof = self.device.sync().unwrap();
-        for debt in state.owed.drain(..) {
-            self.device.redeem(debt, &proof).unwrap();
+        match self.device.page_in(&mut state.paged, expected, found) {
+            Ok(_) => {}
+            Err(PagingError::Stale { .. } | PagingError::Withdrawn { .. }) => state.stale += 1,
+            Err(error) => panic!("{error}"),
         }
     }
 
@@ -188,11 +181,15 @@ impl Mirror<'_> {
         for slot in 0..SLOTS {
             while state.flying[slot].is_some() {
                 self.step(state, slot);
+                self.answer(state);
             }
         }
+        // The CPU may look at what is its own again.
+        let all = self.device.withdraw_pages(&mut state.paged, 0..PAGES);
+        state.paged.restore(all.unwrap());
         let is_there = |slot: &usize| {
             let page = self.bytes(part(&self.ram, state.frames[slot / 4].range()));
-            let at = offset(slot % 4) as usize;
+            let at = offset(*slot) as usize;
             page[at..at + 8] == state.landed[*slot].to_le_bytes()
         };
         (0..SLOTS).filter(|slot| !is_there(slot)).count()
@@ -207,8 +204,8 @@ impl Migrate for Mirror<'_> {
             let reason = Refusal::Gone;
             return Err(Refused { to, reason });
         };
-        state.moving = Some(page);
-        self.page_out(state, page);
+        let withdrawn = self.device.withdraw_pages(&mut state.paged, page..page + 1);
+        let withdrawn = withdrawn.unwrap();
         let (from, target) = [migration.from, to.range()]
             .map(|frames| part(&self.ram, frames))
             .into();
@@ -218,7 +215,7 @@ impl Migrate for Mirror<'_> {
             self.run(state, 1);
         }
         let old = std::mem::replace(&mut state.frames[page], to);
-        state.moving = None;
+        state.paged.restore(withdrawn);
         self.write(from, &[OTHERS; PAGE as usize]);
         Ok(old)
     }
@@ -232,10 +229,11 @@ struct Outcome {
     /// Pages of others that the device wrote to.
     trampled: usize,
     faults: u64,
+    /// Answers that came too late.
+    stale: u64,
 }
 
-fn page(seed: u64, order: Order, mutant: Mutant, outcome: &mut Outcome) {
-    let rig = Rig::coherent(seed);
+fn page(rig: &Rig, seed: u64, handler: Handler, mutant: Mutant, outcome: &mut Outcome) {
     let domain = rig.broken_domain(1 << 40, mutant);
     let device = rig.device(rig.info(), &domain);
     let ram = rig.segment(RAM_BYTES);
@@ -244,45 +242,38 @@ fn page(seed: u64, order: Order, mutant: Mutant, outcome: &mut Outcome) {
     let request = FrameRequest::movable(1, MoverId::new(0));
     let frames = (0..PAGES).map(|_| allocator.allocate(&request).unwrap());
     let frames = frames.collect();
-    let window = device
-        .open_window::<Bidirectional>(PAGES as u64 * PAGE, 1, Attributes::NONE)
-        .unwrap();
+    let slots = vec![PageSlot::default(); PAGES];
+    let paged = device.open_paged::<Bidirectional, _>(slots, PAGE, 1, Attributes::NONE);
+    let (paged, rest) = (paged.unwrap(), Rng::new(seed));
     let mirror = Mirror {
-        rig: &rig,
+        rig,
         device: &device,
         ram,
-        order,
-        state: Mutex::new(State::new(window, frames, seed)),
+        handler,
+        state: Mutex::new(State::new(paged, frames, seed)),
     };
     let memory = MovableMemory::new(rig.machine.clone(), allocator, &mirror);
-    let mut rng = Rng::new(seed);
+    let mut rng = rest;
     mirror.run(&mut mirror.lock(), 48);
     for _ in 0..12 {
         let moved = mirror.lock().frames[rng.below(PAGES as u64) as usize].range();
         let cause = MigrationCause::Compaction;
         memory.migrate(moved.start(), cause, None).unwrap();
         mirror.run(&mut mirror.lock(), 48);
-        outcome.lost += mirror.lost(&mut mirror.lock());
         let old = mirror.bytes(part(&mirror.ram, moved));
         outcome.trampled += usize::from(old.iter().any(|&byte| byte != OTHERS));
     }
     let mut state = mirror.lock();
+    outcome.lost += mirror.lost(&mut state);
     outcome.faults += state.faults;
-    for page in 0..PAGES {
-        if std::mem::take(&mut state.linked[page]) {
-            let at = page as u64 * PAGE;
-            let debt = device.unlink_pages(&mut state.window, at, PAGE, ());
-            state.owed.push(debt.unwrap());
-        }
-    }
-    mirror.pay(&mut state);
+    outcome.stale += state.stale;
     for frames in state.frames.drain(..) {
         memory.allocator().free(frames).unwrap();
     }
     drop(state);
     drop(memory);
     let state = mirror.state.into_inner().unwrap();
-    device.close_window(state.window).unwrap();
+    device.close_paged(state.paged).unwrap();
     assert_eq!(device.remove().unwrap().live(), 0);
     if mutant == Mutant::Nothing {
         rig.close(domain);
@@ -291,22 +282,27 @@ fn page(seed: u64, order: Order, mutant: Mutant, outcome: &mut Outcome) {
 
 #[test]
 fn a_late_write_faults_or_lands_before_its_page_is_given_away() {
-    let mut outcome = Outcome::default();
-    for seed in 0..16 {
-        page(seed, Order::Right, Mutant::Nothing, &mut outcome);
-        assert_eq!((outcome.lost, outcome.trampled), (0, 0), "seed {seed}");
+    for build in [Rig::coherent, Rig::non_coherent] {
+        let mut outcome = Outcome::default();
+        for seed in 0..16 {
+            let rig = build(seed);
+            page(&rig, seed, Handler::Right, Mutant::Nothing, &mut outcome);
+            assert_eq!((outcome.lost, outcome.trampled), (0, 0), "seed {seed}");
+        }
+        println!("{outcome:?}");
+        let pages = 16 * PAGES as u64;
+        assert!(outcome.faults > pages, "pages came back on faults");
+        assert!(outcome.stale > 16, "faults were answered too late");
     }
-    println!("{outcome:?}");
-    assert!(
-        outcome.faults > 16 * PAGES as u64,
-        "pages came back on faults"
-    );
 }
 
 #[test]
-fn a_page_copied_before_hardware_forgot_it_loses_writes() {
+fn a_handler_that_asks_before_it_expects_links_pages_of_others() {
     let mut outcome = Outcome::default();
-    (0..16).for_each(|seed| page(seed, Order::NoSync, Mutant::Nothing, &mut outcome));
+    for seed in 0..16 {
+        let rig = Rig::coherent(seed);
+        page(&rig, seed, Handler::Late, Mutant::Nothing, &mut outcome);
+    }
     println!("{outcome:?}");
     assert!(outcome.lost > 0 && outcome.trampled > 0);
 }
@@ -319,8 +315,102 @@ fn the_right_order_over_a_broken_domain_loses_writes() {
         Mutant::NoInvalidation,
     ] {
         let mut outcome = Outcome::default();
-        (0..16).for_each(|seed| page(seed, Order::Right, mutant, &mut outcome));
+        for seed in 0..16 {
+            let rig = Rig::coherent(seed);
+            page(&rig, seed, Handler::Right, mutant, &mut outcome);
+        }
         println!("{mutant:?}: {outcome:?}");
         assert!(outcome.lost + outcome.trampled > 0, "{mutant:?}");
     }
+}
+
+/// The syncs of a device on a lazy domain say nothing of its hardware, so unlinking waits for that
+/// itself.
+#[test]
+fn pages_of_a_lazy_domain_are_out_of_reach_when_unlinking_returns() {
+    let rig = Rig::coherent(7);
+    let lazy = rig.lazy();
+    let device = rig.device(rig.info(), &lazy);
+    let page = rig.segment(PAGE);
+    let mut window = device
+        .open_window::<Bidirectional>(2 * PAGE, 1, Attributes::NONE)
+        .unwrap();
+    let linked = device.link_page(&mut window, PAGE, page.range()).unwrap();
+    device.announce_pages(&mut window, PAGE, PAGE).unwrap();
+    let mut seen = [0; 1];
+    rig.sim.read(linked.addr, &mut seen).unwrap();
+    let debt = device.unlink_pages(&mut window, PAGE, PAGE, page).unwrap();
+    rig.machine.disturb();
+    assert!(rig.sim.read(linked.addr, &mut seen).is_err(), "a stale hit");
+    let page = device.redeem(debt, &device.sync().unwrap()).unwrap();
+    assert_eq!(page.len(), PAGE);
+    device.close_window(window).unwrap();
+    assert_eq!((device.stats().live(), device.stats().lost), (0, 0));
+    rig.close_lazy(lazy);
+}
+
+#[test]
+fn pages_are_linked_as_expected_or_not_at_all() {
+    let rig = Rig::coherent(17);
+    let domain = rig.strict();
+    let device = rig.device(rig.info(), &domain);
+    let slots = [PageSlot::default(); 4];
+    let paged = device.open_paged::<Bidirectional, _>(slots, PAGE, 1, Attributes::NONE);
+    let mut paged = paged.unwrap();
+    let [one, other] = [0; 2].map(|_| rig.segment(PAGE));
+    let missing = paged.expect(4).unwrap_err();
+    assert_eq!(missing, PagingError::Page { page: 4, count: 4 });
+    let expected = paged.expect(2).unwrap();
+    let segment = device.page_in(&mut paged, expected, one.range()).unwrap();
+    assert_eq!(Some(segment.addr), paged.dma_addr(2));
+    assert_eq!(paged.page_at(segment.addr), Some(2));
+    // A second fault on the page, answered later.
+    let again = device.page_in(&mut paged, expected, one.range());
+    assert_eq!((again, paged.linked()), (Ok(segment), PAGE));
+
+    let withdrawn = device.withdraw_pages(&mut paged, 1..4).unwrap();
+    assert_eq!((withdrawn.pages(), paged.linked()), (1..4, 0));
+    assert!(rig.sim.write(segment.addr, &[1; 8]).is_err());
+    let out = PagingError::Withdrawn { page: 2 };
+    assert_eq!(paged.expect(2), Err(out));
+    let early = device.page_in(&mut paged, expected, one.range());
+    assert_eq!(early, Err(out));
+    assert_eq!(
+        device.withdraw_pages(&mut paged, 0..3),
+        Err(PagingError::Withdrawn { page: 1 })
+    );
+    paged.restore(withdrawn);
+    let late = device.page_in(&mut paged, expected, one.range());
+    assert_eq!(late, Err(PagingError::Stale { page: 2 }));
+    let expected = paged.expect(2).unwrap();
+    device.page_in(&mut paged, expected, other.range()).unwrap();
+
+    // Hardware that does not answer keeps the page where it is, and the next call waits for it.
+    rig.smmu.stick(true);
+    let stuck = device.withdraw_pages(&mut paged, 2..3).unwrap_err();
+    assert!(matches!(stuck, PagingError::Link(_)), "{stuck}");
+    let stuck = device.withdraw_pages(&mut paged, 2..3).unwrap_err();
+    assert!(matches!(stuck, PagingError::Link(_)), "{stuck}");
+    rig.smmu.stick(false);
+    let withdrawn = device.withdraw_pages(&mut paged, 2..3).unwrap();
+    assert!(rig.sim.write(segment.addr, &[1; 8]).is_err());
+    paged.restore(withdrawn);
+    let expected = paged.expect(0).unwrap();
+    device.page_in(&mut paged, expected, one.range()).unwrap();
+    device.close_paged(paged).unwrap();
+    assert_eq!(device.remove().unwrap().live(), 0);
+    rig.memory.free(one);
+    rig.memory.free(other);
+    rig.close(domain);
+}
+
+#[test]
+fn nothing_is_paged_where_nothing_would_fault() {
+    let rig = Rig::coherent(18);
+    let path = dmakit::dma::Path::Direct;
+    let source = dmakit::dma::CoherentSource::None;
+    let plain = dmakit::dma::Device::<_>::new(rig.machine.clone(), rig.info(), path, source);
+    let slots = [PageSlot::default(); 4];
+    let refused = plain.open_paged::<Bidirectional, _>(slots, PAGE, 1, Attributes::NONE);
+    assert_eq!(refused.unwrap_err().0, PagingError::Untranslated);
 }

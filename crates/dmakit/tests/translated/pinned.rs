@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use dmakit::addr::{Attributes, Bidirectional, PfnRange, PhysRange};
-use dmakit::dma::DeviceInfo;
+use dmakit::addr::{Attributes, Bidirectional, PfnRange};
+use dmakit::dma::{DeviceInfo, DmaMemory, DmaSegment, PinnedMemory};
 use dmakit::phys::{
     Account, ClaimLimits, Frame, FrameRequest, Frames, Migrate, Migration, MigrationCause,
-    MovableMemory, MoverId, NotMoved, Pin, Refusal, Refused,
+    MovableMemory, MoverId, NotMoved, Refusal, Refused,
 };
-use dmakit::platform::{CopySource, CopyTarget, Instant, Segment, Window};
+use dmakit::platform::{Instant, Segment};
 use dmakit_sim::Machine;
 
 use crate::paging::{allocator, part};
@@ -36,66 +36,10 @@ impl Migrate for Process {
     }
 }
 
-/// The bytes of the user's buffer, for what bounces of it: all of it, or those of one run.
-#[derive(Debug)]
-struct UserBytes<'a> {
-    ram: &'a Segment,
-    runs: Vec<PhysRange>,
-    pin: Option<Pin>,
-}
-
-impl UserBytes<'_> {
-    /// Visits the parts of memory that `len` bytes from `offset` lie in, each with where it is among
-    /// them.
-    fn each(&self, offset: u64, len: u64, mut visit: impl FnMut(u64, Window<'_>)) {
-        let (mut at, end) = (0, offset + len);
-        for run in &self.runs {
-            let (from, to) = (at.max(offset), (at + run.len()).min(end));
-            if from < to {
-                let start = run.start().raw() - self.ram.range().start().raw() + (from - at);
-                let window = self.ram.window();
-                visit(from - offset, window.slice(start, to - from).unwrap());
-            }
-            at += run.len();
-        }
-    }
-
-    fn read(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.len_bytes() as usize];
-        let len = self.len_bytes();
-        self.each(0, len, |at, part| {
-            let to = at as usize + part.len();
-            part.read(&mut bytes[at as usize..to]);
-        });
-        bytes
-    }
-}
-
-impl CopySource for UserBytes<'_> {
-    fn len_bytes(&self) -> u64 {
-        self.runs.iter().map(PhysRange::len).sum()
-    }
-
-    fn copy_to(&self, offset: u64, window: Window<'_>) {
-        self.each(offset, window.len() as u64, |at, part| {
-            let mut bytes = vec![0; part.len()];
-            part.read(&mut bytes);
-            window.slice(at, bytes.len() as u64).unwrap().write(&bytes);
-        });
-    }
-}
-
-impl CopyTarget for UserBytes<'_> {
-    fn copy_from(&mut self, offset: u64, window: Window<'_>) {
-        self.each(offset, window.len() as u64, |at, part| {
-            let mut bytes = vec![0; part.len()];
-            window
-                .slice(at, bytes.len() as u64)
-                .unwrap()
-                .read(&mut bytes);
-            part.write(&bytes);
-        });
-    }
+fn all(pinned: &PinnedMemory<Arc<Segment>>) -> Vec<u8> {
+    let mut bytes = vec![0; LEN as usize];
+    assert_eq!(pinned.read(0, &mut bytes), bytes.len());
+    bytes
 }
 
 /// Gives a process its pages, which are nowhere near one another's order.
@@ -114,7 +58,7 @@ fn populate(memory: &MovableMemory<Machine, Vec<Frame>, Process>) -> Vec<PfnRang
 fn lend(rig: &Rig, info: DeviceInfo<'_>, bounces: bool) {
     let domain = rig.strict();
     let device = rig.device(info, &domain);
-    let ram = rig.segment(4 << 20);
+    let ram = Arc::new(rig.segment(4 << 20));
     ram.window().fill(0xc5);
     let memory = MovableMemory::new(rig.machine.clone(), allocator(&ram), Process::default());
     let ranges = populate(&memory);
@@ -124,19 +68,14 @@ fn lend(rig: &Rig, info: DeviceInfo<'_>, bounces: bool) {
         tries: 3,
     };
     let pin = memory.pin_long_term(owner, &ranges, &limits).unwrap();
-    let runs: Vec<_> = pin.runs(OFFSET, LEN).collect();
-    assert_eq!(runs.iter().map(PhysRange::len).sum::<u64>(), LEN);
-
-    let reserved = device.reserve::<Bidirectional>(runs[0].start(), LEN, 1, Attributes::NONE);
+    let pinned = PinnedMemory::new(pin, ram.clone(), OFFSET, LEN).unwrap();
+    let first = pinned.runs().next().unwrap().start();
+    let reserved = device.reserve::<Bidirectional>(first, LEN, 1, Attributes::NONE);
     let mut request = reserved.unwrap();
-    for run in pin.runs(OFFSET, LEN) {
-        let bytes = UserBytes {
-            ram: &ram,
-            runs: vec![run],
-            pin: None,
-        };
-        device.link(&mut request, run, &bytes).unwrap();
-    }
+    let mut told = 0;
+    let each = |segment: DmaSegment| told += segment.len;
+    device.link_memory(&mut request, &pinned, each).unwrap();
+    assert_eq!((request.len(), told), (LEN, LEN));
     let sealed = device.seal(request).unwrap();
     assert_eq!(sealed.is_bounced(), bounces);
     let held = memory.migrate(ranges[3].start(), MigrationCause::Compaction, None);
@@ -146,25 +85,32 @@ fn lend(rig: &Rig, info: DeviceInfo<'_>, bounces: bool) {
     rig.sim
         .write(sealed.segment().unwrap().addr, &sent)
         .unwrap();
-    let owned = UserBytes {
-        ram: &ram,
-        runs,
-        pin: Some(pin),
-    };
-    let debt = device.destroy(sealed, owned, core::iter::empty()).unwrap();
-    let mut bytes = device.redeem(debt, &device.sync().unwrap()).unwrap();
-    assert!(bytes.read() == sent, "every byte is the user's");
+    let debt = device.destroy(sealed, pinned, core::iter::empty()).unwrap();
+    let pinned = device.redeem(debt, &device.sync().unwrap()).unwrap();
+    assert!(all(&pinned) == sent, "every byte is the user's");
+
+    // The same memory as a list, mapped in one step.
+    let mapped = device.map_request::<Bidirectional, _>(pinned, Attributes::NONE);
+    let mapping = mapped.unwrap();
+    assert_eq!(mapping.is_bounced(), bounces);
+    assert_eq!(device.segments(&mapping).count(), 1);
+    let sent: Vec<u8> = sent.iter().map(|byte| byte ^ 0x55).collect();
+    rig.sim.write(mapping.dma_addr(), &sent).unwrap();
+    let mut pinned = device.unmap_and_sync(mapping).unwrap();
+    assert!(all(&pinned) == sent, "and again");
+    assert_eq!(pinned.write(LEN - 2, &[7; 8]), 2);
+    assert_eq!(pinned.read(LEN - 1, &mut [0; 8]), 1);
+
     let (first, last) = (part(&ram, ranges[0]), part(&ram, ranges[7]));
     let around = [first.slice(0, OFFSET), last.slice(4096 - 0x5c0, 0x5c0)];
     for run in around.map(Option::unwrap) {
-        let outside = UserBytes {
-            ram: &ram,
-            runs: vec![run],
-            pin: None,
-        };
-        assert!(outside.read().iter().all(|&byte| byte == 0xc5), "{run}");
+        let mut bytes = vec![0; run.len() as usize];
+        let at = run.start().raw() - ram.range().start().raw();
+        let window = ram.window().slice(at, run.len()).unwrap();
+        window.read(&mut bytes);
+        assert!(bytes.iter().all(|&byte| byte == 0xc5), "{run}");
     }
-    memory.unpin(bytes.pin.take().unwrap()).unwrap();
+    memory.unpin(pinned.into_pin()).unwrap();
     memory
         .migrate(ranges[3].start(), MigrationCause::Compaction, None)
         .unwrap();
@@ -186,4 +132,28 @@ fn pages_of_a_pin_are_one_stretch_for_the_device_and_stay_until_it_is_done() {
 fn an_untrusted_device_sees_no_more_of_pinned_pages_than_it_was_lent() {
     let rig = Rig::coherent(91);
     lend(&rig, rig.untrusted(), true);
+}
+
+#[test]
+fn memory_that_the_pin_or_the_segment_does_not_have_is_refused_with_the_pin() {
+    let rig = Rig::coherent(92);
+    let ram = Arc::new(rig.segment(4 << 20));
+    let elsewhere = Arc::new(rig.segment(4096));
+    let memory = MovableMemory::new(rig.machine.clone(), allocator(&ram), Process::default());
+    let ranges = populate(&memory);
+    let owner = memory.add_pin_owner(Arc::new(Account::new(64))).unwrap();
+    let limits = ClaimLimits {
+        deadline: Instant::from_nanos(u64::MAX),
+        tries: 3,
+    };
+    let pin = memory.pin_long_term(owner, &ranges, &limits).unwrap();
+    let short = PinnedMemory::new(pin, ram.clone(), 1, PAGES * 4096).unwrap_err();
+    assert_eq!((short.outside, short.pinned), (None, PAGES * 4096 - 1));
+    let outside = PinnedMemory::new(short.pin, elsewhere, OFFSET, LEN).unwrap_err();
+    assert!(outside.outside.is_some());
+    let pinned = PinnedMemory::new(outside.pin, ram, OFFSET, LEN).unwrap();
+    memory.unpin(pinned.into_pin()).unwrap();
+    for frames in memory.movers().0.lock().unwrap().drain(..) {
+        memory.allocator().free(frames).unwrap();
+    }
 }

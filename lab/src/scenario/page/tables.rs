@@ -1,11 +1,14 @@
 //! The tables of scenarios with a cache, a disk, or a device of few address bits.
 
+use dmakit_qemu::devices::nvme;
 use serde::Deserialize;
 
 use super::bounds::{MIB, ROUNDS_MAX, Size, in_range, multiple};
 
 /// A block of the disk; larger ones are whole multiples.
 const BLOCK: u64 = 512;
+/// Commands that the disk's driver has in flight.
+const DEPTH_MAX: u64 = nvme::DEPTH_MAX as u64;
 /// Bytes of one PRP list's reach.
 const TRANSFER_MAX: u64 = 2 * MIB;
 
@@ -32,6 +35,19 @@ pub struct DiskTable {
     pub sizes: [Size; 2],
     /// Commands in flight, at most.
     pub depth: u64,
+    /// How each buffer is mapped.
+    pub map: Option<MapWord>,
+}
+
+/// How a driver maps a buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MapWord {
+    /// By one call, which takes the list of its pieces.
+    OneStep,
+    /// Addresses are reserved, and each piece is linked.
+    #[default]
+    TwoStep,
 }
 
 /// What a disk is asked.
@@ -71,7 +87,7 @@ impl DiskTable {
         in_range("disk.sizes", smallest, BLOCK, largest)?;
         multiple("disk.sizes", smallest, BLOCK)?;
         multiple("disk.sizes", largest, BLOCK)?;
-        in_range("disk.depth", self.depth, 1, 63)?;
+        in_range("disk.depth", self.depth, 1, DEPTH_MAX)?;
         in_range("disk.size", self.size.0, self.depth * largest, 1024 * MIB)?;
         multiple("disk.size", self.size.0, largest)?;
         match (self.pattern, self.rounds) {

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use dmakit_iommu::{MapError, RedeemFailure, SyncError, UnmapFailure};
+use dmakit_iommu::SyncError;
 use dmakit_iova::SpaceError;
-use dmakit_platform::NoMemory;
 use dmakit_smmuv3::{AttachError, ReleaseFailure, StartError};
 
 /// A step of the stack that failed.
@@ -20,18 +19,10 @@ pub enum StackError {
     Table(String),
     /// No space of device addresses.
     Space(SpaceError),
-    /// No memory.
-    Memory(NoMemory),
-    /// Nothing was mapped.
-    Map(MapError),
-    /// Addresses were lost.
-    Unmap(UnmapFailure),
     /// The SMMU did not say that it has forgotten.
     Sync(SyncError),
     /// A context was lost.
     Release(ReleaseFailure),
-    /// A ticket was not paid for.
-    Redeem(RedeemFailure),
     /// Something is still mapped, or still in use.
     Busy {
         /// What.
@@ -49,12 +40,8 @@ impl fmt::Display for StackError {
             Self::Attach(error) => error.fmt(f),
             Self::Table(why) => write!(f, "no page table: {why}"),
             Self::Space(error) => error.fmt(f),
-            Self::Memory(error) => error.fmt(f),
-            Self::Map(error) => error.fmt(f),
-            Self::Unmap(error) => error.fmt(f),
             Self::Sync(error) => error.fmt(f),
             Self::Release(error) => error.fmt(f),
-            Self::Redeem(error) => error.fmt(f),
             Self::Busy { what, count } => write!(f, "still in use: {count} {what}"),
         }
     }
@@ -76,10 +63,6 @@ from! {
     StartError => Smmu,
     AttachError => Attach,
     SpaceError => Space,
-    NoMemory => Memory,
-    MapError => Map,
-    UnmapFailure => Unmap,
     SyncError => Sync,
     ReleaseFailure => Release,
-    RedeemFailure => Redeem,
 }

@@ -8,7 +8,7 @@ use dmakit_platform::Segment;
 use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_smmuv3::{Config, EventCount, Smmu};
 
-use super::{Port, PortConfig, StackError};
+use super::{AttachConfig, Attachment, StackError};
 use crate::{Board, FunctionId, Machine, QemuMmio};
 
 /// Where `virt` has its SMMU.
@@ -17,7 +17,7 @@ const SMMU_BASE: PhysAddr = PhysAddr::new(0x0905_0000);
 /// The driver of such a machine's SMMU.
 pub type SmmuDriver = Smmu<HostPlatform, QemuMmio, SegmentStore>;
 
-/// A machine whose SMMU is up: every stream is aborted until a [`Port`] is opened for it.
+/// A machine whose SMMU is up: every stream is aborted until it is [attached](Self::attach).
 pub struct SmmuStack {
     machine: Machine,
     memory: SegmentStore,
@@ -65,8 +65,12 @@ impl SmmuStack {
     ///
     /// # Errors
     /// [`StackError`]; the device is aborted as before then.
-    pub fn open(&self, stream: FunctionId, config: PortConfig) -> Result<Port, StackError> {
-        Port::open(self, stream, config)
+    pub fn attach(
+        &self,
+        stream: FunctionId,
+        config: AttachConfig,
+    ) -> Result<Attachment, StackError> {
+        Attachment::open(self, stream, config)
     }
 
     /// The records of faults so far, oldest first. One faulted transfer can have many.
@@ -79,10 +83,10 @@ impl SmmuStack {
     /// Turns the SMMU off; gives the memory, with what is still in use.
     ///
     /// # Errors
-    /// [`StackError::Busy`] while a port is open, else [`StackError::Smmu`].
+    /// [`StackError::Busy`] while a device is attached, else [`StackError::Smmu`].
     pub fn stop(self) -> Result<SegmentStore, StackError> {
         let smmu = Arc::try_unwrap(self.smmu).map_err(|smmu| StackError::Busy {
-            what: "ports",
+            what: "attached devices",
             count: Arc::strong_count(&smmu) as u64 - 1,
         })?;
         smmu.stop()?;

@@ -8,12 +8,12 @@ mod take_over;
 
 use std::time::Duration;
 
-use dmakit_addr::{DmaMask, NodeId, PAGE_BYTES};
+use dmakit_addr::{Attributes, Direction, NodeId, PAGE_BYTES};
+use dmakit_dma::{DeviceInfo, DmaSegment};
 use dmakit_iommu::FaultReason;
 use dmakit_its::Levels;
 use dmakit_its::spec::table::TableKind;
-use dmakit_qemu::devices::nvme::Nvme;
-use dmakit_qemu::smmu::PortConfig;
+use dmakit_qemu::devices::nvme::{Nvme, Operation};
 use rig::{DISK, EDU, Rig};
 
 /// In the second page of the second level of a device table with 64 KiB pages.
@@ -22,13 +22,11 @@ const FAR: u32 = 0x2008;
 fn edu_interrupts(levels: Levels) {
     let rig = rig::start(levels);
     let mut device = rig.device(EDU.raw().into());
-    let port = rig
-        .stack
-        .open(EDU, PortConfig::strict(1, DmaMask::ALL))
-        .unwrap();
-    let (doorbell, address) = rig.map_doorbell(&port);
+    let attachment = rig.attach(EDU);
+    let client = attachment.device(rig::info("edu"), None);
+    let doorbell = rig.map_doorbell(&client);
     for (event, cpu) in [(0, 0), (1, 1), (3, 1), (2, 0)] {
-        rig::set_msi(&rig.edu, address, event);
+        rig::set_msi(&rig.edu, doorbell.addr, event);
         rig::interrupt(&rig.edu);
         rig.take(cpu, &device, event);
     }
@@ -36,8 +34,11 @@ fn edu_interrupts(levels: Levels) {
     rig::interrupt(&rig.edu);
     rig.take(1, &device, 2);
     assert_eq!(rig.stack.take_faults().0, []);
-    port.unmap([doorbell]).unwrap();
-    port.close().unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
+    client.remove().unwrap();
+    attachment.close().unwrap();
     rig.remove(device);
 }
 
@@ -53,34 +54,59 @@ fn interrupts_of_edu_reach_their_cpus_over_two_levels() {
 
 fn disk_interrupts(levels: Levels) {
     let rig = rig::start(levels);
-    let device = rig.device(DISK.raw().into());
-    let port = rig
-        .stack
-        .open(DISK, PortConfig::strict(1, DmaMask::ALL))
-        .unwrap();
-    let (doorbell, address) = rig.map_doorbell(&port);
-    rig::set_msi_x(&rig.disk, address, 1);
-    let memory = port
-        .block(Nvme::<(), ()>::MEMORY_BYTES, Some(NodeId::new(1)))
-        .unwrap();
-    // Its bring-up runs commands of the admin queue, which interrupts by vector 0.
+    let mut device = rig.device(DISK.raw().into());
+    let attachment = rig.attach(DISK);
+    let info = DeviceInfo {
+        node: Some(NodeId::new(1)),
+        ..rig::info("disk")
+    };
+    let client = attachment.device(info, None);
+    let doorbell = rig.map_doorbell(&client);
+    // The admin queue interrupts by vector 0, the other by the one that it is told.
+    for (vector, event) in [(0, 1), (5, 2)] {
+        rig::set_msi_x(&rig.disk, vector, doorbell.addr, event);
+    }
     let regs = rig.disk.bar(0).unwrap();
-    let disk = Nvme::start(rig.machine.platform(), regs, memory).unwrap();
+    let platform = rig.machine.platform();
+    let mut disk = Nvme::start(platform, &client, regs, Some(5)).unwrap();
     rig.take(1, &device, 1);
+
+    let block = client
+        .alloc_coherent::<[u8; 4096]>(1, Attributes::NONE)
+        .unwrap();
+    let whole = DmaSegment {
+        addr: block.dma_addr(),
+        len: 4096,
+    };
+    for (round, cpu) in [0, 0, 1].into_iter().enumerate() {
+        if cpu == 1 {
+            rig.its.move_event(&mut device, 2, 1).unwrap();
+        }
+        let slot = disk.submit(Operation::Read, 8, &[whole]).unwrap();
+        rig.take(cpu, &device, 2);
+        // The interrupt comes after what it tells of.
+        let done = disk.complete().unwrap().unwrap();
+        assert_eq!((done.slot, done.status), (slot, 0), "round {round}");
+        assert_eq!(disk.complete(), Ok(None));
+    }
     assert_eq!(rig.stack.take_faults().0, []);
-    port.free_block(disk.stop().unwrap()).unwrap();
-    port.unmap([doorbell]).unwrap();
-    port.close().unwrap();
+    client.free_coherent(block).unwrap();
+    disk.stop().unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
+    client.remove().unwrap();
+    attachment.close().unwrap();
     rig.remove(device);
 }
 
 #[test]
-fn interrupts_of_a_disk_reach_their_cpu_over_a_flat_table() {
+fn interrupts_of_both_queues_of_a_disk_reach_their_cpus_over_a_flat_table() {
     disk_interrupts(Levels::Flat);
 }
 
 #[test]
-fn interrupts_of_a_disk_reach_their_cpu_over_two_levels() {
+fn interrupts_of_both_queues_of_a_disk_reach_their_cpus_over_two_levels() {
     disk_interrupts(Levels::Two);
 }
 
@@ -100,15 +126,15 @@ fn nothing_comes(rig: &Rig) {
 fn without_its_mapping_the_doorbell_is_out_of_reach() {
     let rig = rig::start(Levels::Two);
     let device = rig.device(EDU.raw().into());
-    let port = rig
-        .stack
-        .open(EDU, PortConfig::strict(1, DmaMask::ALL))
-        .unwrap();
-    let (doorbell, address) = rig.map_doorbell(&port);
-    rig::set_msi(&rig.edu, address, 1);
+    let attachment = rig.attach(EDU);
+    let client = attachment.device(rig::info("edu"), None);
+    let doorbell = rig.map_doorbell(&client);
+    rig::set_msi(&rig.edu, doorbell.addr, 1);
     rig::interrupt(&rig.edu);
     rig.take(1, &device, 1);
-    port.unmap([doorbell]).unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
     rig::interrupt(&rig.edu);
     nothing_comes(&rig);
     let (faults, _) = rig.stack.take_faults();
@@ -117,14 +143,17 @@ fn without_its_mapping_the_doorbell_is_out_of_reach() {
     assert_eq!(fault.reason, FaultReason::Unmapped);
     assert_eq!(fault.is_write, Some(true));
     let page = fault.iova.unwrap().raw() & !(PAGE_BYTES - 1);
-    assert_eq!(page, address & !(PAGE_BYTES - 1));
+    assert_eq!(page, doorbell.addr.raw() & !(PAGE_BYTES - 1));
     // And it is the mapping that made the difference.
-    let (doorbell, address) = rig.map_doorbell(&port);
-    rig::set_msi(&rig.edu, address, 1);
+    let doorbell = rig.map_doorbell(&client);
+    rig::set_msi(&rig.edu, doorbell.addr, 1);
     rig::interrupt(&rig.edu);
     rig.take(1, &device, 1);
-    port.unmap([doorbell]).unwrap();
-    port.close().unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
+    client.remove().unwrap();
+    attachment.close().unwrap();
     rig.remove(device);
 }
 
@@ -133,12 +162,10 @@ fn an_event_or_device_that_is_not_mapped_raises_nothing() {
     let rig = rig::start(Levels::Two);
     // The disk's events are no business of `edu`, although the event is the same.
     let other = rig.device(DISK.raw().into());
-    let port = rig
-        .stack
-        .open(EDU, PortConfig::strict(1, DmaMask::ALL))
-        .unwrap();
-    let (doorbell, address) = rig.map_doorbell(&port);
-    rig::set_msi(&rig.edu, address, 1);
+    let attachment = rig.attach(EDU);
+    let client = attachment.device(rig::info("edu"), None);
+    let doorbell = rig.map_doorbell(&client);
+    rig::set_msi(&rig.edu, doorbell.addr, 1);
     rig::interrupt(&rig.edu);
     nothing_comes(&rig);
     let mut device = rig.device(EDU.raw().into());
@@ -156,8 +183,11 @@ fn an_event_or_device_that_is_not_mapped_raises_nothing() {
         [],
         "the ITS drops it, not the SMMU"
     );
-    port.unmap([doorbell]).unwrap();
-    port.close().unwrap();
+    client
+        .unmap_resource(doorbell, Direction::FromDevice)
+        .unwrap();
+    client.remove().unwrap();
+    attachment.close().unwrap();
     rig.remove(device);
     rig.remove(other);
 }

@@ -3,14 +3,13 @@
 use std::fs::File;
 use std::time::Duration;
 
-use dmakit_addr::{DmaMask, NodeId, PhysAddr, PhysRange};
-use dmakit_io_pgtable::{Access, Memory, Permissions};
-use dmakit_iommu::Mapped;
+use dmakit_addr::{Attributes, Direction, DmaAddr, DmaMask, NodeId, PhysAddr, PhysRange};
+use dmakit_dma::{DeviceId, DeviceInfo, DmaSegment};
 use dmakit_its::{Config, Device, Its, Levels, LpiConfig, Lpis, Redistributor};
 use dmakit_platform::Mmio;
 use dmakit_platform::host::{HostPlatform, SegmentStore};
-use dmakit_qemu::devices::Edu;
-use dmakit_qemu::smmu::{Port, SmmuStack};
+use dmakit_qemu::devices::edu;
+use dmakit_qemu::smmu::{AttachConfig, Attachment, Mode, QemuDevice, SmmuStack};
 use dmakit_qemu::{Function, FunctionId, Machine, QemuMmio};
 
 pub const EDU: FunctionId = FunctionId::on_root(2, 0);
@@ -46,7 +45,7 @@ pub fn start(levels: Levels) -> Rig {
     let mut config = dmakit_qemu::Config::virt();
     config.nodes = vec![NODE_BYTES; 2];
     config.devices = vec![
-        Edu::argument(2, DmaMask::ALL),
+        edu::argument(2, DmaMask::ALL),
         "nvme,drive=disk,serial=dmakit,addr=3".into(),
     ];
     let drive = format!("file={},if=none,id=disk,format=raw", path.display());
@@ -163,19 +162,19 @@ impl Rig {
         assert!(self.its.destroy_device(device).unwrap().is_none());
     }
 
-    /// Maps the doorbell for a device; gives the address to write to.
-    pub fn map_doorbell(&self, port: &Port) -> (Mapped, u64) {
-        let doorbell = self.its.doorbell().raw();
-        let page = PhysRange::new(PhysAddr::new(doorbell & !0xfff), 0x1000).unwrap();
-        let permissions = Permissions {
-            access: Access::Write,
-            memory: Memory::Device,
-            privileged: false,
-            executable: false,
-        };
-        let mapped = port.map(std::iter::once(page), permissions).unwrap();
-        let at = mapped.range().start().raw() + (doorbell & 0xfff);
-        (mapped, at)
+    /// A device in a domain of its own.
+    pub fn attach(&self, id: FunctionId) -> Attachment {
+        self.stack
+            .attach(id, AttachConfig::new(1, Mode::Strict))
+            .unwrap()
+    }
+
+    /// Maps the doorbell for a device, whose writes raise interrupts.
+    pub fn map_doorbell(&self, device: &QemuDevice<'_>) -> DmaSegment {
+        let doorbell = PhysRange::new(self.its.doorbell(), 4).unwrap();
+        device
+            .map_resource(doorbell, Direction::FromDevice, Attributes::MMIO)
+            .unwrap()
     }
 
     /// Waits until an interrupt is pending on a CPU, and takes it.
@@ -193,8 +192,13 @@ impl Rig {
     }
 }
 
+pub fn info(name: &str) -> DeviceInfo<'_> {
+    DeviceInfo::new(DeviceId::new(1), name, DmaMask::ALL)
+}
+
 /// Lets `edu` write `data` to `address` when it interrupts.
-pub fn set_msi(edu: &Function, address: u64, data: u32) {
+pub fn set_msi(edu: &Function, address: DmaAddr, data: u32) {
+    let address = address.raw();
     let capability = edu.capability(0x05).unwrap().unwrap();
     edu.write_config(capability + 4, address as u32).unwrap();
     edu.write_config(capability + 8, (address >> 32) as u32)
@@ -204,14 +208,15 @@ pub fn set_msi(edu: &Function, address: u64, data: u32) {
     edu.write_config(capability, control | 1 << 16).unwrap();
 }
 
-/// Lets the disk's vector 0 write `data` to `address`.
-pub fn set_msi_x(disk: &Function, address: u64, data: u32) {
+/// Lets a vector of the disk write `data` to `address`.
+pub fn set_msi_x(disk: &Function, vector: u16, address: DmaAddr, data: u32) {
     const TABLE: u64 = 0x2000;
-    let regs = disk.bar(0).unwrap();
-    regs.write32(TABLE, address as u32);
-    regs.write32(TABLE + 4, (address >> 32) as u32);
-    regs.write32(TABLE + 8, data);
-    regs.write32(TABLE + 12, 0);
+    let (regs, address) = (disk.bar(0).unwrap(), address.raw());
+    let entry = TABLE + 16 * u64::from(vector);
+    regs.write32(entry, address as u32);
+    regs.write32(entry + 4, (address >> 32) as u32);
+    regs.write32(entry + 8, data);
+    regs.write32(entry + 12, 0);
     let capability = disk.capability(0x11).unwrap().unwrap();
     let control = disk.read_config(capability).unwrap();
     disk.write_config(capability, control | 1 << 31).unwrap();

@@ -2,29 +2,36 @@
 
 mod power;
 
-use std::fmt;
 use std::time::Duration;
 
-use dmakit_addr::IovaRange;
+use dmakit_addr::{AlignMask, DmaMask};
+use dmakit_dma::{DeviceId, DeviceInfo, DmaSegment, Translate};
 use dmakit_platform::{Mmio, Platform};
 
-use super::command::{self, Command, PAGE};
+use super::command::{self, Command, PAGE, PrpError};
 use super::error::NvmeError;
-use super::queue::{ENTRIES, Entry, PAIR_BYTES, QueuePair};
+use super::memory::{DEPTH_MAX, Memory};
+use super::queue::Entry;
 use super::registers::{self as reg, Capabilities};
-use crate::devices::Block;
+use crate::devices::DmaDevice;
 
 /// The longest that a command may take.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Where the page for `IDENTIFY` lies in the block.
-const IDENTIFY_AT: u64 = 2 * PAIR_BYTES;
-/// Where the PRP lists begin, one page for each command.
-const LISTS_AT: u64 = IDENTIFY_AT + PAGE;
 /// The namespace that is used.
 const NAMESPACE: u32 = 1;
 /// The number of the I/O queues.
 const IO: u16 = 1;
+
+/// What the driver says of a controller before it does DMA: it reaches everything, and where a buffer
+/// is copied the copy has the same place in its pages, because only the first page of a transfer may be
+/// used from its middle on, and only the last to there.
+pub fn info(id: DeviceId, name: &str) -> DeviceInfo<'_> {
+    DeviceInfo {
+        min_align: AlignMask::new(PAGE - 1).unwrap_or_default(),
+        ..DeviceInfo::new(id, name, DmaMask::ALL)
+    }
+}
 
 /// What a transfer does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +40,15 @@ pub enum Operation {
     Read,
     /// Memory to disk.
     Write,
+}
+
+impl Operation {
+    fn opcode(self) -> u8 {
+        match self {
+            Self::Read => command::READ,
+            Self::Write => command::WRITE,
+        }
+    }
 }
 
 /// A command that has completed.
@@ -61,62 +77,44 @@ pub struct Identity {
     pub blocks: u64,
 }
 
-/// A disk that was not brought up; the block is given back, and is not to be freed before the
-/// device can no longer reach it.
-#[derive(Debug)]
-pub struct StartFailure {
-    /// Why.
-    pub error: NvmeError,
-    /// The memory for queues.
-    pub memory: Block,
-}
-
-impl fmt::Display for StartFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for StartFailure {}
-
 /// A running controller and its first namespace.
-pub struct Nvme<P, R> {
+pub struct Nvme<'a, P: Platform, T, R> {
+    /// For the time.
     platform: P,
+    device: &'a DmaDevice<'a, P, T>,
     regs: R,
-    memory: Block,
     capabilities: Capabilities,
-    admin: QueuePair,
-    io: QueuePair,
+    memory: Memory,
     /// The operation code of each command in flight.
-    in_flight: [Option<u8>; ENTRIES as usize],
+    in_flight: [Option<u8>; DEPTH_MAX],
     identity: Identity,
 }
 
-impl<P, R> Nvme<P, R> {
-    /// Bytes of the block that it needs for queues and lists.
-    pub const MEMORY_BYTES: u64 = LISTS_AT + ENTRIES as u64 * PAGE;
-
-    /// Commands that may be in flight: a full queue has one entry less.
-    pub const DEPTH_MAX: usize = ENTRIES as usize - 1;
-}
-
-impl<P: Platform, R: Mmio> Nvme<P, R> {
-    /// Resets the controller and brings it up (7.6.1), with queues and lists in
-    /// `memory`.
+impl<'a, P: Platform, T: Translate, R: Mmio> Nvme<'a, P, T, R> {
+    /// Resets the controller and brings it up (7.6.1), with queues and lists in coherent memory. Its
+    /// I/O queue interrupts by `vector`, which the caller has set up, or is polled alone.
     ///
     /// # Errors
-    /// [`StartFailure`] with the memory.
-    #[allow(clippy::result_large_err)]
-    pub fn start(platform: P, regs: R, memory: Block) -> Result<Self, StartFailure> {
+    /// [`NvmeError`]; everything has gone back then, or is leaked, where the controller does not stop
+    /// using it.
+    pub fn start(
+        platform: P,
+        device: &'a DmaDevice<'a, P, T>,
+        regs: R,
+        vector: Option<u16>,
+    ) -> Result<Self, NvmeError> {
         let capabilities = Capabilities(regs.read64(reg::CAP));
+        power::check(capabilities)?;
+        // It may still use the memory of an earlier life.
+        regs.write32(reg::CC, 0);
+        let memory = Memory::allocate(device)?;
         let mut this = Self {
             platform,
+            device,
             regs,
-            memory,
             capabilities,
-            admin: QueuePair::new(0),
-            io: QueuePair::new(PAIR_BYTES),
-            in_flight: [None; ENTRIES as usize],
+            memory,
+            in_flight: [None; DEPTH_MAX],
             identity: Identity {
                 model: String::new(),
                 serial: String::new(),
@@ -125,12 +123,13 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
                 blocks: 0,
             },
         };
-        match this.bring_up() {
+        match this.bring_up(vector) {
             Ok(()) => Ok(this),
-            Err(error) => Err(StartFailure {
-                error,
-                memory: this.memory,
-            }),
+            Err(error) => {
+                // What the controller does not let go of is leaked, and the device counts it.
+                let _ = this.disable();
+                Err(error)
+            }
         }
     }
 
@@ -139,17 +138,13 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
         &self.identity
     }
 
-    /// Where the device sees queues and lists.
-    pub fn memory(&self) -> IovaRange {
-        self.memory.range()
-    }
-
     /// Commands in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.iter().flatten().count()
     }
 
-    /// Starts a transfer of blocks from `lba` on; gives its number. Does not wait.
+    /// Starts a transfer of blocks from `lba` on, from or to memory that is mapped for the device as
+    /// `segments`; gives its number. Does not wait.
     ///
     /// # Errors
     /// [`NvmeError`]; nothing was started then.
@@ -157,7 +152,7 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
         &mut self,
         operation: Operation,
         lba: u64,
-        range: IovaRange,
+        segments: &[DmaSegment],
     ) -> Result<u16, NvmeError> {
         let Identity {
             block,
@@ -165,15 +160,16 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
             transfer_max,
             ..
         } = self.identity;
-        let len = range.len();
-        if range.is_empty() || len % block != 0 || range.start().raw() & 3 != 0 {
-            return Err(NvmeError::Shape { range, block });
+        let len = segments.iter().map(|segment| segment.len).sum();
+        if len == 0 || len % block != 0 {
+            return Err(NvmeError::Blocks { len, block });
         }
+        let too_long = NvmeError::TooLong {
+            len,
+            max: transfer_max,
+        };
         if len > transfer_max {
-            return Err(NvmeError::TooLong {
-                len,
-                max: transfer_max,
-            });
+            return Err(too_long);
         }
         let count = len / block;
         if lba.checked_add(count).is_none_or(|end| end > blocks) {
@@ -184,22 +180,29 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
             });
         }
         let slot = self.free_slot()?;
-        let at = LISTS_AT + u64::from(slot) * PAGE;
-        let list = self.memory.window().slice(at, PAGE);
-        let (prps, _) = list
-            .and_then(|list| command::prps(range, list, self.memory.iova(at).raw()))
-            .ok_or(NvmeError::TooLong {
-                len,
-                max: transfer_max,
-            })?;
-        let opcode = match operation {
-            Operation::Read => command::READ,
-            Operation::Write => command::WRITE,
-        };
+        let prps = self.list(slot, segments).map_err(|error| match error {
+            PrpError::Misplaced(segment) => NvmeError::Misplaced { segment },
+            PrpError::Pages => too_long,
+        })?;
+        let opcode = operation.opcode();
         // A transfer has at most 2 MiB in blocks of at least 512 bytes.
         let command = command::transfer(opcode, slot, NAMESPACE, prps, lba, count as u16);
         self.send(slot, opcode, &command)?;
         Ok(slot)
+    }
+
+    /// Writes the PRP list of command `slot`.
+    fn list(&self, slot: u16, segments: &[DmaSegment]) -> Result<[u64; 2], PrpError> {
+        let first = usize::from(slot) * command::LIST_ENTRIES;
+        let place = self.memory.lists.dma_addr_of(first);
+        let (Some(view), Some(at)) = (self.device.view(&self.memory.lists), place) else {
+            return Err(PrpError::Pages);
+        };
+        command::prps(segments, at.raw(), |index, page| {
+            if let Some(entry) = view.at(first + index) {
+                entry.write(&page.to_le());
+            }
+        })
     }
 
     /// Starts writing all that the disk holds back to where it stays; gives the command's number.
@@ -217,7 +220,7 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
     /// # Errors
     /// [`NvmeError::Stray`].
     pub fn complete(&mut self) -> Result<Option<Completion>, NvmeError> {
-        let Some((entry, head)) = self.io.pop(&self.platform, self.memory.window()) else {
+        let Some((entry, head)) = self.memory.io.pop(self.device) else {
             return Ok(None);
         };
         self.ring(2 * IO + 1, head);
@@ -250,14 +253,10 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
         &mut self,
         operation: Operation,
         lba: u64,
-        range: IovaRange,
+        segments: &[DmaSegment],
     ) -> Result<(), NvmeError> {
-        let opcode = match operation {
-            Operation::Read => command::READ,
-            Operation::Write => command::WRITE,
-        };
-        self.submit(operation, lba, range)?;
-        self.wait_good(opcode)
+        self.submit(operation, lba, segments)?;
+        self.wait_good(operation.opcode())
     }
 
     /// Waits until the disk has written back all that it holds; nothing else in flight.
@@ -269,19 +268,13 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
         self.wait_good(command::FLUSH)
     }
 
-    /// Shuts the controller down (7.6.2); gives the memory back, which the device no longer uses.
+    /// Shuts the controller down (7.6.2), and gives back what the driver has.
     ///
     /// # Errors
-    /// [`StartFailure`] with the memory, which the device may still use.
-    #[allow(clippy::result_large_err)]
-    pub fn stop(self) -> Result<Block, StartFailure> {
-        match self.shut_down() {
-            Ok(()) => Ok(self.memory),
-            Err(error) => Err(StartFailure {
-                error,
-                memory: self.memory,
-            }),
-        }
+    /// [`NvmeError`], with a controller that may still use its queues: they are leaked.
+    pub fn stop(self) -> Result<(), NvmeError> {
+        self.shut_down()?;
+        self.disable()
     }
 
     fn wait_good(&mut self, opcode: u8) -> Result<(), NvmeError> {
@@ -290,8 +283,7 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
     }
 
     fn send(&mut self, slot: u16, opcode: u8, command: &Command) -> Result<(), NvmeError> {
-        let memory = self.memory.window();
-        let tail = self.io.push(&self.platform, memory, command);
+        let tail = self.memory.io.push(self.device, command);
         let tail = tail.ok_or(NvmeError::Full)?;
         self.in_flight[usize::from(slot)] = Some(opcode);
         self.ring(2 * IO, tail);
@@ -299,15 +291,8 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
     }
 
     fn free_slot(&self) -> Result<u16, NvmeError> {
-        if self.in_flight() >= Self::DEPTH_MAX {
-            return Err(NvmeError::Full);
-        }
         let free = self.in_flight.iter().position(Option::is_none);
         free.map(|slot| slot as u16).ok_or(NvmeError::Full)
-    }
-
-    fn bases(&self, pair: &QueuePair) -> [u64; 2] {
-        [pair.submissions(), pair.completions()].map(|offset| self.memory.iova(offset).raw())
     }
 
     /// Rings doorbell `number` (3.1.17): even for tails of submissions, odd for heads of

@@ -3,18 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use dmakit_addr::IovaRange;
+use dmakit_dma::{CoherentError, DmaSegment};
 
 /// A command that was not carried out, or a controller that does not work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NvmeError {
-    /// The block for queues is too small.
-    Memory {
-        /// Bytes that it has.
-        len: u64,
-        /// Bytes that are needed.
-        needed: u64,
-    },
+    /// There is no memory for queues and lists.
+    Memory(CoherentError),
     /// The controller cannot do what this driver needs.
     Unsupported {
         /// What.
@@ -53,12 +48,17 @@ pub enum NvmeError {
         /// Its number.
         slot: u16,
     },
-    /// Memory that is not whole blocks, begins between words or is none.
-    Shape {
-        /// The memory.
-        range: IovaRange,
+    /// Memory that is not whole blocks, or none.
+    Blocks {
+        /// Its bytes.
+        len: u64,
         /// Bytes of a block.
         block: u64,
+    },
+    /// Memory that begins between words, or leaves gaps between pages.
+    Misplaced {
+        /// The first segment that cannot stand where it does.
+        segment: DmaSegment,
     },
     /// More than one command may transfer.
     TooLong {
@@ -81,12 +81,7 @@ pub enum NvmeError {
 impl fmt::Display for NvmeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Memory { len, needed } => {
-                write!(
-                    f,
-                    "{len} bytes are too few for the queues: {needed} are needed"
-                )
-            }
+            Self::Memory(error) => error.fmt(f),
             Self::Unsupported { what, value } => {
                 write!(f, "the controller has no {what} ({value:#x})")
             }
@@ -100,9 +95,14 @@ impl fmt::Display for NvmeError {
             }
             Self::Full => f.write_str("all commands are in flight"),
             Self::Stray { slot } => write!(f, "command {slot} completed, which is not in flight"),
-            Self::Shape { range, block } => {
-                write!(f, "{range} is not whole blocks of {block} bytes")
+            Self::Blocks { len, block } => {
+                write!(f, "{len} bytes are not whole blocks of {block}")
             }
+            Self::Misplaced { segment } => write!(
+                f,
+                "{} bytes at {} leave a gap between pages",
+                segment.len, segment.addr
+            ),
             Self::TooLong { len, max } => {
                 write!(f, "{len} bytes in one command, which takes at most {max}")
             }
@@ -114,3 +114,9 @@ impl fmt::Display for NvmeError {
 }
 
 impl std::error::Error for NvmeError {}
+
+impl From<CoherentError> for NvmeError {
+    fn from(error: CoherentError) -> Self {
+        Self::Memory(error)
+    }
+}

@@ -1,29 +1,38 @@
 //! A submission queue and the completion queue that answers it.
 
-use std::sync::atomic::Ordering;
+use dmakit_addr::Attributes;
+use dmakit_dma::{Coherent, CoherentError, Translate, field};
+use dmakit_platform::{Barrier, Platform};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use dmakit_platform::{Barrier, Platform, Window};
-
-use super::command::{Command, PAGE};
-
-/// Entries of each queue: as many submission entries as a page holds.
-pub(super) const ENTRIES: u16 = 64;
-
-/// Bytes that a pair takes: a page for submissions, one for completions.
-pub(super) const PAIR_BYTES: u64 = 2 * PAGE;
+use super::command::Command;
+use crate::devices::DmaDevice;
 
 /// Where a pair stands.
 #[derive(Debug)]
 pub(super) struct QueuePair {
-    /// Where its two pages begin in the driver's block.
-    offset: u64,
+    submissions: Coherent<Command>,
+    completions: Coherent<Completion>,
+    entries: u16,
     tail: u16,
     head: u16,
     /// The phase bit of entries that are new.
     phase: bool,
 }
 
-/// A completion queue entry, copied out once.
+/// A completion queue entry (4.6), little-endian.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Completion {
+    result: [u32; 2],
+    head: u16,
+    queue: u16,
+    command: u16,
+    /// And the phase bit.
+    status: u16,
+}
+
+/// What one says, copied out once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub(super) slot: u16,
@@ -31,62 +40,85 @@ pub(super) struct Entry {
 }
 
 impl QueuePair {
-    /// An empty pair in zeroed memory.
-    pub(super) fn new(offset: u64) -> Self {
-        Self {
-            offset,
+    /// A pair of empty queues of `entries`.
+    pub(super) fn allocate<P: Platform, T: Translate>(
+        device: &DmaDevice<'_, P, T>,
+        entries: u16,
+    ) -> Result<Self, CoherentError> {
+        let submissions = device.alloc_coherent(entries.into(), Attributes::NONE)?;
+        let completions = match device.alloc_coherent(entries.into(), Attributes::NONE) {
+            Ok(completions) => completions,
+            Err(error) => {
+                // It has just come from there.
+                let _ = device.free_coherent(submissions);
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            submissions,
+            completions,
+            entries,
             tail: 0,
             head: 0,
             phase: true,
-        }
+        })
     }
 
-    pub(super) fn submissions(&self) -> u64 {
-        self.offset
+    /// Gives the memory back, which the device no longer uses.
+    pub(super) fn free<P: Platform, T: Translate>(self, device: &DmaDevice<'_, P, T>) {
+        // Both came from there.
+        let _ = device.free_coherent(self.submissions);
+        let _ = device.free_coherent(self.completions);
     }
 
-    pub(super) fn completions(&self) -> u64 {
-        self.offset + PAGE
+    /// How many commands and completions there is room for: a full queue has one entry less.
+    pub(super) fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    /// Where the device sees submissions and completions.
+    pub(super) fn bases(&self) -> [u64; 2] {
+        [
+            self.submissions.dma_addr().raw(),
+            self.completions.dma_addr().raw(),
+        ]
     }
 
     /// Writes a command; gives the tail for the doorbell. The caller has kept below the queue's
     /// length.
-    pub(super) fn push<P: Platform>(
+    pub(super) fn push<P: Platform, T: Translate>(
         &mut self,
-        platform: &P,
-        memory: Window<'_>,
+        device: &DmaDevice<'_, P, T>,
         command: &Command,
     ) -> Option<u32> {
-        let entry = memory.slice(self.offset + 64 * u64::from(self.tail), 64)?;
-        for (slot, word) in entry.words64()?.iter().zip(command) {
-            slot.store(word.to_le(), Ordering::Relaxed);
-        }
-        platform.barrier(Barrier::BeforeDevice);
-        self.tail = (self.tail + 1) % ENTRIES;
+        let view = device.view(&self.submissions)?;
+        view.at(self.tail.into())?.write(&command.map(u64::to_le));
+        device.barrier(Barrier::BeforeDevice);
+        self.tail = (self.tail + 1) % self.entries;
         Some(self.tail.into())
     }
 
     /// Takes the next completion, if there is one; gives the head for the doorbell with it.
-    pub(super) fn pop<P: Platform>(
+    pub(super) fn pop<P: Platform, T: Translate>(
         &mut self,
-        platform: &P,
-        memory: Window<'_>,
+        device: &DmaDevice<'_, P, T>,
     ) -> Option<(Entry, u32)> {
-        let entry = memory.slice(self.completions() + 16 * u64::from(self.head), 16)?;
-        // The second word has number, phase and status: it is read once, and all of it is used.
-        let word = u64::from_le(entry.words64()?.get(1)?.load(Ordering::Acquire));
-        let status = (word >> 48) as u16;
+        let view = device.view(&self.completions)?;
+        let entry = view.at(self.head.into())?;
+        // The phase says whether the rest is new, and stands beside the status: one read of both.
+        let status = u16::from_le(entry.load(field!(Completion, status)));
         if (status & 1 != 0) != self.phase {
             return None;
         }
-        platform.barrier(Barrier::AfterDevice);
+        device.barrier(Barrier::AfterDevice);
+        let slot = u16::from_le(entry.load(field!(Completion, command)));
         self.head += 1;
-        if self.head == ENTRIES {
+        if self.head == self.entries {
             self.head = 0;
             self.phase = !self.phase;
         }
         let entry = Entry {
-            slot: (word >> 32) as u16,
+            slot,
             // Without the phase, and without the bits that say "more" and "do not retry".
             status: status >> 1 & 0x7ff,
         };

@@ -2,55 +2,56 @@
 
 use std::time::Duration;
 
+use dmakit_dma::Translate;
 use dmakit_platform::{Mmio, Platform};
 
-use super::{COMMAND_TIME_MAX, IDENTIFY_AT, IO, Identity, NAMESPACE, Nvme, judged};
+use super::{COMMAND_TIME_MAX, IO, Identity, NAMESPACE, Nvme, judged};
 use crate::devices::nvme::NvmeError;
-use crate::devices::nvme::command::{self, Command, Identify, PAGE};
-use crate::devices::nvme::queue::ENTRIES;
-use crate::devices::nvme::registers as reg;
+use crate::devices::nvme::command::{self, Command, Identify, LIST_ENTRIES, PAGE};
+use crate::devices::nvme::memory::{ENTRIES, IdentifyPage};
+use crate::devices::nvme::registers::{self as reg, Capabilities};
 
-impl<P: Platform, R: Mmio> Nvme<P, R> {
+/// Whether a controller does what this driver needs.
+pub(super) fn check(capabilities: Capabilities) -> Result<(), NvmeError> {
+    let unsupported = |what| NvmeError::Unsupported {
+        what,
+        value: capabilities.0,
+    };
+    if capabilities.entries_max() < ENTRIES.into() {
+        return Err(unsupported("queues of 65 entries"));
+    }
+    if capabilities.page_shift_min() > PAGE.trailing_zeros() {
+        return Err(unsupported("pages of 4 KiB"));
+    }
+    Ok(())
+}
+
+impl<P: Platform, T: Translate, R: Mmio> Nvme<'_, P, T, R> {
     pub(super) fn shut_down(&self) -> Result<(), NvmeError> {
         let enabled = reg::CC_ENABLED | reg::CC_SHUTDOWN;
         self.regs.write32(reg::CC, enabled);
         self.until(COMMAND_TIME_MAX, |status| {
             status & reg::CSTS_SHUTDOWN_MASK == reg::CSTS_SHUTDOWN_DONE
-        })?;
-        self.regs.write32(reg::CC, 0);
-        self.until(self.ready_time_max(), |status| {
-            status & reg::CSTS_READY == 0
         })
     }
 
-    pub(super) fn bring_up(&mut self) -> Result<(), NvmeError> {
-        let len = self.memory.range().len();
-        if len < Self::MEMORY_BYTES {
-            return Err(NvmeError::Memory {
-                len,
-                needed: Self::MEMORY_BYTES,
-            });
-        }
-        let capabilities = self.capabilities;
-        let unsupported = |what| NvmeError::Unsupported {
-            what,
-            value: capabilities.0,
-        };
-        if capabilities.entries_max() < ENTRIES.into() {
-            return Err(unsupported("queues of 64 entries"));
-        }
-        if capabilities.page_shift_min() > PAGE.trailing_zeros() {
-            return Err(unsupported("pages of 4 KiB"));
-        }
+    /// Turns the controller off, and gives back all memory that it used.
+    pub(super) fn disable(self) -> Result<(), NvmeError> {
         self.regs.write32(reg::CC, 0);
         self.until(self.ready_time_max(), |status| {
             status & reg::CSTS_READY == 0
         })?;
-        // Entries of an earlier life would look like completions.
-        self.memory.window().fill(0);
-        let entries = u32::from(ENTRIES - 1);
+        self.memory.free(self.device);
+        Ok(())
+    }
+
+    pub(super) fn bring_up(&mut self, vector: Option<u16>) -> Result<(), NvmeError> {
+        self.until(self.ready_time_max(), |status| {
+            status & reg::CSTS_READY == 0
+        })?;
+        let entries = u32::from(self.memory.admin.entries() - 1);
         self.regs.write32(reg::AQA, entries << 16 | entries);
-        let [submissions, completions] = self.bases(&self.admin);
+        let [submissions, completions] = self.memory.admin.bases();
         self.regs.write64(reg::ASQ, submissions);
         self.regs.write64(reg::ACQ, completions);
         self.regs.write32(reg::CC, reg::CC_ENABLED);
@@ -58,9 +59,16 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
             status & reg::CSTS_READY != 0
         })?;
         self.identify()?;
-        let [submissions, completions] = self.bases(&self.io);
-        self.administer(&command::create_completion(0, IO, ENTRIES, completions))?;
-        self.administer(&command::create_submission(0, IO, ENTRIES, submissions))
+        let (entries, [submissions, completions]) =
+            (self.memory.io.entries(), self.memory.io.bases());
+        self.administer(&command::create_completion(
+            0,
+            IO,
+            entries,
+            completions,
+            vector,
+        ))?;
+        self.administer(&command::create_submission(0, IO, entries, submissions))
     }
 
     fn identify(&mut self) -> Result<(), NvmeError> {
@@ -82,7 +90,7 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
         let mut size = [0; 8];
         size.copy_from_slice(&namespace[..8]);
         // A PRP list of one page, and the first page before it.
-        let listed = (PAGE / 8 + 1) * PAGE;
+        let listed = (LIST_ENTRIES as u64 + 1) * PAGE;
         let limit = match u32::from(controller[77]) {
             0 => listed,
             shift => 1_u64
@@ -99,25 +107,22 @@ impl<P: Platform, R: Mmio> Nvme<P, R> {
         Ok(())
     }
 
-    fn identify_page(&mut self, namespace: u32, what: Identify) -> Result<Vec<u8>, NvmeError> {
-        let page = self.memory.iova(IDENTIFY_AT).raw();
+    fn identify_page(&mut self, namespace: u32, what: Identify) -> Result<IdentifyPage, NvmeError> {
+        let page = self.memory.page.dma_addr().raw();
         self.administer(&command::identify(0, namespace, what, page))?;
-        let mut bytes = vec![0; PAGE as usize];
-        if let Some(window) = self.memory.window().slice(IDENTIFY_AT, PAGE) {
-            window.read(&mut bytes);
-        }
-        Ok(bytes)
+        let view = self.device.view(&self.memory.page);
+        let page = view.and_then(|view| view.at(0)).map(|page| page.read());
+        Ok(page.unwrap_or([0; PAGE as usize]))
     }
 
     /// Runs one admin command to its end.
     fn administer(&mut self, command: &Command) -> Result<(), NvmeError> {
-        let memory = self.memory.window();
-        let tail = self.admin.push(&self.platform, memory, command);
+        let tail = self.memory.admin.push(self.device, command);
         let tail = tail.ok_or(NvmeError::Full)?;
         self.ring(0, tail);
         let start = self.platform.now();
         loop {
-            if let Some((entry, head)) = self.admin.pop(&self.platform, self.memory.window()) {
+            if let Some((entry, head)) = self.memory.admin.pop(self.device) {
                 self.ring(1, head);
                 return judged(command[0] as u8, entry.status);
             }
