@@ -1,19 +1,31 @@
-//! Claims that move memory, against copying the same bytes.
+//! Claims that move memory, against copying the same bytes, beside the incumbent's model.
 //!
 //! An area of 64 MiB in 192 MiB of real memory; 0, 50 or 90 % of it lent to single movable pages,
-//! at random places, the rest of memory half full. Claims and copies alternate; a row has the least
-//! of all rounds, in nanoseconds for each page that moved, of the claim, of the search in it, and of
-//! copying as many pages, at random from the area to outside; and the ratio of the first to the last. Where nothing moves it is for each page of the claim. What is the same on every machine
-//! stands last: pages moved for each claim, and steps of the search. `-- 50` runs one percentage.
+//! at random places, the rest of memory half full. In the last rows one page of 2,048 of the area is
+//! pinned as well. Memory is lent anew before each of four things, which take turns: a search, a
+//! claim, and a claim as the incumbent's model makes it, each claim followed by copies of as many
+//! pages as moved, at random from the area to outside.
+//!
+//! The incumbent's model chooses the window: the lowest free one, and the next aligned place after
+//! one that is busy. What it chooses is cleared by the same code with the same copies, which refuses
+//! a pinned window before anything moves; that is to the incumbent's favour, who finds out while it
+//! moves.
+//!
+//! A row has the least of all rounds, in nanoseconds for each page that moved (for each page of the
+//! claim where none did), the ratio of claim to copies, and what is the same on every machine: pages
+//! moved for each claim, steps of the search, windows that the incumbent tried. `-- 50` runs one
+//! percentage; `DMAKIT_ROUNDS` sets how many rounds.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dmakit_addr::{DmaMask, NodeId, Pfn, PfnRange, PhysAddr, PhysRange};
 use dmakit_cma::{AreaClaim, AreaRequest, InactiveAreas, Outcome, Purpose, reserve};
+use dmakit_linux_model::cma::{Area as LinuxArea, Wish};
 use dmakit_phys::{
-    ClaimLimits, Frame, FrameRequest, Frames, MemoryKind, MemoryMap, Migrate, Migration,
-    MovableMemory, MoverId, PageAllocator, Refusal, Refused, Region, WindowIn, WindowRequest,
+    Account, ClaimLimits, Frame, FrameRequest, Frames, FreeReason, MemoryKind, MemoryMap, Migrate,
+    Migration, MigrationCause, MovableMemory, MoverId, PageAllocator, Refusal, Refused, Region,
+    WindowIn, WindowRequest,
 };
 use dmakit_platform::Instant as Moment;
 use dmakit_platform::host::{HostPlatform, HostRam};
@@ -21,7 +33,12 @@ use dmakit_platform::host::{HostPlatform, HostRam};
 const BASE: u64 = 0x10_0000;
 const FRAMES: u64 = 192 << 8;
 const AREA_FRAMES: u64 = 64 << 8;
-const ROUNDS: u64 = 40;
+/// One page of so many of the area is pinned, where some are.
+const PINNED_OF: u64 = 2048;
+const LIMITS: ClaimLimits = ClaimLimits {
+    deadline: Moment::from_nanos(u64::MAX),
+    tries: 3,
+};
 
 /// Movable pages by frame. Moving one copies it and switches one reference.
 struct Pages {
@@ -109,8 +126,11 @@ fn lend(memory: &Memory, draws: &mut Draws, area: PfnRange, percent: u64) {
         if draws.below(100) >= keep {
             let at = slot(frame);
             let taken = memory.movers().live.lock().expect("nobody panics with it")[at].take();
-            if let Some(frames) = taken {
-                memory.allocator().free(frames).expect("a page of its own");
+            let freed = taken.map(|frames| memory.allocator().free(frames));
+            if let Some(Err(error)) = freed {
+                assert_eq!(error.reason, FreeReason::Pinned);
+                memory.movers().live.lock().expect("nobody panics with it")[at] =
+                    Some(error.frames);
             }
         }
     }
@@ -133,67 +153,184 @@ fn copy(memory: &Memory, area: PfnRange, pages: u64, draws: &mut Draws) -> Durat
     started.elapsed()
 }
 
-fn row(percent: u64, frames: u64) {
-    let (memory, inactive) = machine();
-    let (areas, _) = inactive.activate(&memory);
-    let id = areas.find(Purpose::Default).expect("reserved above");
-    let area = areas.ranges(id)[0];
-    let mut draws = Draws(0x9E37_79B9_7F4A_7C15);
-    let limits = ClaimLimits {
-        deadline: Moment::from_nanos(u64::MAX),
-        tries: 3,
+/// Pins some of the area's pages, which are all lent.
+fn pin(memory: &Memory, draws: &mut Draws, area: PfnRange) {
+    let account = Arc::new(Account::new(u64::MAX));
+    let owner = memory.add_pin_owner(account).expect("a first owner");
+    for _ in 0..area.len() / PINNED_OF {
+        let frame = Pfn::new(area.start().raw() + draws.below(area.len()));
+        let page = PfnRange::new(frame, 1).expect("a page");
+        let pin = memory.pin_short_term(owner, &[page], Moment::from_nanos(u64::MAX));
+        drop(pin.expect("a page that is lent"));
+    }
+}
+
+/// The least of what each round took for one page.
+#[derive(Clone, Copy)]
+struct Least {
+    claim: f64,
+    copy: f64,
+    moved: u64,
+}
+
+impl Least {
+    const NONE: Self = Self {
+        claim: f64::INFINITY,
+        copy: f64::INFINITY,
+        moved: 0,
     };
-    let claim = AreaClaim {
-        frames,
-        align_order: frames.next_power_of_two().ilog2().min(8),
-        limit: DmaMask::ALL,
-    };
-    let mut least = [f64::INFINITY; 3];
-    let (mut moved, mut steps) = (0, 0);
-    for round in 0..=ROUNDS {
-        lend(&memory, &mut draws, area, percent);
+
+    fn ratio(&self) -> f64 {
+        self.claim / self.copy
+    }
+}
+
+struct Row<'m> {
+    memory: &'m Memory,
+    area: PfnRange,
+    percent: u64,
+    frames: u64,
+    align_order: u32,
+    draws: Draws,
+}
+
+impl Row<'_> {
+    fn lend(&mut self) {
+        lend(self.memory, &mut self.draws, self.area, self.percent);
+    }
+
+    /// Times a claim on memory lent anew, and copies of as many pages as it moved.
+    fn time(&mut self, least: &mut Least, claim: impl FnOnce(&Memory) -> Frames) -> Frames {
+        self.lend();
+        let before = self.memory.migrations(MigrationCause::Claim).frames;
         let started = Instant::now();
-        let found = memory.find(&WindowRequest {
-            within: &[area],
-            frames,
-            align_order: claim.align_order,
+        let claimed = claim(self.memory);
+        let took = started.elapsed();
+        let moved = self.memory.migrations(MigrationCause::Claim).frames - before;
+        let pages = if moved > 0 { moved } else { self.frames };
+        let copied = copy(self.memory, self.area, pages, &mut self.draws);
+        let each = |took: Duration| took.as_nanos() as f64 / pages as f64;
+        least.claim = least.claim.min(each(took));
+        least.copy = least.copy.min(each(copied));
+        least.moved += moved;
+        claimed
+    }
+
+    /// Nanoseconds of a search on memory lent anew, and its steps.
+    fn search(&mut self) -> (f64, u64) {
+        self.lend();
+        let started = Instant::now();
+        let found = self.memory.find(&WindowRequest {
+            within: &[self.area],
+            frames: self.frames,
+            align_order: self.align_order,
             excluded: &[],
             memory: WindowIn::Areas,
         });
-        let searched = started.elapsed();
-        let found = found.expect("all of it can move");
-        let started = Instant::now();
-        let claimed = areas.claim(id, &claim, &limits);
-        let took = started.elapsed();
-        let claimed = claimed.expect("all of it can move");
-        let pages = if found.moves > 0 { found.moves } else { frames };
-        let copied = copy(&memory, area, pages, &mut draws);
-        areas.release(claimed).expect("claimed above");
-        if round > 0 {
-            (moved, steps) = (moved + found.moves, steps + found.steps);
-            for (least, took) in least.iter_mut().zip([took, searched, copied]) {
-                *least = least.min(took.as_nanos() as f64 / pages as f64);
-            }
+        let took = started.elapsed().as_nanos() as f64;
+        (took, found.map_or(0, |found| found.steps))
+    }
+}
+
+/// Claims as the incumbent does: the lowest window that its bitmap has, then the next one.
+fn claim_first_fit(
+    memory: &Memory,
+    area: &LinuxArea,
+    wish: Wish,
+    tried: &mut u64,
+) -> Option<Frames> {
+    let mut from = 0;
+    while let Some(at) = area.find(wish, from) {
+        *tried += 1;
+        let window = PfnRange::new(Pfn::new(at), wish.pages).expect("a window of the area");
+        match memory.claim(window, &LIMITS) {
+            Ok(frames) => return Some(frames),
+            Err(_) => from = area.after_busy(wish, at),
         }
     }
-    let [claim, search, copy] = least;
+    None
+}
+
+fn row(percent: u64, pinned: bool, frames: u64, rounds: u64) {
+    let (memory, inactive) = machine();
+    let (areas, _) = inactive.activate(&memory);
+    let id = areas.find(Purpose::Default).expect("reserved above");
+    let mut row = Row {
+        memory: &memory,
+        area: areas.ranges(id)[0],
+        percent,
+        frames,
+        align_order: frames.next_power_of_two().ilog2().min(8),
+        draws: Draws(0x9E37_79B9_7F4A_7C15),
+    };
+    if pinned {
+        lend(&memory, &mut row.draws, row.area, 100);
+        pin(&memory, &mut row.draws, row.area);
+    }
+    let claim = AreaClaim {
+        frames,
+        align_order: row.align_order,
+        limit: DmaMask::ALL,
+    };
+    let linux = LinuxArea::new(row.area.start().raw(), row.area.len(), 0);
+    let wish = Wish {
+        pages: frames,
+        align_order: row.align_order,
+    };
+    let (mut ours, mut theirs) = (Least::NONE, Least::NONE);
+    let (mut search, mut steps, mut tried) = (f64::INFINITY, 0, 0);
+    for round in 0..=rounds {
+        let found = row.search();
+        let claimed = row.time(&mut ours, |_| {
+            let claimed = areas.claim(id, &claim, &LIMITS);
+            claimed.expect("a window that can be cleared")
+        });
+        areas.release(claimed).expect("claimed above");
+        let claimed = row.time(&mut theirs, |memory| {
+            let claimed = claim_first_fit(memory, &linux, wish, &mut tried);
+            claimed.expect("a window that can be cleared")
+        });
+        memory.allocator().free(claimed).expect("claimed above");
+        if round == 0 {
+            // The first round pays for memory that nobody used yet.
+            (ours, theirs, tried) = (Least::NONE, Least::NONE, 0);
+        } else {
+            search = search.min(found.0);
+            steps += found.1;
+        }
+    }
+    let lent = if pinned { "% lent, pins" } else { "% lent" };
+    let pages = |least: &Least| least.moved as f64 / rounds as f64;
     println!(
-        "{percent:3} % lent, {:5} KiB: claim {claim:8.1}, search {search:8.1}, copy {copy:6.1}: \
-         {:6.2} x; {:5} pages moved, {:4} steps",
+        "{percent:3} {lent:12} {:5} KiB: claim {:7.1}, copy {:6.1}: {:5.2} x; {:6.1} pages moved; \
+         search {:7.0} ns in all, {:3} steps | incumbent's windows: claim {:7.1}, {:5.2} x; \
+         {:6.1} pages moved, {:4.1} tried",
         frames * 4,
-        claim / copy,
-        moved / ROUNDS,
-        steps / ROUNDS
+        ours.claim,
+        ours.copy,
+        ours.ratio(),
+        pages(&ours),
+        search,
+        steps / rounds,
+        theirs.claim,
+        theirs.ratio(),
+        pages(&theirs),
+        tried as f64 / rounds as f64,
     );
 }
 
 fn main() {
     let only = std::env::args().nth(1);
     let only = only.and_then(|percent| percent.parse().ok());
-    for percent in [0, 50, 90] {
-        for frames in [16, 512, 4096] {
-            if only.is_none_or(|only: u64| only == percent) {
-                row(percent, frames);
+    let rounds = std::env::var("DMAKIT_ROUNDS").ok();
+    let rounds = rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(40);
+    for pinned in [false, true] {
+        for percent in [0, 50, 90] {
+            for frames in [16, 512, 4096] {
+                let wanted = only.is_none_or(|only: u64| only == percent);
+                if wanted && (percent > 0 || !pinned) {
+                    row(percent, pinned, frames, rounds);
+                }
             }
         }
     }

@@ -30,6 +30,7 @@ mod block;
 mod buddy;
 mod claim;
 mod claim_error;
+mod clearing;
 mod coverage;
 mod error;
 mod frame;
