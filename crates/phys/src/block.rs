@@ -15,8 +15,9 @@ pub(crate) const GROUP: usize = 16;
 /// Words with a byte for each group of a page block.
 pub(crate) const GROUP_WORDS: usize = BLOCK_FRAMES / GROUP / 8;
 
-/// In the byte of a group: some of its frames are blocked.
-pub(crate) const BLOCKED: u64 = 0x40;
+/// In the byte of a group: some of its frames are blocked. More than all of its frames, and of eight
+/// groups the sum still needs no more than two bytes.
+const BLOCKED: u64 = 0x40;
 
 const PLANES: usize = 1 + GROUP_WORDS;
 
@@ -29,47 +30,45 @@ const _: () = assert!(
     "a frame takes at most 16 bytes, with its part of what is kept of page blocks"
 );
 
-/// Frames by what a claim would have to do about them.
+/// Frames by what a claim would have to do about them: the bits that are kept of each. The first
+/// says that it has to move; the second that more has to be done before, or that nothing can be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub(crate) enum Kind {
-    Free,
+    Free = 0b00,
     /// Taken, and its mover may be asked.
-    Movable,
-    /// The same once the leases on it are recalled.
-    Leased,
+    Movable = 0b01,
     /// Unmovable, pinned, kept for a claim, or not there.
-    Blocked,
+    Blocked = 0b10,
+    /// Movable once the leases on it are recalled.
+    Leased = 0b11,
 }
 
 impl Kind {
-    /// Its bits: whether such a frame has to move, and whether more has to be done, or nothing can.
     #[inline]
-    fn bits(self) -> (bool, bool) {
-        match self {
-            Self::Free => (false, false),
-            Self::Movable => (true, false),
-            Self::Leased => (true, true),
-            Self::Blocked => (false, true),
-        }
+    fn moves(self) -> u64 {
+        self as u64 & 1
+    }
+
+    #[inline]
+    fn second(self) -> u64 {
+        self as u64 >> 1
     }
 
     /// One such frame, in the counts of a page block.
     #[inline]
     fn unit(self) -> u64 {
-        match self {
-            Self::Free => 1,
-            Self::Movable => 1 << 16,
-            Self::Leased => 1 << 32,
-            Self::Blocked => 0,
-        }
+        1 << (16 * self as u32)
     }
 }
 
-/// A page block, as counts. The frames that are not counted are blocked.
+/// A page block, as counts of its frames.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
     pub(crate) free: u16,
     pub(crate) movable: u16,
+    /// Those that a claim can do nothing about.
+    pub(crate) blocked: u16,
     pub(crate) leased: u16,
     /// The zone that all its frames lie in; `NO_ZONE` where they lie in several, or some are
     /// missing.
@@ -84,7 +83,8 @@ impl Block {
         Self {
             free: entry.next as u16,
             movable: (entry.next >> 16) as u16,
-            leased: entry.previous as u16,
+            blocked: entry.previous as u16,
+            leased: (entry.previous >> 16) as u16,
             zone: entry.mover,
             migrate_type: MigrateType::from_raw(entry.order),
         }
@@ -94,14 +94,9 @@ impl Block {
     pub(crate) fn store(&self, record: &mut [Frame; RECORD]) {
         let entry = &mut record[0];
         entry.next = u32::from(self.free) | u32::from(self.movable) << 16;
-        entry.previous = u32::from(self.leased);
+        entry.previous = u32::from(self.blocked) | u32::from(self.leased) << 16;
         entry.mover = self.zone;
         entry.order = self.migrate_type as u8;
-    }
-
-    /// Frames that a claim can do nothing about.
-    pub(crate) fn blocked(&self) -> u64 {
-        (1 << PAGEBLOCK_ORDER) - u64::from(self.free) - self.moves()
     }
 
     /// Frames that have to move.
@@ -149,11 +144,13 @@ pub(crate) fn clear(record: &mut [Frame; RECORD], zone: u16) {
     let block = Block {
         free: 0,
         movable: 0,
+        blocked: BLOCK_FRAMES as u16,
         leased: 0,
         zone,
         migrate_type: MigrateType::Movable,
     };
     block.store(record);
+    record[0].pins = 0;
     for entry in &mut record[1..PLANES] {
         entry.set_word(BLOCKED * 0x0101_0101_0101_0101);
     }
@@ -163,57 +160,91 @@ pub(crate) fn clear(record: &mut [Frame; RECORD], zone: u16) {
 }
 
 /// Counts the frames of a page block from `start` up to `end` as another kind than before.
-#[inline]
 pub(crate) fn recount(
     record: &mut [Frame; RECORD],
     (start, end): (usize, usize),
     from: Kind,
     to: Kind,
 ) {
-    let frames = (end - start) as u64;
-    let counts = record[0].word() + frames * to.unit() - frames * from.unit();
-    record[0].set_word(counts);
-    let (was, now) = (from.bits(), to.bits());
     for index in start / 64..=(end - 1) / 64 {
-        let mask = mask(index, start, end);
-        let at = PLANES + 2 * index;
-        let planes = [(at, was.0, now.0), (at + 1, was.1, now.1)];
-        for (at, was, now) in planes {
-            let word = record[at].word();
-            debug_assert_eq!(word & mask, if was { mask } else { 0 }, "not {from:?}");
-            record[at].set_word(if now { word | mask } else { word & !mask });
-        }
-    }
-    for group in start / GROUP..=(end - 1) / GROUP {
-        regroup(record, group);
+        recount_word(record, index, mask(index, start, end), from, to);
     }
 }
+
+/// The same for those of 64 frames that `mask` has.
+pub(crate) fn recount_word(
+    record: &mut [Frame; RECORD],
+    index: usize,
+    mask: u64,
+    from: Kind,
+    to: Kind,
+) {
+    let frames = u64::from(mask.count_ones());
+    count_frames(record, frames, from, to);
+    let at = PLANES + 2 * index;
+    let planes = [(from.moves(), to.moves()), (from.second(), to.second())];
+    for (at, (was, now)) in (at..).zip(planes) {
+        let word = record[at].word();
+        debug_assert_eq!(word & mask, was * mask, "not {from:?}");
+        record[at].set_word(word & !mask | now * mask);
+    }
+    let moves = bits(record, index).0;
+    for group in 0..64 / GROUP {
+        let part = (moves >> (group * GROUP)) as u16;
+        let group = index * 64 / GROUP + group;
+        regroup(record, group, u64::from(part.count_ones()));
+    }
+}
+
+/// Counts so many frames as another kind; what was worked out of the counts before is forgotten.
+#[inline]
+fn count_frames(record: &mut [Frame; RECORD], frames: u64, from: Kind, to: Kind) {
+    let counts = record[0].word() + frames * to.unit() - frames * from.unit();
+    record[0].set_word(counts);
+    record[0].pins = 0;
+}
+
+/// How many frames have to move at least, of each window of 2^`order` frames that is aligned to its
+/// length, as [`set_least`] noted it since a frame of the page block changed.
+#[inline]
+pub(crate) fn least(record: &[Frame; RECORD], order: u32) -> Option<u64> {
+    let noted = record[0].pins;
+    let known = u32::from(noted >> LEAST_BITS) == order + 1;
+    known.then_some(u64::from(noted & LEAST_MAX))
+}
+
+#[inline]
+pub(crate) fn set_least(record: &mut [Frame; RECORD], order: u32, least: u64) {
+    let least = least.min(u64::from(LEAST_MAX)) as u16;
+    record[0].pins = (order as u16 + 1) << LEAST_BITS | least;
+}
+
+/// A page block has 512 frames, and one more is as good as any number.
+const LEAST_BITS: u32 = 10;
+const LEAST_MAX: u16 = (1 << LEAST_BITS) - 1;
 
 /// The same for one frame.
 #[inline]
 pub(crate) fn recount_one(record: &mut [Frame; RECORD], offset: usize, from: Kind, to: Kind) {
-    let (was, now) = (from.bits(), to.bits());
-    let entry = &mut record[0];
-    let counts = entry.word() + to.unit() - from.unit();
-    entry.set_word(counts);
-    let (at, bit) = (PLANES + offset / 64 % WORDS * 2, 1 << (offset % 64));
-    for (at, was, now) in [(at, was.0, now.0), (at + 1, was.1, now.1)] {
+    count_frames(record, 1, from, to);
+    let (at, shift) = (PLANES + offset / 64 % WORDS * 2, offset % 64);
+    let planes = [(from.moves(), to.moves()), (from.second(), to.second())];
+    for (at, (was, now)) in (at..).zip(planes) {
         let word = record[at].word();
-        debug_assert_eq!(word & bit != 0, was, "not {from:?}");
-        record[at].set_word(if now { word | bit } else { word & !bit });
+        debug_assert_eq!(word >> shift & 1, was, "not {from:?}");
+        record[at].set_word(word & !(1 << shift) | now << shift);
     }
-    regroup(record, offset / GROUP % (8 * GROUP_WORDS));
+    let group = offset / GROUP % (8 * GROUP_WORDS);
+    let moves = groups(record, group / 8) >> (group % 8 * 8) & 0x1f;
+    regroup(record, group, moves + to.moves() - from.moves());
 }
 
+/// Notes that so many frames of a group have to move, and whether some are blocked.
 #[inline]
-fn regroup(record: &mut [Frame; RECORD], group: usize) {
+fn regroup(record: &mut [Frame; RECORD], group: usize, moves: u64) {
     let shift = group * GROUP % 64;
-    let (moves, second) = bits(record, group * GROUP / 64);
-    let (moves, second) = ((moves >> shift) as u16, (second >> shift) as u16);
-    let mut byte = u64::from(moves.count_ones());
-    if second & !moves != 0 {
-        byte |= BLOCKED;
-    }
+    let others = (blocked(record, group * GROUP / 64) >> shift) as u16;
+    let byte = moves | if others != 0 { BLOCKED } else { 0 };
     let entry = &mut record[1 + group / 8];
     let shift = group % 8 * 8;
     entry.set_word(entry.word() & !(0xff << shift) | byte << shift);

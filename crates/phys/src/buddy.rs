@@ -206,10 +206,13 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     /// for it.
     fn release(&mut self, start: u64, frames: u64) {
         let end = start + frames;
-        let kind = self.entry(start).map_or(Kind::Blocked, kind_of);
-        self.clear_joined(start, end);
-        if let Some(entry) = self.entry_mut(start) {
-            entry.state = State::Inside;
+        let Some(entry) = self.entry_mut(start) else {
+            return;
+        };
+        let kind = kind_of(entry);
+        entry.state = State::Inside;
+        if frames > 1 {
+            self.clear_joined(start, end);
         }
         self.free_as(start, end, kind);
     }

@@ -312,7 +312,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         for block in page_blocks(range) {
             let counts = self.allocator.locked(|buddy| buddy.block(block));
             let clear =
-                counts.is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0);
+                counts.is_some_and(|counts| Some(counts.zone) == zone && counts.blocked == 0);
             let (mut at, end) = part_in(range, block);
             let other = memory.filter(|memory| counts.is_some_and(|counts| !memory.has(&counts)));
             if other.is_some() {

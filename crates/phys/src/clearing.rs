@@ -78,7 +78,7 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
             let last = asked.as_ref().map(Asked::frames);
             let next = self.memory.allocator.locked(|buddy| {
                 if let Some(asked) = asked.take() {
-                    asked.end(buddy)?;
+                    self.memory.end(asked, buddy)?;
                 }
                 Ok(buddy.next_in_way(at, stop))
             });

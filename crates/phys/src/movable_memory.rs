@@ -163,7 +163,8 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     /// Counts a question that the gate answered for all allocations at once.
     pub(crate) fn count_closed(&self, cause: MigrationCause) {
         let closed = Err(NotMoved::Refused(Refusal::NotPermitted));
-        self.counters.note(cause, 0, &closed);
+        self.allocator
+            .locked(|_| self.counters.note(cause, 0, &closed));
     }
 
     /// Has an allocation moved away, its leases recalled first, and says where it starts then;
@@ -198,10 +199,18 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     ) -> Result<Option<u64>, NotMoved> {
         let moved = self.allocator.locked(|buddy| buddy.begin_move(start));
         let asked = self.ask(moved.ok_or(NotMoved::NotMovable)?, cause, to);
-        self.allocator.locked(|buddy| asked.end(buddy))
+        self.allocator.locked(|buddy| self.end(asked, buddy))
     }
 
-    /// Asks the owner of an allocation whose move has begun; [`Asked::end`] ends it.
+    /// Ends a move, and says where the allocation starts now; `None` where its owner freed it
+    /// meanwhile.
+    pub(crate) fn end(&self, asked: Asked, buddy: &mut Buddy<S>) -> Result<Option<u64>, NotMoved> {
+        self.counters
+            .note(asked.cause, asked.moved.frames, &asked.answer);
+        asked.end(buddy)
+    }
+
+    /// Asks the owner of an allocation whose move has begun; [`end`](Self::end) ends it.
     pub(crate) fn ask(&self, moved: Move, cause: MigrationCause, to: Destination) -> Asked {
         let migration = Migration {
             from: frame_range(moved.start, moved.start + moved.frames),
@@ -210,8 +219,8 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         };
         let mut target = None;
         let answer = self.answer(&migration, &moved, to, &mut target);
-        self.counters.note(cause, moved.frames, &answer);
         Asked {
+            cause,
             moved,
             target,
             hold: to.hold,
@@ -262,6 +271,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
 
 /// An allocation whose owner was asked to move it, before the page allocator is told.
 pub(crate) struct Asked {
+    cause: MigrationCause,
     moved: Move,
     /// Where it was to move to. Nobody may pin or move these frames before they are anybody's.
     target: Option<Move>,
@@ -275,9 +285,7 @@ impl Asked {
         frame_range(self.moved.start, self.moved.start + self.moved.frames)
     }
 
-    /// Ends the move, and says where the allocation starts now; `None` where its owner freed it
-    /// meanwhile.
-    pub(crate) fn end<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+    fn end<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         self,
         buddy: &mut Buddy<S>,
     ) -> Result<Option<u64>, NotMoved> {
@@ -314,19 +322,24 @@ impl From<NotMoved> for Failed {
 }
 
 impl Counters {
+    /// Called under the allocator's lock, so that no counter needs a locked instruction.
     fn note(&self, cause: MigrationCause, frames: u64, answer: &Result<(), NotMoved>) {
         let cause = cause as usize;
         let counter = match answer {
             Ok(()) => {
-                self.frames[cause].fetch_add(frames, Relaxed);
+                add(&self.frames[cause], frames);
                 &self.moved[cause]
             }
             Err(NotMoved::NoRoom(_)) => &self.no_room[cause],
             Err(NotMoved::Refused(reason)) => &self.refused[cause][*reason as usize],
             Err(NotMoved::NotMovable) => return,
         };
-        counter.fetch_add(1, Relaxed);
+        add(counter, 1);
     }
+}
+
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed) + more, Relaxed);
 }
 
 impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M> fmt::Debug for MovableMemory<P, S, M> {

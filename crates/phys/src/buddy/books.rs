@@ -1,12 +1,14 @@
 //! What is kept beside the frames, made anew from them.
 
+use super::nested::Layout;
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
 use crate::block::{self, Block, Kind, RECORD};
 use crate::frame::Frame;
+use crate::page_allocator::PAGEBLOCK_ORDER;
 
 impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     /// The first page block of which something else is kept than its frames say: its counts, the
-    /// counts of its groups, or the bits of its frames. Takes a step for each frame.
+    /// counts of its groups, the bits of its frames, or what its cheapest window costs at least. Takes a step for each frame.
     pub(crate) fn first_miscounted(&self) -> Option<u64> {
         let firsts = (0..self.sections.entries()).step_by(PAGEBLOCK_FRAMES as usize);
         let mut blocks = firsts.map(|index| self.sections.frame(index as u32));
@@ -16,7 +18,14 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             };
             let anew = self.record_anew(*first, kept);
             let words = |record: &[Frame; RECORD]| record.map(|entry| entry.word());
-            words(kept) != words(&anew)
+            let mut orders = 0..=PAGEBLOCK_ORDER;
+            let misjudged = orders.any(|order| {
+                let noted = block::least(kept, order);
+                noted.is_some_and(|noted| {
+                    Layout::full(order).is_none_or(|of| of.least(&anew) != noted)
+                })
+            });
+            misjudged || words(kept) != words(&anew)
         })
     }
 

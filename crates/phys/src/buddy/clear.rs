@@ -127,20 +127,44 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     /// Keeps the free frames from `start` up to `end`, of one page block, for the claim that is
     /// clearing them.
     pub(crate) fn keep_free(&mut self, start: u64, end: u64) {
-        self.isolate_free_block(Sections::page_block(start));
+        // Only what is wholly free may be part of a larger block.
+        let block = Sections::page_block(start);
+        let counts = self.block(block);
+        if counts.is_some_and(|counts| u64::from(counts.free) == PAGEBLOCK_FRAMES) {
+            self.isolate_free_block(block);
+        }
+        let Some(claim) = self.keeper(start, end) else {
+            return;
+        };
         let mut at = start;
         while let Some(frame) = self.next_in_block(at, end, block::free) {
             let span = self.span_at(frame);
             debug_assert_eq!(span.status, Status::Free);
+            let (from, to) = (span.start.max(start), span.end.min(end));
             self.unlist(span.start, (span.end - span.start).ilog2());
-            self.free_run(span.start, start.max(span.start));
-            self.free_run(end.min(span.end), span.end);
-            let part = (span.start.max(start), span.end.min(end));
-            if let Some(claim) = self.keeper(part.0, part.1) {
-                self.keep(claim, part.0, part.1, Kind::Free);
-            }
-            at = span.end;
+            self.free_run(span.start, from);
+            self.free_run(to, span.end);
+            self.make_kept(from, to);
+            at = to;
         }
+        self.clearing[claim].kept += self.count_free_as_blocked(start, end);
+    }
+
+    /// Counts the free frames from `start` up to `end`, of one page block, as blocked, and says how
+    /// many they are.
+    fn count_free_as_blocked(&mut self, start: u64, end: u64) -> u64 {
+        let (from, to) = (start % PAGEBLOCK_FRAMES, (end - 1) % PAGEBLOCK_FRAMES + 1);
+        let (from, to) = (from as usize, to as usize);
+        let Some(record) = self.record_mut(start) else {
+            return 0;
+        };
+        let words = from / 64..=(to - 1) / 64;
+        let counted = words.map(|index| {
+            let free = block::free(record, index) & block::mask(index, from, to);
+            block::recount_word(record, index, free, Kind::Free, Kind::Blocked);
+            u64::from(free.count_ones())
+        });
+        counted.sum()
     }
 
     /// Lists again what is kept from `start` up to `end`, of one page block.
@@ -207,8 +231,13 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             let range = &claim.range;
             claim.keeps && range.start().raw() < end && start < range.end().raw()
         });
-        let lowest = keepers.min_by_key(|(_, claim)| claim.range.start());
-        lowest.map(|(index, _)| index)
+        let mut lowest: Option<usize> = None;
+        for (index, claim) in keepers {
+            if lowest.is_none_or(|other| claim.range < self.clearing[other].range) {
+                lowest = Some(index);
+            }
+        }
+        lowest
     }
 
     fn keep_as(&mut self, claim: usize, start: u64, end: u64, kind: Kind) {
@@ -225,9 +254,15 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         }
     }
 
-    /// Makes blocks of frames that are in no list, none longer than a page block, and keeps them for
-    /// the claim that is clearing them.
+    /// Keeps frames that are in no list for the claim that is clearing them.
     fn keep(&mut self, claim: usize, start: u64, end: u64, kind: Kind) {
+        self.make_kept(start, end);
+        self.count(start, end, kind, Kind::Blocked);
+        self.clearing[claim].kept += end - start;
+    }
+
+    /// Makes blocks of frames that are in no list, none longer than a page block.
+    fn make_kept(&mut self, start: u64, end: u64) {
         let mut at = start;
         while at < end {
             let fits = (end - at).ilog2().min(PAGEBLOCK_ORDER);
@@ -237,18 +272,21 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             }
             at += 1 << order;
         }
-        self.count(start, end, kind, Kind::Blocked);
-        self.clearing[claim].kept += end - start;
     }
 
     /// What has to move first, from frame `at` up to `end`. Looks at eight words for each page block.
     pub(crate) fn next_to_move(&self, at: u64, end: u64) -> Option<Span> {
+        self.first_to_move(at, end).map(|frame| self.span_at(frame))
+    }
+
+    fn first_to_move(&self, at: u64, end: u64) -> Option<u64> {
         let mut at = at;
         while at < end {
             let stop = end.min(Sections::page_block(at) + PAGEBLOCK_FRAMES);
             let moves = |record: &_, index| block::moves(record, index).0;
-            if let Some(frame) = self.next_in_block(at, stop, moves) {
-                return Some(self.span_at(frame));
+            let found = self.next_in_block(at, stop, moves);
+            if found.is_some() {
+                return found;
             }
             at = stop;
         }
@@ -258,11 +296,13 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     /// The same, and an allocation that may be asked at once is kept from being pinned, or moved by
     /// another, while its mover is asked.
     pub(crate) fn next_in_way(&mut self, at: u64, end: u64) -> Option<InWay> {
-        let span = self.next_to_move(at, end)?;
-        let moved = match span.status {
-            Status::Movable => self.begin_move(span.start),
-            _ => None,
-        };
+        let frame = self.first_to_move(at, end)?;
+        // Most often an allocation starts there.
+        if let Some(moved) = self.begin_move(frame) {
+            return Some(InWay::Move(moved));
+        }
+        let span = self.span_at(frame);
+        let moved = self.begin_move(span.start);
         Some(moved.map_or(InWay::Other(span), InWay::Move))
     }
 
@@ -289,9 +329,9 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
 
     /// Keeps an allocation from being pinned, or moved by another, while its mover is asked.
     pub(crate) fn begin_move(&mut self, start: u64) -> Option<Move> {
-        let zone = self.zone_of(start)?;
+        let place = self.place(start)?;
         let per_node = self.zones_per_node;
-        let entry = self.entry_mut(start)?;
+        let entry = self.table.as_mut().get_mut(place.index)?;
         if entry.state != State::Movable || entry.pins > 0 || entry.order > 0 {
             return None;
         }
@@ -301,7 +341,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             frames: u64::from(entry.next),
             number: entry.previous,
             mover: MoverId::new(entry.mover),
-            node: usize::from(zone) / per_node,
+            node: usize::from(place.zone) / per_node,
         })
     }
 

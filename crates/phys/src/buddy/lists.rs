@@ -9,8 +9,8 @@ use crate::zone::NO_ZONE;
 /// Where the entry of a frame stands, and in whose lists the frame is when it is free.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    index: usize,
-    zone: u16,
+    pub(super) index: usize,
+    pub(super) zone: u16,
     of: MigrateType,
     /// Its page block is of several zones, or not wholly there.
     mixed: bool,

@@ -4,7 +4,7 @@ use super::bits::Bits;
 use super::clear::frame_range;
 use super::window::{Inner, Scan, Wanted};
 use super::{Buddy, PAGEBLOCK_FRAMES};
-use crate::block::{self, BLOCKED, Block, GROUP, RECORD};
+use crate::block::{self, Block, GROUP, RECORD};
 use crate::frame::Frame;
 use crate::page_allocator::PAGEBLOCK_ORDER;
 
@@ -30,7 +30,7 @@ enum Lanes {
 
 /// How the windows of a page block are looked at, several at once.
 #[derive(Clone, Copy)]
-struct Layout {
+pub(super) struct Layout {
     lanes: Lanes,
     /// Frames of a word.
     frames: u64,
@@ -38,20 +38,39 @@ struct Layout {
     order: u32,
     /// The bits of what lies wholly in the windows.
     inside: u64,
+    /// log2 of the length of windows that are as long as they are aligned.
+    full: Option<u32>,
+    /// The lowest bit of each lane, and the highest.
+    lows: u64,
+    tops: u64,
 }
 
 impl Layout {
-    fn of(wanted: &Wanted<'_>) -> Self {
+    /// `None` where windows are not nested in page blocks, or too small to be lanes.
+    pub(super) fn of(wanted: &Wanted<'_>) -> Option<Self> {
+        let nested = wanted.is_nested() && wanted.align >= 4;
+        nested.then(|| Self::new(wanted.frames, wanted.align))
+    }
+
+    /// For windows of 2^`order` frames, aligned to as many.
+    pub(super) fn full(order: u32) -> Option<Self> {
+        let frames = 1 << order;
+        let nested = (4..=PAGEBLOCK_FRAMES).contains(&frames);
+        nested.then(|| Self::new(frames, frames))
+    }
+
+    fn new(len: u64, align: u64) -> Self {
         let group = GROUP as u64;
-        let (lanes, frames, bits, used) = match wanted.align {
-            4 | 8 => (Lanes::Frames, 64, wanted.align, wanted.frames),
+        let (lanes, frames, bits, used) = match align {
+            4 | 8 => (Lanes::Frames, 64, align, len),
             16..=128 => {
-                let used = wanted.frames / group * 8;
-                (Lanes::Groups, 8 * group, wanted.align / group * 8, used)
+                let used = len / group * 8;
+                (Lanes::Groups, 8 * group, align / group * 8, used)
             }
             align => (Lanes::Whole, align, 64, 64),
         };
         let order = bits.ilog2();
+        let lows = LOWS[order as usize];
         let low = if used == 0 {
             0
         } else {
@@ -61,27 +80,23 @@ impl Layout {
             lanes,
             frames,
             order,
-            inside: low.wrapping_mul(LOWS[order as usize]),
+            inside: low.wrapping_mul(lows),
+            full: (len == align && !matches!(lanes, Lanes::Whole)).then(|| len.ilog2()),
+            lows,
+            tops: lows << (bits - 1),
         }
     }
 
-    /// The highest bit of each lane.
-    fn tops(&self) -> u64 {
-        LOWS[self.order as usize] << ((1 << self.order) - 1)
-    }
-
-    /// Which windows of word `index` may have fewer than `fewer` frames to move: the highest bit of
-    /// the lane of each.
+    /// At least how many frames of each window of word `index` have to move.
     #[inline]
-    fn promising(&self, record: &[Frame; RECORD], index: usize, fewer: u64) -> u64 {
+    fn sums(&self, record: &[Frame; RECORD], index: usize) -> u64 {
+        // A frame that is blocked counts as one that moves, or its group as many: a window with it is
+        // of no use anyway.
         let (counts, unit) = match self.lanes {
-            Lanes::Frames => (block::moves(record, index).0, 0),
+            Lanes::Frames => (!block::free(record, index), 0),
             Lanes::Groups => (block::groups(record, index), 3),
-            Lanes::Whole => return self.tops(),
+            Lanes::Whole => return 0,
         };
-        if unit > 0 && counts & (BLOCKED * LOWS[3]) != 0 {
-            return self.tops();
-        }
         let mut sums = counts & self.inside;
         for order in unit..self.order {
             // Below the lowest bits of lanes twice as wide lie those of one.
@@ -89,9 +104,43 @@ impl Layout {
             let mask = LOWS[order as usize + 1].wrapping_mul(u64::MAX >> (64 - width));
             sums = (sums & mask) + (sums >> width & mask);
         }
-        // What is below is all that borrows from the top of its lane. A count needs less than that.
-        let tops = self.tops();
-        !((sums | tops).wrapping_sub(fewer * LOWS[self.order as usize])) & tops
+        sums
+    }
+
+    fn words(&self) -> usize {
+        (PAGEBLOCK_FRAMES / self.frames) as usize
+    }
+
+    /// At least how many frames of the cheapest window of a page block have to move.
+    pub(super) fn least(&self, record: &[Frame; RECORD]) -> u64 {
+        let bits = 1 << self.order;
+        let lanes = (0..self.words()).flat_map(|index| {
+            let sums = self.sums(record, index);
+            (0..64 / bits).map(move |lane| sums >> (lane * bits) & (u64::MAX >> (64 - bits)))
+        });
+        lanes.min().unwrap_or(0)
+    }
+
+    /// The same, where it is noted since a frame of the page block changed.
+    #[inline]
+    fn noted(&self, record: &[Frame; RECORD]) -> Option<u64> {
+        block::least(record, self.full?)
+    }
+
+    /// Notes and says the same.
+    fn note(&self, record: &mut [Frame; RECORD]) -> u64 {
+        let least = self.least(record);
+        if let Some(order) = self.full {
+            block::set_least(record, order, least);
+        }
+        least
+    }
+
+    /// The highest bit of each lane that holds less than `fewer`.
+    #[inline]
+    fn below(&self, sums: u64, fewer: u64) -> u64 {
+        // They are all that borrows from the top of its lane, which no sum and no `fewer` reaches.
+        !((sums | self.tops) - fewer * self.lows) & self.tops
     }
 }
 
@@ -100,49 +149,83 @@ impl Scan {
     /// that is known.
     pub(super) fn look_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
-        buddy: &Buddy<S>,
+        buddy: &mut Buddy<S>,
         wanted: &Wanted<'_>,
         block: u64,
     ) {
         self.steps += 1;
         let first = block << PAGEBLOCK_ORDER;
-        let Some(record) = buddy.record(first) else {
+        let fewer = self.fewer(wanted);
+        let Some(record) = buddy.record_mut(first) else {
             return;
         };
-        let counts = Block::load(record);
-        let here = frame_range(first, first + PAGEBLOCK_FRAMES);
-        let least = wanted.frames.saturating_sub(u64::from(counts.free));
-        if !wanted.memory.has(&counts) || least >= self.fewer(wanted) {
+        // Most page blocks have no such window, and have not changed since they were looked at last.
+        let noted = self.layout.and_then(|layout| layout.noted(record));
+        if noted.is_some_and(|least| least >= fewer) {
             return;
         }
-        if counts.zone != self.zone || wanted.align < 4 || wanted.avoids(buddy, here) {
-            return self.look(buddy, wanted, (0, block, Inner::default()), &mut None);
+        let counts = Block::load(record);
+        let least = wanted.frames.saturating_sub(u64::from(counts.free));
+        if !wanted.memory.has(&counts) || least >= fewer {
+            return;
         }
-        let layout = Layout::of(wanted);
-        let (start, last) = self.starts(wanted, block);
-        let mut edges = [None];
-        for index in 0..(PAGEBLOCK_FRAMES / layout.frames) as usize {
-            let mut found = layout.promising(record, index, self.fewer(wanted));
-            while found != 0 {
-                let lane = u64::from(found.trailing_zeros()) >> layout.order;
-                found &= found - 1;
-                let at = first + index as u64 * layout.frames + lane * wanted.align;
-                if at < start || at > last {
-                    continue;
-                }
-                let bits = edges[0].get_or_insert_with(|| {
-                    self.steps += 1;
-                    Bits::of(buddy, wanted, self.zone, block)
-                });
-                if bits.last_blocked(at, at + wanted.frames).is_none() {
-                    self.weigh(buddy, &edges, Inner::default(), (at, at + wanted.frames));
-                }
+        if noted.is_none()
+            && self
+                .layout
+                .is_some_and(|layout| layout.note(record) >= fewer)
+        {
+            return;
+        }
+        let buddy = &*buddy;
+        let here = frame_range(first, first + PAGEBLOCK_FRAMES);
+        let plain = counts.zone == self.zone && !wanted.avoids(buddy, here);
+        let layout = self.layout.filter(|_| plain);
+        let (Some(layout), Some(record)) = (layout, buddy.record(first)) else {
+            return self.look(buddy, wanted, (0, block, Inner::default()), &mut None);
+        };
+        for index in 0..layout.words() {
+            let sums = layout.sums(record, index);
+            if layout.below(sums, self.fewer(wanted)) != 0 {
+                self.weigh_lanes(buddy, wanted, &layout, (block, index), sums);
+            }
+        }
+    }
+
+    /// Weighs the windows of one word that may be better than the best.
+    #[cold]
+    fn weigh_lanes<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        wanted: &Wanted<'_>,
+        layout: &Layout,
+        (block, index): (u64, usize),
+        sums: u64,
+    ) {
+        self.steps += 1;
+        let edges = [Some(Bits::of(buddy, wanted, self.zone, block))];
+        let (low, high) = self.starts(wanted, block);
+        let first = (block << PAGEBLOCK_ORDER) + index as u64 * layout.frames;
+        let mut seen = 0;
+        loop {
+            let found = layout.below(sums, self.fewer(wanted)) & !seen;
+            if found == 0 {
+                return;
+            }
+            let top = found & found.wrapping_neg();
+            seen |= top | (top - 1);
+            let start = first + u64::from(top.trailing_zeros() >> layout.order) * wanted.align;
+            let end = start + wanted.frames;
+            let mut parts = edges.iter().flatten();
+            let blocked = parts.any(|bits| bits.last_blocked(start, end).is_some());
+            if start >= low && start <= high && !blocked {
+                self.weigh(buddy, &edges, Inner::default(), (start, end));
             }
         }
     }
 
     /// A window has to have fewer frames to move than this to be better than the best, or as good
     /// with fewer of them leased.
+    #[inline]
     fn fewer(&self, wanted: &Wanted<'_>) -> u64 {
         match self.best {
             Some(best) if best.leased > 0 => (best.moves + 1).min(wanted.frames + 1),

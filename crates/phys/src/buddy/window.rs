@@ -4,6 +4,7 @@ use dmakit_addr::PfnRange;
 
 use super::bits::Bits;
 use super::clear::frame_range;
+use super::nested::Layout;
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
 use crate::frame::Frame;
 use crate::page_allocator::PAGEBLOCK_ORDER;
@@ -75,6 +76,7 @@ pub(super) struct Inner {
 /// at the counts of their groups.
 pub(crate) struct Scan {
     pub(super) zone: u16,
+    pub(super) layout: Option<Layout>,
     low: u64,
     /// The last start.
     high: u64,
@@ -99,6 +101,7 @@ impl Scan {
         let high = high / wanted.align * wanted.align;
         (low <= high).then_some(Self {
             zone,
+            layout: Layout::of(wanted),
             low,
             high,
             at: low >> PAGEBLOCK_ORDER,
@@ -118,10 +121,13 @@ impl Scan {
     /// better.
     pub(crate) fn advance<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
-        buddy: &Buddy<S>,
+        buddy: &mut Buddy<S>,
         wanted: &Wanted<'_>,
         budget: u32,
     ) -> bool {
+        if wanted.is_nested() {
+            return self.advance_inside(buddy, wanted, budget);
+        }
         // The last block of one window is the first of the next, and nothing changes under the lock.
         let mut kept = None;
         for _ in 0..budget {
@@ -129,7 +135,7 @@ impl Scan {
                 return true;
             }
             if self.at > self.high >> PAGEBLOCK_ORDER {
-                if self.seeded || wanted.is_nested() {
+                if self.seeded {
                     return true;
                 }
                 self.seeded = true;
@@ -144,14 +150,28 @@ impl Scan {
             // Where starts are further apart than page blocks are long, most blocks have none.
             let next = ((block + 1) << PAGEBLOCK_ORDER).next_multiple_of(wanted.align);
             self.at = next >> PAGEBLOCK_ORDER;
-            if wanted.is_nested() {
-                self.look_inside(buddy, wanted, block);
-                continue;
-            }
             self.slide(buddy, wanted, block);
             if let Some(bound) = self.bound(buddy, wanted, block) {
                 self.consider(buddy, wanted, block, bound, &mut kept);
             }
+        }
+        false
+    }
+
+    /// The same where every window lies in one page block.
+    fn advance_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &mut Buddy<S>,
+        wanted: &Wanted<'_>,
+        budget: u32,
+    ) -> bool {
+        for _ in 0..budget {
+            let found = self.best.is_some_and(|best| best.moves == 0);
+            if found || self.at > self.high >> PAGEBLOCK_ORDER {
+                return true;
+            }
+            self.look_inside(buddy, wanted, self.at);
+            self.at += 1;
         }
         false
     }
@@ -183,8 +203,9 @@ impl Scan {
     pub(super) fn starts(&self, wanted: &Wanted<'_>, block: u64) -> (u64, u64) {
         let first = (block << PAGEBLOCK_ORDER).max(self.low);
         let last = (((block + 1) << PAGEBLOCK_ORDER) - 1).min(self.high);
-        let first = first.next_multiple_of(wanted.align);
-        (first, last / wanted.align * wanted.align)
+        // A power of two.
+        let mask = wanted.align - 1;
+        ((first + mask) & !mask, last & !mask)
     }
 
     /// Moves the inner blocks on to those of windows that start in `block`.
@@ -234,7 +255,7 @@ impl Scan {
         let counts = buddy.block(start)?;
         let range = frame_range(start, start + PAGEBLOCK_FRAMES);
         let ours = counts.zone == self.zone && wanted.memory.has(&counts);
-        let clear = counts.blocked() == 0 && ours && !wanted.avoids(buddy, range);
+        let clear = counts.blocked == 0 && ours && !wanted.avoids(buddy, range);
         clear.then_some((counts.moves(), u64::from(counts.leased)))
     }
 
