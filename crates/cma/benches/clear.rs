@@ -219,14 +219,14 @@ impl Row<'_> {
         (ROW_PAGES / self.frames).max(1)
     }
 
-    fn moved(&self) -> u64 {
+    fn frames_moved(&self) -> u64 {
         self.memory.migrations(MigrationCause::Claim).frames
     }
 
     /// Times claims on memory lent anew, and copies of as many pages as they moved.
     fn time(&mut self, least: &mut Least, mut claim: impl FnMut(&Memory) -> Frames) -> Vec<Frames> {
         self.lend();
-        let before = self.moved();
+        let before = self.frames_moved();
         let pages = |moved: u64, claims: u64| match moved {
             0 => (claims * self.frames) as f64,
             moved => moved as f64,
@@ -235,11 +235,13 @@ impl Row<'_> {
         let started = cpu_time();
         claimed.push(claim(self.memory));
         let first = (cpu_time() - started).as_nanos() as f64;
-        least.first = least.first.min(first / pages(self.moved() - before, 1));
+        least.first = least
+            .first
+            .min(first / pages(self.frames_moved() - before, 1));
         let started = cpu_time();
         claimed.extend((1..self.claims()).map(|_| claim(self.memory)));
         let took = first + (cpu_time() - started).as_nanos() as f64;
-        let moved = self.moved() - before;
+        let moved = self.frames_moved() - before;
         let pages = pages(moved, self.claims());
         least.claims = least.claims.min(took / pages);
         least.moved += moved;

@@ -186,7 +186,7 @@ pub(crate) fn recount_word(
     for (at, (was, now)) in (at..).zip(planes) {
         let word = record[at].word();
         debug_assert_eq!(word & mask, was * mask, "not {from:?}");
-        record[at].set_word(word & !mask | now * mask);
+        record[at].set_word(word & !mask | (now * mask));
     }
     let moves = bits(record, index).0;
     for group in 0..64 / GROUP {
