@@ -286,7 +286,7 @@ impl Episode<'_> {
         let single = swarm.movable_sizes == [1];
         let no_room = matches!(
             &error.reason,
-            NoClaim::InTheWay(error) if matches!(error.reason, ClaimFailure::NoRoom(_))
+            NoClaim::InTheWay(error) if matches!(error.reason, ClaimFailure::NoRoom(_) | ClaimFailure::Full { .. })
         );
         // Larger allocations may find room only in pieces.
         let excused = self.refusing > 0 || (no_room && !single);

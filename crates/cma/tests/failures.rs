@@ -9,7 +9,7 @@ use dmakit_cma::{
     AreaId, AreaPool, AreaPoolConfig, AreaRequest, CoherentMemory, DeviceArea, Place, Purpose,
     Waiting,
 };
-use dmakit_phys::{AttachedRam, ClaimLimits, Frame, FrameRequest, Refusal};
+use dmakit_phys::{AttachedRam, ClaimLimits, Frame, FrameRequest, MigrationCause, Refusal};
 use dmakit_platform::host::{HostPlatform, HostRam};
 use dmakit_platform::{Instant, SegmentRequest, TableMemory};
 use support::{
@@ -103,6 +103,8 @@ fn without_room_or_time_nothing_is_claimed() {
             let before = state(memory, areas, id);
             let failed = areas.claim(id, &claim(0x40, 6), &PATIENT).unwrap_err();
             assert!(failed.to_string().contains("no room"), "{failed}");
+            let counts = memory.migrations(MigrationCause::Claim);
+            assert_eq!(counts.moved, 0, "it is known before anything moves");
             assert_eq!(state(memory, areas, id), before);
             memory.movers().check_all();
             memory.allocator().free(taken.pop().unwrap()).unwrap();

@@ -104,6 +104,9 @@ fn check(reason: &NoClaim) {
         )
     };
     let named = error.blocking.iter().all(|one| others(&one.why));
-    let no_room = matches!(error.reason, ClaimFailure::NoRoom(_));
+    let no_room = matches!(
+        error.reason,
+        ClaimFailure::NoRoom(_) | ClaimFailure::Full { .. }
+    );
     assert!(named || no_room, "{error}");
 }

@@ -2,25 +2,28 @@
 
 use alloc::vec::Vec;
 
-use dmakit_addr::{DmaMask, PAGE_SHIFT, PfnRange};
+use dmakit_addr::{DmaMask, PAGE_SHIFT};
 
-use crate::block::{Block, Kind};
+use crate::block::{self, Block, Kind, RECORD};
 use crate::error::{FreeReason, NoFrames, TableError};
 use crate::frame::{BOOKED, Frame, MigrateType, MoverId, NO_FRAME, State};
 use crate::memory_map::{MemoryKind, MemoryMap};
-use crate::page_allocator::{FrameRequest, MAX_ORDER, PAGEBLOCK_ORDER};
+use crate::page_allocator::{FrameRequest, PAGEBLOCK_ORDER};
 use crate::sections::Sections;
-use crate::zone::{NO_ZONE, Zone};
+use crate::zone::{NO_ZONE, Zone, ZoneRuns};
 
 mod bits;
+mod books;
 mod clear;
 mod hold;
+mod lists;
+mod nested;
 mod search;
 mod spans;
 mod window;
 
-use clear::CLEARING_MAX;
-pub(crate) use clear::{Move, frame_range, page_blocks, part_in};
+use clear::{CLEARING_MAX, Clearing};
+pub(crate) use clear::{InWay, Move, Survey, frame_range, page_blocks, part_in};
 pub(crate) use hold::{Hold, NotHeld};
 pub(crate) use spans::{Span, Status};
 pub(crate) use window::{Scan, Wanted};
@@ -37,12 +40,13 @@ pub(crate) struct Buddy<S> {
     /// Node by node, low zones first.
     zones: Vec<Zone>,
     zones_per_node: usize,
+    runs: ZoneRuns,
     /// For each node, all nodes by distance; the last row serves requests without a node.
     order: Vec<Vec<u16>>,
     /// The number of the latest allocation.
     number: u32,
     /// What claims are clearing.
-    clearing: Vec<PfnRange>,
+    clearing: Vec<Clearing>,
 }
 
 /// A listed block.
@@ -79,6 +83,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             sections,
             zones,
             zones_per_node: ends.len(),
+            runs: ZoneRuns::default(),
             order: order.chain([numbered]).collect(),
             number: 0,
             clearing: Vec::with_capacity(CLEARING_MAX),
@@ -89,50 +94,50 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
 
     fn fill(&mut self, map: &MemoryMap, ends: &[u64]) {
         let entries = table_entries(&self.sections) as usize;
-        let empty = Frame {
-            zone: NO_ZONE,
-            order: MigrateType::Movable as u8,
-            ..Frame::default()
-        };
-        self.table.as_mut()[..entries].fill(empty);
-        let managed = map.regions().iter().filter(|r| r.kind.is_allocatable());
-        for region in managed {
+        self.table.as_mut()[..entries].fill(Frame::default());
+        let managed = || map.regions().iter().filter(|r| r.kind.is_allocatable());
+        for region in managed() {
             let (mut start, end) = (region.range.start().raw(), region.range.end().raw());
+            for (index, zone_end) in ends.iter().enumerate() {
+                let zone = region.node.index() * self.zones_per_node + index;
+                let stop = end.min(*zone_end);
+                if start < stop {
+                    self.runs.push(start, stop, zone as u16);
+                    let of = &mut self.zones[zone];
+                    (of.first, of.top) = (of.first.min(start), of.top.max(stop));
+                    start = stop;
+                }
+            }
+        }
+        self.clear_records();
+        for region in managed() {
+            let (start, end) = (region.range.start().raw(), region.range.end().raw());
             if region.kind == MemoryKind::Contiguous {
                 // Whole page blocks, by the map. Nobody gets them before their area is active.
                 for block in (start..end).step_by(PAGEBLOCK_FRAMES as usize) {
                     self.change_block(block, |block| block.migrate_type = MigrateType::Isolated);
                 }
             }
-            for (index, zone_end) in ends.iter().enumerate() {
-                let zone = region.node.index() * self.zones_per_node + index;
-                let stop = end.min(*zone_end);
-                for frame in start..stop.max(start) {
-                    if let Some(entry) = self.entry_mut(frame) {
-                        entry.zone = zone as u16;
-                    }
-                }
-                if start < stop {
-                    let of = &mut self.zones[zone];
-                    (of.first, of.top) = (of.first.min(start), of.top.max(stop));
-                    self.count(start, stop, Kind::Blocked, Kind::Free);
-                    self.free_run(start, stop);
-                    start = stop;
-                }
+            let mut at = start;
+            while let Some((_, stop, _)) = self.runs.find(at).filter(|_| at < end) {
+                let stop = stop.min(end);
+                self.count(at, stop, Kind::Blocked, Kind::Free);
+                self.free_run(at, stop);
+                at = stop;
             }
         }
-        self.find_uniform();
     }
 
-    /// Notes of each page block whether its frames are all there and of one zone.
-    fn find_uniform(&mut self) {
-        let frames = self.sections.entries() as usize;
-        let (frames, blocks) = self.table.as_mut().split_at_mut(frames);
-        let pairs = frames.chunks(PAGEBLOCK_FRAMES as usize).zip(blocks);
-        for (frames, block) in pairs {
-            let zone = frames[0].zone;
-            let uniform = frames.iter().all(|frame| frame.zone == zone);
-            block.zone = if uniform { zone } else { NO_ZONE };
+    /// All frames are blocked at first. Notes of each page block whether its frames are all there
+    /// and of one zone.
+    fn clear_records(&mut self) {
+        for index in (0..self.sections.entries()).step_by(PAGEBLOCK_FRAMES as usize) {
+            let first = self.sections.frame(index as u32);
+            let run = self.runs.find(first);
+            let whole = run.filter(|(_, end, _)| first + PAGEBLOCK_FRAMES <= *end);
+            if let Some(record) = self.record_mut(first) {
+                block::clear(record, whole.map_or(NO_ZONE, |(.., zone)| zone));
+            }
         }
     }
 
@@ -176,8 +181,10 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
 
     /// Frees an allocation; one that is being moved is free once that is over.
     pub(crate) fn free(&mut self, start: u64, frames: u64, number: u32) -> Result<(), FreeReason> {
-        let entry = self.entry_mut(start).filter(|entry| entry.zone != NO_ZONE);
-        let entry = entry.ok_or(FreeReason::NotHere)?;
+        if !self.manages(start) {
+            return Err(FreeReason::NotHere);
+        }
+        let entry = self.entry_mut(start).ok_or(FreeReason::NotHere)?;
         if !matches!(entry.state, State::Taken | State::Movable | State::Moving) {
             return Err(FreeReason::NotTaken);
         }
@@ -217,16 +224,19 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         ((entry.state, entry.previous) == (State::Taken, number)).then_some(entry)
     }
 
-    /// Lists the frames of an allocation that nothing holds.
+    /// Lists the frames of an allocation that nothing holds; those that a claim is clearing are kept
+    /// for it.
     fn release(&mut self, start: u64, frames: u64) {
         let end = start + frames;
-        let kind = self.entry(start).map_or(Kind::Blocked, kind_of);
-        self.clear_joined(start, end);
-        if let Some(entry) = self.entry_mut(start) {
-            entry.state = State::Inside;
+        let Some(entry) = self.entry_mut(start) else {
+            return;
+        };
+        let kind = kind_of(entry);
+        entry.state = State::Inside;
+        if frames > 1 {
+            self.clear_joined(start, end);
         }
-        self.count(start, end, kind, Kind::Free);
-        self.free_run(start, end);
+        self.free_as(start, end, kind);
     }
 
     /// The allocation that starts at `start`: its frames and its number.
@@ -235,38 +245,16 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         is_taken(entry).then_some((u64::from(entry.next), entry.previous))
     }
 
-    /// Makes a page block one of another type, its free frames with it.
-    pub(crate) fn set_block_type(&mut self, block: u64, migrate_type: MigrateType) {
-        self.relist(block, |block| block.migrate_type = migrate_type);
-    }
-
-    /// Changes a page block, and lists its free frames by what it is then.
-    fn relist(&mut self, block: u64, change: impl FnOnce(&mut Block)) {
-        self.isolate_free_block(block);
-        let mut orders = [None; PAGEBLOCK_FRAMES as usize];
-        for (frame, kept) in (block..).zip(&mut orders) {
-            *kept = self.free_order(frame);
-            if let Some(order) = *kept {
-                self.unlist(frame, order);
-            }
-        }
-        self.change_block(block, change);
-        for (frame, kept) in (block..).zip(&orders) {
-            if let Some(order) = *kept {
-                self.free_block(frame, order);
-            }
-        }
-    }
-
-    /// The type by which the page block that a frame lies in is listed.
+    /// The type of the page block that a frame lies in, by which its free frames are listed.
+    #[inline]
     pub(crate) fn block_type(&self, frame: u64) -> Option<MigrateType> {
-        Some(self.block(frame)?.listed_as())
+        Some(self.block(frame)?.migrate_type)
     }
 
     /// What is known of the page block that a frame lies in.
+    #[inline]
     pub(crate) fn block(&self, frame: u64) -> Option<Block> {
-        let index = self.block_index(frame)?;
-        self.table.as_ref().get(index).map(Block::load)
+        self.record(frame).map(Block::load)
     }
 
     /// The first frame of a zone's memory, and the first above it.
@@ -276,46 +264,65 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     }
 
     fn change_block(&mut self, frame: u64, change: impl FnOnce(&mut Block)) {
-        let index = self.block_index(frame);
-        let entry = index.and_then(|index| self.table.as_mut().get_mut(index));
-        if let Some(entry) = entry {
-            let mut block = Block::load(entry);
+        if let Some(record) = self.record_mut(frame) {
+            let mut block = Block::load(record);
             change(&mut block);
-            block.store(entry);
+            block.store(record);
         }
     }
 
     #[inline]
-    fn block_index(&self, frame: u64) -> Option<usize> {
-        let index = self.sections.index(frame)?;
-        Some(self.sections.entries() as usize + (index >> PAGEBLOCK_ORDER))
+    fn record(&self, frame: u64) -> Option<&[Frame; RECORD]> {
+        let at = self
+            .sections
+            .index(frame)
+            .map(|index| self.record_at(index))?;
+        self.table.as_ref().get(at..)?.first_chunk()
+    }
+
+    #[inline]
+    fn record_mut(&mut self, frame: u64) -> Option<&mut [Frame; RECORD]> {
+        let at = self
+            .sections
+            .index(frame)
+            .map(|index| self.record_at(index))?;
+        self.table.as_mut().get_mut(at..)?.first_chunk_mut()
+    }
+
+    /// Where the table describes the page block of the frame whose entry stands at `index`.
+    #[inline]
+    fn record_at(&self, index: usize) -> usize {
+        self.sections.entries() as usize + (index >> PAGEBLOCK_ORDER) * RECORD
     }
 
     /// Counts the frames from `start` up to `end` as another kind than before.
+    #[inline]
     fn count(&mut self, start: u64, end: u64, from: Kind, to: Kind) {
-        if from == to {
-            return;
+        if end - start != 1 {
+            return self.count_many(start, end, from, to);
         }
+        if let Some(record) = self.record_mut(start) {
+            let offset = start % PAGEBLOCK_FRAMES;
+            block::recount_one(record, offset as usize, from, to);
+        }
+    }
+
+    fn count_many(&mut self, start: u64, end: u64, from: Kind, to: Kind) {
         let mut at = start;
         while at < end {
-            let stop = end.min(Sections::page_block(at) + PAGEBLOCK_FRAMES);
-            let frames = (stop - at) as u16;
-            self.change_block(at, |block| {
-                if let Some(count) = block.count(from) {
-                    debug_assert!(*count >= frames, "{from:?} frames counted twice");
-                    *count = count.saturating_sub(frames);
-                }
-                if let Some(count) = block.count(to) {
-                    *count += frames;
-                }
-            });
+            let block = Sections::page_block(at);
+            let stop = end.min(block + PAGEBLOCK_FRAMES);
+            if let Some(record) = self.record_mut(at) {
+                let part = ((at - block) as usize, (stop - block) as usize);
+                block::recount(record, part, from, to);
+            }
             at = stop;
         }
     }
 
     /// Whether the allocator was given this frame.
     pub(crate) fn manages(&self, frame: u64) -> bool {
-        self.entry(frame).is_some_and(|entry| entry.zone != NO_ZONE)
+        self.zone_of(frame).is_some()
     }
 
     /// Free frames of a node.
@@ -339,167 +346,6 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         lengths.sum()
     }
 
-    /// Takes a block of `order` out of a listed one; the rest is listed again. Where another type
-    /// lends, and has whole page blocks, those that the request needs change their type: what is
-    /// unmovable stays together.
-    fn carve(&mut self, found: Found, order: u32, frames: u64, wanted: MigrateType) -> u64 {
-        let Found {
-            frame,
-            order: mut size,
-            migrate_type,
-        } = found;
-        self.unlist(frame, size);
-        let lent = migrate_type.is_kept_clear();
-        let converts = migrate_type != wanted && !lent && size >= PAGEBLOCK_ORDER;
-        while size > order.max(PAGEBLOCK_ORDER) {
-            size -= 1;
-            self.list_block(frame + (1 << size), size);
-        }
-        if converts {
-            for block in (frame..frame + frames).step_by(PAGEBLOCK_FRAMES as usize) {
-                self.change_block(block, |block| block.migrate_type = wanted);
-            }
-        }
-        while size > order {
-            size -= 1;
-            self.list_block(frame + (1 << size), size);
-        }
-        frame
-    }
-
-    /// Splits the free block that is larger than a page block and holds it, if there is one.
-    fn isolate_free_block(&mut self, block: u64) {
-        for order in PAGEBLOCK_ORDER + 1..=MAX_ORDER {
-            let start = block >> order << order;
-            if self.free_order(start) != Some(order) {
-                continue;
-            }
-            self.unlist(start, order);
-            let (mut start, mut size) = (start, order);
-            while size > PAGEBLOCK_ORDER {
-                size -= 1;
-                let half = start + (1 << size);
-                let (with, without) = if block < half {
-                    (start, half)
-                } else {
-                    (half, start)
-                };
-                self.list_block(without, size);
-                start = with;
-            }
-            self.list_block(start, size);
-            return;
-        }
-    }
-
-    /// Frees the frames from `start` up to `end`, all of one zone.
-    fn free_run(&mut self, start: u64, end: u64) {
-        let mut at = start;
-        while at < end {
-            let fits = (end - at).ilog2();
-            let mut order = at.trailing_zeros().min(fits).min(MAX_ORDER);
-            if order > PAGEBLOCK_ORDER && !self.is_uniform(at, order) {
-                order = PAGEBLOCK_ORDER;
-            }
-            self.free_block(at, order);
-            at += 1 << order;
-        }
-    }
-
-    /// Whether the page blocks of a block are of one type: they may have changed while it was
-    /// taken.
-    fn is_uniform(&self, frame: u64, order: u32) -> bool {
-        let mut blocks = (frame..frame + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize);
-        let of = self.block_type(frame);
-        blocks.all(|block| self.block_type(block) == of)
-    }
-
-    /// Lists a block, merged with its buddies as far as that goes.
-    fn free_block(&mut self, frame: u64, order: u32) {
-        let (mut frame, mut order) = (frame, order);
-        let Some(zone) = self.entry(frame).map(|entry| entry.zone) else {
-            return;
-        };
-        if order >= PAGEBLOCK_ORDER {
-            self.forget_unmovable(frame, order);
-        }
-        while order < MAX_ORDER {
-            let buddy = frame ^ (1 << order);
-            let joins = self.free_order(buddy) == Some(order)
-                && self.entry(buddy).is_some_and(|entry| entry.zone == zone)
-                && self.block_type(buddy) == self.block_type(frame);
-            if !joins {
-                break;
-            }
-            self.unlist(buddy, order);
-            frame &= !(1 << order);
-            order += 1;
-            if order == PAGEBLOCK_ORDER {
-                self.forget_unmovable(frame, order);
-            }
-        }
-        self.list_block(frame, order);
-    }
-
-    /// Page blocks that are wholly free serve anybody again: what is unmovable came and went.
-    fn forget_unmovable(&mut self, frame: u64, order: u32) {
-        for block in (frame..frame + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize) {
-            self.change_block(block, |block| {
-                if block.migrate_type == MigrateType::Unmovable {
-                    block.migrate_type = MigrateType::Movable;
-                }
-            });
-        }
-    }
-
-    #[inline]
-    fn free_order(&self, frame: u64) -> Option<u32> {
-        let entry = self.entry(frame)?;
-        (entry.state == State::Free).then_some(u32::from(entry.order))
-    }
-
-    fn list_block(&mut self, frame: u64, order: u32) {
-        let place = self.sections.index(frame).zip(self.block_type(frame));
-        let Some((index, migrate_type)) = place else {
-            return;
-        };
-        let table = self.table.as_mut();
-        let zone = &mut self.zones[usize::from(table[index].zone)];
-        let head = &mut zone.heads[migrate_type as usize][order as usize];
-        let next = core::mem::replace(head, index as u32);
-        zone.stocked[migrate_type as usize] |= 1 << order;
-        zone.free += 1 << order;
-        let entry = &mut table[index];
-        (entry.state, entry.order) = (State::Free, order as u8);
-        (entry.next, entry.previous) = (next, NO_FRAME);
-        if let Some(after) = table.get_mut(next as usize) {
-            after.previous = index as u32;
-        }
-    }
-
-    fn unlist(&mut self, frame: u64, order: u32) {
-        let place = self.sections.index(frame).zip(self.block_type(frame));
-        let Some((index, migrate_type)) = place else {
-            return;
-        };
-        let table = self.table.as_mut();
-        let entry = &mut table[index];
-        entry.state = State::Inside;
-        let (next, previous) = (entry.next, entry.previous);
-        let zone = &mut self.zones[usize::from(entry.zone)];
-        zone.free -= 1 << order;
-        if let Some(after) = table.get_mut(next as usize) {
-            after.previous = previous;
-        }
-        match table.get_mut(previous as usize) {
-            Some(before) => before.next = next,
-            None => zone.heads[migrate_type as usize][order as usize] = next,
-        }
-        if zone.heads[migrate_type as usize][order as usize] == NO_FRAME {
-            zone.stocked[migrate_type as usize] &= !(1 << order);
-        }
-    }
-
     #[inline]
     fn entry(&self, frame: u64) -> Option<&Frame> {
         self.table.as_ref().get(self.sections.index(frame)?)
@@ -514,7 +360,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
 /// Entries of a table: one for each frame, then one for each page block.
 pub(crate) fn table_entries(sections: &Sections) -> u64 {
     let frames = sections.entries();
-    frames + (frames >> PAGEBLOCK_ORDER)
+    frames + (frames >> PAGEBLOCK_ORDER) * RECORD as u64
 }
 
 fn is_taken(entry: &Frame) -> bool {

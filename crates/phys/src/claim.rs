@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 use dmakit_addr::PfnRange;
 use dmakit_platform::{Instant, Platform};
 
-use crate::buddy::{Scan, Span, Status, Wanted, frame_range, page_blocks, part_in};
+use crate::buddy::{Scan, Status, Survey, Wanted, frame_range, page_blocks, part_in};
 use crate::claim_error::{Blocking, ClaimError, ClaimFailure, Obstacle};
+use crate::clearing::Clearing;
 use crate::frame::Frame;
 use crate::migration::{Migrate, MigrationCause, Refusal};
-use crate::movable_memory::{Destination, Failed, MovableMemory};
+use crate::movable_memory::MovableMemory;
 use crate::page_allocator::Frames;
 use crate::pin_table::Entry;
 use crate::window::{Window, WindowIn, WindowRequest};
@@ -17,11 +18,8 @@ use crate::window::{Window, WindowIn, WindowRequest};
 /// Start blocks that a search looks at under one hold of the lock.
 const SCAN_BUDGET: u32 = 32;
 
-/// Spans of frames that a claim skips under one hold of the lock.
-const WALK_BUDGET: u32 = 64;
-
 /// Blocking frames that an error names.
-const NAMED_MAX: usize = 8;
+pub(crate) const NAMED_MAX: usize = 8;
 
 /// How long a claim goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,9 +163,9 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         }
     }
 
-    /// Claims exactly these frames: checks that nothing in them is unmovable, marks their page
-    /// blocks so that what becomes free there stays free, has everything moved out to other page
-    /// blocks, nearest node first, and takes them. They are one unmovable allocation then.
+    /// Claims exactly these frames: checks that nothing in them is unmovable, that there is room for
+    /// what moves, and that the gate is not closed; keeps what is free in them, has everything moved
+    /// out, nearest node first, and takes them. They are one unmovable allocation then.
     ///
     /// Claims of ranges that do not overlap go on beside each other. May sleep.
     ///
@@ -191,43 +189,87 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         if range.is_empty() {
             return Err(refuse(ClaimFailure::Request, Vec::new()));
         }
-        // Where nothing is in the way, nothing needs to be marked.
-        let free = self
-            .next_taken(range.start().raw(), range.end().raw())
-            .is_none();
+        let mut survey = self.survey(range);
+        // Where nothing is in the way, nothing needs to be cleared.
+        let free = survey.free == range.len();
         if let Some(frames) = free.then(|| self.claim_free(range)).flatten() {
             return Ok(frames);
         }
-        let mut blocking = self.blocking(range, None);
-        if !blocking.is_empty() {
+        if self.is_hopeless(range, &survey) {
             // By frames that nobody has, perhaps.
             self.movers.drain();
-            blocking = self.blocking(range, None);
+            survey = self.survey(range);
         }
-        if !blocking.is_empty() {
-            return Err(refuse(ClaimFailure::Blocked, blocking));
+        if survey.blocked + survey.elsewhere > 0 {
+            return Err(refuse(ClaimFailure::Blocked, self.blocking(range, None)));
         }
-        match self.allocator.locked(|buddy| buddy.begin_clearing(range)) {
-            Ok(()) => {}
+        if self.is_hopeless(range, &survey) {
+            let full = ClaimFailure::Full {
+                moves: range.len() - survey.free,
+                free: self.allocator.free_frames().saturating_sub(survey.free),
+            };
+            return Err(refuse(full, self.in_the_way(range, Obstacle::NoRoom)));
+        }
+        if !self.movers.permits_cause(cause) {
+            self.count_closed(cause);
+            let why = Obstacle::Refused(Refusal::NotPermitted);
+            let blocking = self.in_the_way(range, why);
+            return Err(refuse(ClaimFailure::NotPermitted, blocking));
+        }
+        let clearing = match Clearing::begin(self, range) {
+            Ok(clearing) => clearing,
             Err(None) => return Err(refuse(ClaimFailure::TooManyClaims, Vec::new())),
             Err(Some(frames)) => {
                 let blocking = self.name(frames, Obstacle::BeingCleared);
                 return Err(refuse(ClaimFailure::Blocked, alloc::vec![blocking]));
             }
-        }
-        for block in page_blocks(range) {
-            self.allocator.locked(|buddy| buddy.mark(block));
-        }
+        };
         self.movers.drain();
         self.recall(range);
-        let outcome = self
-            .clear(range, cause, limits)
-            .and_then(|()| self.take(range).ok_or((ClaimFailure::Tries, Vec::new())));
-        for block in page_blocks(range) {
-            self.allocator.locked(|buddy| buddy.unmark(block));
+        match clearing.clear(cause, limits) {
+            Ok(()) => Ok(clearing.take()),
+            Err((reason, blocking)) => {
+                clearing.give_up();
+                Err(refuse(reason, blocking))
+            }
         }
-        self.allocator.locked(|buddy| buddy.end_clearing(range));
-        outcome.map_err(|(reason, blocking)| refuse(reason, blocking))
+    }
+
+    /// What a range holds. Takes the lock for a page block at a time.
+    fn survey(&self, range: PfnRange) -> Survey {
+        let start = range.start().raw();
+        let zone = self.allocator.locked(|buddy| buddy.zone_of(start));
+        let parts = page_blocks(range).map(|block| part_in(range, block));
+        parts.fold(Survey::default(), |sum, (start, end)| {
+            let part = self
+                .allocator
+                .locked(|buddy| buddy.survey(start, end, zone));
+            Survey {
+                free: sum.free + part.free,
+                blocked: sum.blocked + part.blocked,
+                elsewhere: sum.elsewhere + part.elsewhere,
+            }
+        })
+    }
+
+    /// Whether something in a range does not move, or it is certain that there is no room for what
+    /// has to: as many frames as are not free in it have to be free outside of it.
+    fn is_hopeless(&self, range: PfnRange, survey: &Survey) -> bool {
+        survey.blocked + survey.elsewhere > 0 || self.allocator.free_frames() < range.len()
+    }
+
+    /// The first allocation that would have to move.
+    fn in_the_way(&self, range: PfnRange, why: Obstacle) -> Vec<Blocking> {
+        let found = page_blocks(range).find_map(|block| {
+            let (start, end) = part_in(range, block);
+            self.allocator
+                .locked(|buddy| buddy.next_to_move(start, end))
+        });
+        let frames = found.map(|span| frame_range(span.start, span.end));
+        frames
+            .map(|frames| self.name(frames, why))
+            .into_iter()
+            .collect()
     }
 
     /// Claims exactly these frames if all of them are free, as one unmovable allocation; `None`, and
@@ -236,78 +278,12 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     ///
     /// It takes frames that their map set aside too: what was used before there was an allocator.
     pub fn claim_free(&self, range: PfnRange) -> Option<Frames> {
-        if range.is_empty() || self.allocator.locked(|buddy| buddy.is_being_cleared(range)) {
-            return None;
-        }
-        self.is_alike(range).then(|| self.take(range))?
+        let survey = self.survey(range);
+        let free = survey.free == range.len() && survey.elsewhere == 0;
+        (free && !range.is_empty()).then(|| self.take(range))?
     }
 
-    /// Has everything in a marked range moved out.
-    fn clear(
-        &self,
-        range: PfnRange,
-        cause: MigrationCause,
-        limits: &ClaimLimits,
-    ) -> Result<(), (ClaimFailure, Vec<Blocking>)> {
-        let mut tried = 0;
-        loop {
-            let mut left = Vec::new();
-            let mut at = range.start().raw();
-            while let Some(span) = self.next_taken(at, range.end().raw()) {
-                let frames = frame_range(span.start, span.end);
-                let blocking = |why| alloc::vec![self.name(frames, why)];
-                if self.platform.now() >= limits.deadline {
-                    let why = obstacle(span.status).unwrap_or(Obstacle::Refused(Refusal::Busy));
-                    return Err((ClaimFailure::Deadline, blocking(why)));
-                }
-                match self.vacate(&span, cause, Destination::NEAR, limits) {
-                    Ok(_) => {}
-                    Err(Failed::NoRoom(error)) => {
-                        let blocking = blocking(Obstacle::NoRoom);
-                        return Err((ClaimFailure::NoRoom(error), blocking));
-                    }
-                    Err(Failed::For(why)) => return Err((ClaimFailure::Blocked, blocking(why))),
-                    Err(Failed::Now(why)) if left.len() < NAMED_MAX => left.extend(blocking(why)),
-                    Err(Failed::Now(_)) => {}
-                }
-                at = span.end;
-            }
-            if left.is_empty() {
-                return Ok(());
-            }
-            if tried >= limits.tries {
-                return Err((ClaimFailure::Tries, left));
-            }
-            tried += 1;
-            self.movers.pause(self.platform.now());
-        }
-    }
-
-    /// The first span from `at` up to `end` that is not free.
-    fn next_taken(&self, at: u64, end: u64) -> Option<Span> {
-        let mut at = at;
-        while at < end {
-            let found = self.allocator.locked(|buddy| {
-                for _ in 0..WALK_BUDGET {
-                    let span = buddy.span_at(at);
-                    if span.status != Status::Free {
-                        return Some(span);
-                    }
-                    at = span.end;
-                    if at >= end {
-                        break;
-                    }
-                }
-                None
-            });
-            if found.is_some() {
-                return found;
-            }
-        }
-        None
-    }
-
-    /// Takes a cleared range. `None`, and nothing has changed, where some of it is not free.
+    /// Takes a range that is free. `None`, and nothing has changed, where some of it is not free.
     fn take(&self, range: PfnRange) -> Option<Frames> {
         for block in page_blocks(range) {
             let (start, end) = part_in(range, block);
@@ -336,7 +312,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         for block in page_blocks(range) {
             let counts = self.allocator.locked(|buddy| buddy.block(block));
             let clear =
-                counts.is_some_and(|counts| Some(counts.zone) == zone && counts.blocked() == 0);
+                counts.is_some_and(|counts| Some(counts.zone) == zone && counts.blocked == 0);
             let (mut at, end) = part_in(range, block);
             let other = memory.filter(|memory| counts.is_some_and(|counts| !memory.has(&counts)));
             if other.is_some() {
@@ -361,19 +337,6 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             }
         }
         found
-    }
-
-    /// Whether all frames of a range are the allocator's and of one zone.
-    fn is_alike(&self, range: PfnRange) -> bool {
-        self.allocator.locked(|buddy| {
-            let zone = buddy.zone_of(range.start().raw());
-            let alike = |block| {
-                let (start, end) = part_in(range, block);
-                let whole = buddy.block(block).map(|counts| counts.zone);
-                whole == zone || (start..end).all(|frame| buddy.zone_of(frame) == zone)
-            };
-            zone.is_some() && page_blocks(range).all(alike)
-        })
     }
 
     fn no_window(&self, request: &WindowRequest<'_>) -> ClaimError {
@@ -426,11 +389,16 @@ fn add(found: &mut Vec<Blocking>, next: Blocking) {
 }
 
 /// Why a span can never be cleared as it is.
-fn obstacle(status: Status) -> Option<Obstacle> {
+pub(crate) fn obstacle(status: Status) -> Option<Obstacle> {
     match status {
         Status::Missing => Some(Obstacle::NotHere),
         Status::Unmovable => Some(Obstacle::Unmovable),
         Status::Pinned => Some(Obstacle::Pinned),
-        Status::Free | Status::Movable | Status::Leased | Status::Moving | Status::Passing => None,
+        Status::Free
+        | Status::Movable
+        | Status::Leased
+        | Status::Moving
+        | Status::Passing
+        | Status::Kept => None,
     }
 }

@@ -81,8 +81,17 @@ pub enum ClaimFailure {
     Tries,
     /// The deadline has passed.
     Deadline,
-    /// There is no room for what has to move.
+    /// There is no room for an allocation that has to move.
     NoRoom(NoFrames),
+    /// Fewer frames are free elsewhere than have to move there, so nothing has moved.
+    Full {
+        /// Frames that would have to move.
+        moves: u64,
+        /// Frames that are free elsewhere.
+        free: u64,
+    },
+    /// The gate is closed for the whole cause: nobody was asked.
+    NotPermitted,
     /// So many ranges are being cleared that no more can be.
     TooManyClaims,
 }
@@ -109,6 +118,13 @@ impl fmt::Display for ClaimError {
             ClaimFailure::Tries => f.write_str("what is in the range did not move in time"),
             ClaimFailure::Deadline => f.write_str("the deadline passed"),
             ClaimFailure::NoRoom(error) => write!(f, "no room to move to: {error}"),
+            ClaimFailure::Full { moves, free } => {
+                write!(
+                    f,
+                    "no room to move to: {moves} frames have to leave, {free} are free elsewhere"
+                )
+            }
+            ClaimFailure::NotPermitted => f.write_str("nothing may move for this cause"),
             ClaimFailure::TooManyClaims => f.write_str("too many claims at once"),
         }?;
         let mut blocking = self.blocking.iter();

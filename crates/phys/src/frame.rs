@@ -14,7 +14,7 @@ pub enum MigrateType {
     MovableOnly,
     /// Belongs to a contiguous area: lent to movable memory only.
     Contiguous,
-    /// Handed out to nobody: somebody is clearing it.
+    /// Handed out to nobody: of an area that is not active.
     Isolated,
 }
 
@@ -40,15 +40,15 @@ impl MigrateType {
         matches!(self, Self::MovableOnly | Self::Contiguous)
     }
 
+    #[inline]
     pub(crate) fn from_raw(raw: u8) -> Self {
-        let all = [
-            Self::Unmovable,
-            Self::Movable,
-            Self::MovableOnly,
-            Self::Contiguous,
-        ];
-        let found = all.into_iter().find(|of| *of as u8 == raw);
-        found.unwrap_or(Self::Isolated)
+        match raw {
+            0 => Self::Unmovable,
+            1 => Self::Movable,
+            2 => Self::MovableOnly,
+            3 => Self::Contiguous,
+            _ => Self::Isolated,
+        }
     }
 }
 
@@ -90,6 +90,8 @@ pub(crate) enum State {
     Doomed,
     /// A further block of an allocation that is not aligned to its length.
     Joined,
+    /// A block that is free and in no list: kept for the claim that is clearing the range.
+    Kept,
 }
 
 /// Of an allocation that stays, in place of a mover: somebody keeps books of it, and frees it.
@@ -102,16 +104,15 @@ pub(crate) const NO_FRAME: u32 = u32::MAX;
 /// [`PageAllocator`](crate::PageAllocator) is given memory for. The entries after those of the
 /// frames describe page blocks.
 ///
-/// 16 bytes for each 4 KiB frame and 16 for each 2 MiB: 0.4 % of memory.
+/// 14 bytes for each 4 KiB frame and 294 for each 2 MiB: 14.6 bytes a frame in all, 0.36 % of memory.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C, packed(2))]
 pub struct Frame {
     /// Of a free block: the next in its list. Of an allocation: how many frames it has. Of a
     /// further block: where its allocation starts.
     pub(crate) next: u32,
     /// Of a free block: the one before it in its list. Of an allocation: its number.
     pub(crate) previous: u32,
-    /// Where its free blocks are listed; `NO_ZONE` for frames that are not the allocator's.
-    pub(crate) zone: u16,
     /// Of a movable allocation: whom to ask. Of one that stays: [`BOOKED`], or 0.
     pub(crate) mover: u16,
     /// Of an allocation: how many pins hold it.
@@ -121,4 +122,17 @@ pub struct Frame {
     pub(crate) order: u8,
 }
 
-const _: () = assert!(size_of::<Frame>() == 16);
+impl Frame {
+    /// The first eight bytes, of an entry that describes a page block.
+    #[inline]
+    pub(crate) fn word(&self) -> u64 {
+        u64::from(self.next) | u64::from(self.previous) << 32
+    }
+
+    #[inline]
+    pub(crate) fn set_word(&mut self, word: u64) {
+        (self.next, self.previous) = (word as u32, (word >> 32) as u32);
+    }
+}
+
+const _: () = assert!(size_of::<Frame>() == 14);

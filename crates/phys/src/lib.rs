@@ -31,6 +31,7 @@ mod buddy;
 mod claim;
 mod claim_error;
 mod claimed_ram;
+mod clearing;
 mod coverage;
 mod error;
 mod frame;

@@ -111,6 +111,15 @@ pub struct Refused {
 /// No lock of this crate is held during a call, so a call may sleep, allocate and free. While one
 /// is under way for an allocation there is no second one for it, and it cannot be pinned.
 pub trait Migrate: Sync {
+    /// The gate as a whole: whether anything may move for this cause now. Asked once by each claim
+    /// that would have to move something, before anything is done: where it is closed, the claim
+    /// ends at once ([`ClaimFailure::NotPermitted`](crate::ClaimFailure::NotPermitted)). Where it is
+    /// open, [`permits`](Self::permits) still decides for each allocation.
+    fn permits_cause(&self, cause: MigrationCause) -> bool {
+        let _ = cause;
+        true
+    }
+
     /// The gate: whether this allocation may move now, for this cause. Asked before frames are
     /// looked for.
     fn permits(&self, migration: &Migration) -> bool {
@@ -125,8 +134,8 @@ pub trait Migrate: Sync {
         core::hint::spin_loop();
     }
 
-    /// Called once a claim has marked its page blocks: gives back frames that are allocated but
-    /// nobody's, such as those in [`FrameStocks`](crate::FrameStocks).
+    /// Called once what is free in a claim's range is kept for it: gives back frames that are
+    /// allocated but nobody's, such as those in [`FrameStocks`](crate::FrameStocks).
     fn drain(&self) {}
 
     /// Moves an allocation: keeps everybody from writing to it, copies it to `to`, which is as long
@@ -153,6 +162,10 @@ impl Migrate for NoMovers {
 }
 
 impl<M: Migrate + ?Sized> Migrate for &M {
+    fn permits_cause(&self, cause: MigrationCause) -> bool {
+        (**self).permits_cause(cause)
+    }
+
     fn permits(&self, migration: &Migration) -> bool {
         (**self).permits(migration)
     }

@@ -3,10 +3,10 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use dmakit_addr::{DmaMask, NodeId, Pfn};
+use dmakit_addr::{DmaMask, NodeId, Pfn, PfnRange};
 use dmakit_platform::Platform;
 
-use crate::buddy::{Hold, Move, Span, Status, frame_range};
+use crate::buddy::{Buddy, Hold, Move, Span, Status, frame_range};
 use crate::claim::ClaimLimits;
 use crate::claim_error::Obstacle;
 use crate::error::NoFrames;
@@ -160,6 +160,13 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         }
     }
 
+    /// Counts a question that the gate answered for all allocations at once.
+    pub(crate) fn count_closed(&self, cause: MigrationCause) {
+        let closed = Err(NotMoved::Refused(Refusal::NotPermitted));
+        self.allocator
+            .locked(|_| self.counters.note(cause, 0, &closed));
+    }
+
     /// Has an allocation moved away, its leases recalled first, and says where it starts then;
     /// `None` where its owner freed it meanwhile.
     pub(crate) fn vacate(
@@ -172,56 +179,62 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         match span.status {
             Status::Movable => {}
             Status::Leased => self.end_leases(frame_range(span.start, span.end), limits)?,
-            Status::Moving | Status::Passing => return Err(Failed::Now(Obstacle::BeingCleared)),
+            Status::Moving | Status::Passing | Status::Kept => {
+                return Err(Failed::Now(Obstacle::BeingCleared));
+            }
             Status::Pinned => return Err(Failed::For(Obstacle::Pinned)),
             Status::Missing => return Err(Failed::For(Obstacle::NotHere)),
             Status::Unmovable | Status::Free => return Err(Failed::For(Obstacle::Unmovable)),
         }
-        self.move_away(span.start, cause, to)
-            .map_err(|error| match error {
-                NotMoved::NoRoom(error) => Failed::NoRoom(error),
-                // What it is now the next try sees.
-                NotMoved::NotMovable => Failed::Now(Obstacle::Refused(Refusal::Busy)),
-                NotMoved::Refused(reason) if reason.is_passing() => {
-                    Failed::Now(Obstacle::Refused(reason))
-                }
-                NotMoved::Refused(reason) => Failed::For(Obstacle::Refused(reason)),
-            })
+        Ok(self.move_away(span.start, cause, to)?)
     }
 
     /// Asks the owner of the movable allocation that starts at `start` to move it, and says where
     /// it starts then; `None` where its owner freed it meanwhile.
-    pub(crate) fn move_away(
+    fn move_away(
         &self,
         start: u64,
         cause: MigrationCause,
         to: Destination,
     ) -> Result<Option<u64>, NotMoved> {
         let moved = self.allocator.locked(|buddy| buddy.begin_move(start));
-        let moved = moved.ok_or(NotMoved::NotMovable)?;
+        let asked = self.ask(moved.ok_or(NotMoved::NotMovable)?, cause, to);
+        self.allocator.locked(|buddy| self.end(asked, buddy))
+    }
+
+    /// Ends a move, and says where the allocation starts now; `None` where its owner freed it
+    /// meanwhile.
+    pub(crate) fn end(&self, asked: Asked, buddy: &mut Buddy<S>) -> Result<Option<u64>, NotMoved> {
+        self.counters
+            .note(asked.cause, asked.moved.frames, &asked.answer);
+        asked.end(buddy)
+    }
+
+    /// Asks the owner of an allocation whose move has begun; [`end`](Self::end) ends it.
+    pub(crate) fn ask(&self, moved: Move, cause: MigrationCause, to: Destination) -> Asked {
         let migration = Migration {
             from: frame_range(moved.start, moved.start + moved.frames),
             mover: moved.mover,
             cause,
         };
-        let outcome = self.ask(&migration, &moved, to);
-        let vacated = outcome.is_ok();
-        let gone = self
-            .allocator
-            .locked(|buddy| buddy.end_move(&moved, vacated));
-        self.counters.note(cause, moved.frames, &outcome);
-        match outcome {
-            Err(_) if gone => Ok(None),
-            outcome => outcome,
+        let mut target = None;
+        let answer = self.answer(&migration, &moved, to, &mut target);
+        Asked {
+            cause,
+            moved,
+            target,
+            hold: to.hold,
+            answer,
         }
     }
 
-    fn ask(
+    fn answer(
         &self,
         migration: &Migration,
         moved: &Move,
         to: Destination,
-    ) -> Result<Option<u64>, NotMoved> {
+        begun: &mut Option<Move>,
+    ) -> Result<(), NotMoved> {
         if !self.movers.permits(migration) {
             return Err(NotMoved::Refused(Refusal::NotPermitted));
         }
@@ -233,26 +246,11 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             limit: DmaMask::ALL,
             mover: Some(moved.mover),
         };
-        // Nobody may pin or move the new frames before they are anybody's.
-        let (target, token) = self
-            .allocator
-            .allocate_target(&request, to.blocks)
-            .map_err(NotMoved::NoRoom)?;
-        let answer = self.movers.migrate(migration, token);
-        let hold = to.hold.filter(|_| answer.is_ok());
-        let freed = self.allocator.locked(|buddy| {
-            let freed = buddy.end_move(&target, false);
-            // A new allocation has room for a count.
-            let held = hold
-                .filter(|_| !freed)
-                .map(|hold| buddy.add_hold(target.start, hold));
-            debug_assert!(!matches!(held, Some(Err(_))));
-            freed
-        });
-        match answer {
-            Ok(old) if old.range() == migration.from && old.number() == moved.number => {
-                Ok((!freed).then_some(target.start))
-            }
+        let target = self.allocator.allocate_target(&request, to.blocks);
+        let (target, token) = target.map_err(NotMoved::NoRoom)?;
+        *begun = Some(target);
+        match self.movers.migrate(migration, token) {
+            Ok(old) if old.range() == migration.from && old.number() == moved.number => Ok(()),
             Ok(other) => {
                 // The mover parted with something else, which is its right; this did not move.
                 let freed = self.allocator.free(other);
@@ -271,20 +269,77 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     }
 }
 
+/// An allocation whose owner was asked to move it, before the page allocator is told.
+pub(crate) struct Asked {
+    cause: MigrationCause,
+    moved: Move,
+    /// Where it was to move to. Nobody may pin or move these frames before they are anybody's.
+    target: Option<Move>,
+    hold: Option<Hold>,
+    answer: Result<(), NotMoved>,
+}
+
+impl Asked {
+    /// Which frames it was about.
+    pub(crate) fn frames(&self) -> PfnRange {
+        frame_range(self.moved.start, self.moved.start + self.moved.frames)
+    }
+
+    fn end<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        self,
+        buddy: &mut Buddy<S>,
+    ) -> Result<Option<u64>, NotMoved> {
+        let mut there = None;
+        if let Some(target) = self.target {
+            let freed = buddy.end_move(&target, false);
+            there = (!freed).then_some(target.start);
+            let hold = self.hold.filter(|_| self.answer.is_ok() && !freed);
+            // A new allocation has room for a count.
+            let held = hold.map(|hold| buddy.add_hold(target.start, hold));
+            debug_assert!(!matches!(held, Some(Err(_))));
+        }
+        let gone = buddy.end_move(&self.moved, self.answer.is_ok());
+        match self.answer {
+            Ok(()) => Ok(there),
+            Err(_) if gone => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl From<NotMoved> for Failed {
+    fn from(error: NotMoved) -> Self {
+        match error {
+            NotMoved::NoRoom(error) => Self::NoRoom(error),
+            // What it is now the next try sees.
+            NotMoved::NotMovable => Self::Now(Obstacle::Refused(Refusal::Busy)),
+            NotMoved::Refused(reason) if reason.is_passing() => {
+                Self::Now(Obstacle::Refused(reason))
+            }
+            NotMoved::Refused(reason) => Self::For(Obstacle::Refused(reason)),
+        }
+    }
+}
+
 impl Counters {
-    fn note(&self, cause: MigrationCause, frames: u64, outcome: &Result<Option<u64>, NotMoved>) {
+    /// Called under the allocator's lock, so that no counter needs a locked instruction.
+    fn note(&self, cause: MigrationCause, frames: u64, answer: &Result<(), NotMoved>) {
         let cause = cause as usize;
-        let counter = match outcome {
-            Ok(_) => {
-                self.frames[cause].fetch_add(frames, Relaxed);
+        let counter = match answer {
+            Ok(()) => {
+                add(&self.frames[cause], frames);
                 &self.moved[cause]
             }
             Err(NotMoved::NoRoom(_)) => &self.no_room[cause],
             Err(NotMoved::Refused(reason)) => &self.refused[cause][*reason as usize],
             Err(NotMoved::NotMovable) => return,
         };
-        counter.fetch_add(1, Relaxed);
+        add(counter, 1);
     }
+}
+
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed) + more, Relaxed);
 }
 
 impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M> fmt::Debug for MovableMemory<P, S, M> {

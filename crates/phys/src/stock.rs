@@ -65,7 +65,7 @@ impl<P: Platform> fmt::Debug for CpuStock<P> {
 /// A CPU takes 32 frames under one hold of the allocator's lock and hands them out under its own,
 /// for which nobody else contends. Frames are freed to the allocator itself, which checks who frees
 /// what and whether it is pinned; so what is in a stock was never anybody's, and a stock that was
-/// emptied while page blocks were marked has no frame of them: a claim needs no interrupt on any
+/// emptied while a claim keeps what is free in its range has no frame of it: a claim needs no interrupt on any
 /// CPU, only [`drain`](Self::drain) in [`Migrate::drain`](crate::Migrate::drain).
 ///
 /// `C` is storage that the caller supplies, a [`CpuSlot`] for each CPU, also early. Every call may

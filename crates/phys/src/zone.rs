@@ -1,5 +1,7 @@
 //! Free blocks of one node between two address limits.
 
+use alloc::vec::Vec;
+
 use crate::frame::{MigrateType, NO_FRAME};
 use crate::page_allocator::MAX_ORDER;
 
@@ -33,5 +35,29 @@ impl Zone {
             heads: [[NO_FRAME; ORDERS]; MigrateType::COUNT],
             stocked: [0; MigrateType::COUNT],
         }
+    }
+}
+
+/// Which zone each frame is of, for page blocks that are of several or not wholly there.
+#[derive(Default)]
+pub(crate) struct ZoneRuns {
+    /// First frame, the first above, and the zone; ascending, and no two beside each other alike.
+    runs: Vec<(u64, u64, u16)>,
+}
+
+impl ZoneRuns {
+    /// Adds frames above all others.
+    pub(crate) fn push(&mut self, start: u64, end: u64, zone: u16) {
+        match self.runs.last_mut() {
+            Some(last) if (last.1, last.2) == (start, zone) => last.1 = end,
+            _ => self.runs.push((start, end, zone)),
+        }
+    }
+
+    /// The run that a frame lies in. A step for each doubling of the number of runs.
+    pub(crate) fn find(&self, frame: u64) -> Option<(u64, u64, u16)> {
+        let above = self.runs.partition_point(|run| run.0 <= frame);
+        let run = *self.runs.get(above.checked_sub(1)?)?;
+        (frame < run.1).then_some(run)
     }
 }

@@ -291,6 +291,9 @@ fn episode(seed: u64, length: u64) {
         } else {
             episode.free(&mut random);
         }
+        if step % 32 == 0 {
+            assert_eq!(episode.allocator.first_miscounted(), None);
+        }
         if step % 256 == 0 {
             episode.compare(nodes);
         }

@@ -377,7 +377,10 @@ impl Episode {
                     !error.blocking.is_empty() || !within.iter().any(fits),
                     "{error}"
                 );
-                let full = matches!(error.reason, ClaimFailure::NoRoom(_));
+                let full = matches!(
+                    error.reason,
+                    ClaimFailure::NoRoom(_) | ClaimFailure::Full { .. }
+                );
                 assert!(!sure || full, "{error}");
                 if self.memory.migrations(MigrationCause::Claim).moved == claims.moved {
                     assert_eq!(self.lists(), lists);
@@ -404,6 +407,7 @@ impl Episode {
 
     /// What holds at every step.
     fn check(&self) {
+        assert_eq!(self.memory.allocator().first_miscounted(), None);
         for (owner, account) in &self.accounts {
             let info = self.memory.pin_owner(*owner).unwrap();
             assert_eq!(account.charged(), info.frames);

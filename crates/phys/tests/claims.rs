@@ -83,6 +83,98 @@ fn a_refused_claim_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn a_gate_that_is_closed_as_a_whole_ends_a_claim_before_anybody_is_asked() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 2048, 0)], owners.clone());
+    fill(&memory, &owners, frames(0, 1024));
+    owners.close(MigrationCause::Claim);
+    let all = [frames(0, 2048)];
+    let before = memory.allocator().free_frames();
+    // Every window of this size has something in it that would have to move.
+    let error = memory.claim_window(&anywhere(&all, 1500, 0), &LIMITS);
+    let error = error.unwrap_err();
+    assert_eq!(
+        error.reason,
+        ClaimFailure::Full {
+            moves: 476,
+            free: 0
+        }
+    );
+    let error = memory.claim(frames(1000, 600), &LIMITS).unwrap_err();
+    assert_eq!(error.reason, ClaimFailure::NotPermitted);
+    let [blocking] = &error.blocking[..] else {
+        panic!("{error}");
+    };
+    assert_eq!(blocking.frames, frames(1000, 1));
+    assert_eq!(
+        blocking.why,
+        Obstacle::Refused(Refusal::NotPermitted),
+        "the first that would have had to move"
+    );
+    let counts = memory.migrations(MigrationCause::Claim);
+    assert_eq!((owners.asked(), counts.moved), (0, 0));
+    assert_eq!(counts.refused[Refusal::NotPermitted as usize], 1);
+    assert_eq!(memory.allocator().free_frames(), before);
+    // Where nothing has to move nobody's leave is needed, and other causes are not meant.
+    let free = memory.claim(frames(1024, 600), &LIMITS).unwrap();
+    let other = memory.claim_for(frames(1000, 24), MigrationCause::HugePage, &LIMITS);
+    memory.allocator().free(other.unwrap()).unwrap();
+    memory.allocator().free(free).unwrap();
+    owners.free_all(&memory);
+    assert_eq!(memory.allocator().free_blocks(11, MigrateType::Movable), 1);
+}
+
+#[test]
+fn a_gate_that_closes_as_a_whole_during_a_claim_ends_it_at_the_next_window() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 2048, 0)], owners.clone());
+    fill(&memory, &owners, frames(900, 200));
+    let closing = owners.clone();
+    owners.meanwhile(move |_| closing.close(MigrationCause::Claim));
+    // The second allocation may not move, so that another window is tried.
+    owners.deny(1);
+    let all = [frames(0, 2048)];
+    let error = memory.claim_window(&anywhere(&all, 1000, 9), &LIMITS);
+    // Something in the window tried last, and nobody was asked about it.
+    let error = error.unwrap_err();
+    assert_eq!(error.reason, ClaimFailure::NotPermitted);
+    assert!(frames(0, 1000).contains_range(&error.blocking[0].frames));
+    assert_eq!(owners.asked(), 2);
+    assert_eq!(memory.migrations(MigrationCause::Claim).moved, 1);
+    owners.forgive();
+    owners.check_all();
+    owners.free_all(&memory);
+    assert_eq!(memory.allocator().free_blocks(11, MigrateType::Movable), 1);
+}
+
+#[test]
+fn a_claim_without_room_for_all_that_has_to_leave_moves_nothing() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 2048, 0)], owners.clone());
+    fill(&memory, &owners, frames(0, 1600));
+    // 500 frames have to leave; but for one of them there is room.
+    let all = [frames(0, 2048)];
+    let rest = memory.claim_free(frames(1601, 447)).unwrap();
+    let error = memory.claim_window(&anywhere(&all, 500, 0), &LIMITS);
+    let full = ClaimFailure::Full {
+        moves: 499,
+        free: 0,
+    };
+    assert_eq!(error.unwrap_err().reason, full);
+    let error = memory.claim(frames(500, 2), &LIMITS).unwrap_err();
+    assert_eq!(error.reason, ClaimFailure::Full { moves: 2, free: 1 });
+    assert_eq!(error.blocking[0].why, Obstacle::NoRoom);
+    assert_eq!((owners.asked(), error.blocking.len()), (0, 1));
+    let one = memory.claim(frames(500, 1), &LIMITS).unwrap();
+    assert_eq!(memory.migrations(MigrationCause::Claim).moved, 1);
+    for frames in [one, rest] {
+        memory.allocator().free(frames).unwrap();
+    }
+    owners.free_all(&memory);
+    assert_eq!(memory.allocator().free_blocks(11, MigrateType::Movable), 1);
+}
+
+#[test]
 fn free_frames_are_claimed_all_or_none_and_nobody_is_asked() {
     let owners = Owners::new();
     let memory = build(&[(0, 2048, 0)], owners.clone());
@@ -129,11 +221,8 @@ fn what_moves_goes_to_the_nearest_node_outside_of_what_is_cleared() {
     let memory = build(&[(0, 1024, 0), (4096, 1024, 1)], owners.clone());
     fill(&memory, &owners, frames(0, 100));
     let claimed = memory.claim(frames(0, 100), &LIMITS).unwrap();
-    let near = |held: &PfnRange| frames(512, 512).contains(held.start());
-    assert!(
-        owners.ranges().iter().all(near),
-        "the rest of the block is marked"
-    );
+    let near = |held: &PfnRange| frames(100, 924).contains(held.start());
+    assert!(owners.ranges().iter().all(near));
     let rest = memory.allocator().free_on(NodeId::new(1));
     assert_eq!(rest, 1024);
     drop(claimed);

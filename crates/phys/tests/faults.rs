@@ -67,6 +67,7 @@ impl World {
     /// not change, but for where things are that moved.
     fn state(&self) -> (u64, Vec<u64>, Vec<u64>) {
         let allocator = self.memory.allocator();
+        assert_eq!(allocator.first_miscounted(), None);
         let types = (0..2048).step_by(512).map(|block| {
             let of = allocator.migrate_type(frames(block, 1).start()).unwrap();
             u64::from(of == MigrateType::Contiguous)
@@ -180,7 +181,11 @@ fn a_claim_survives_that_there_is_room_for_no_more_than_some() {
         match world.claim() {
             Ok(claimed) => world.memory.allocator().free(claimed).unwrap(),
             Err(error) => {
-                assert!(matches!(error.reason, ClaimFailure::NoRoom(_)), "{error}");
+                let full = matches!(error.reason, ClaimFailure::Full { .. });
+                assert!(
+                    full || matches!(error.reason, ClaimFailure::NoRoom(_)),
+                    "{error}"
+                );
                 assert_eq!(error.blocking[0].why, Obstacle::NoRoom);
             }
         }
@@ -193,7 +198,8 @@ fn a_claim_survives_that_there_is_room_for_no_more_than_some() {
 #[test]
 fn claims_inside_claims_do_not_wait_and_the_one_too_many_is_told() {
     let world = World::new();
-    let range = |index: u64| frames(index * 8, 8);
+    // Of one frame each, so that nothing moves to where another claim is going to be.
+    let range = |index: u64| frames(index * 8, 1);
     let inner: Arc<Mutex<Vec<Frames>>> = Arc::default();
     let told = Arc::new(Mutex::new(0));
     nest(
@@ -252,7 +258,7 @@ fn nest(
             told.clone(),
             depth + 1,
         );
-        match memory.claim(frames(depth * 8, 8), &limits()) {
+        match memory.claim(frames(depth * 8, 1), &limits()) {
             Ok(frames) => claimed.lock().unwrap().push(frames),
             Err(error) => {
                 assert_eq!(error.reason, ClaimFailure::TooManyClaims);

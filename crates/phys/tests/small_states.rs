@@ -232,6 +232,7 @@ fn check(cells: &[Cell], count: usize, room: u64, memory: WindowIn) {
             }
         }
     }
+    assert_eq!(world.memory.allocator().first_miscounted(), None);
     world.finish(memory);
 }
 

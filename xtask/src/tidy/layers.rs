@@ -102,8 +102,9 @@ const KNOW_NO_DRIVER: &[(&str, &str)] = &[
     ),
 ];
 
-/// What tests and examples of any crate may use beside what the crate itself may.
-const TESTS_MAY_KNOW: &[&str] = &["sim"];
+/// What tests, benches and examples of any crate may use beside what the crate itself may: the
+/// simulated machine, and the incumbent's model, which every comparison stands beside.
+const TESTS_MAY_KNOW: &[&str] = &["sim", "linux-model"];
 
 /// The row of a package.
 pub(super) fn row_of(package: &str) -> Option<&'static Row> {

@@ -1,16 +1,24 @@
-//! Clearing a range: marks on page blocks, allocations on the move, taking what is free.
+//! Clearing a range: what is free in it is kept, allocations move, then it is taken.
 
 use dmakit_addr::{Pfn, PfnRange};
 
-use super::{Buddy, PAGEBLOCK_FRAMES, Status};
-use crate::block::Kind;
-use crate::error::NoFrames;
-use crate::frame::{Frame, MigrateType, MoverId, State};
-use crate::page_allocator::{FrameRequest, MAX_ORDER};
+use super::{Buddy, PAGEBLOCK_FRAMES, Span, Status};
+use crate::block::{self, BLOCK_FRAMES, Kind};
+use crate::frame::{Frame, MoverId, State};
+use crate::page_allocator::{MAX_ORDER, PAGEBLOCK_ORDER};
 use crate::sections::Sections;
 
 /// So many ranges can be cleared at once.
 pub(crate) const CLEARING_MAX: usize = 64;
+
+/// A range that a claim is clearing. What is or becomes free in it is listed nowhere.
+pub(super) struct Clearing {
+    pub(super) range: PfnRange,
+    /// Frames that are kept for the claim.
+    kept: u64,
+    /// Whether more are: not any more once the claim has failed.
+    keeps: bool,
+}
 
 /// An allocation whose mover is being asked.
 #[derive(Clone, Copy, Debug)]
@@ -22,53 +30,308 @@ pub(crate) struct Move {
     pub(crate) node: usize,
 }
 
+/// What has to leave a range that is being cleared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum InWay {
+    /// An allocation whose mover may be asked now.
+    Move(Move),
+    /// Something else has to come first, or it is stuck.
+    Other(Span),
+}
+
+/// What a range holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Survey {
+    pub(crate) free: u64,
+    pub(crate) blocked: u64,
+    /// Frames that are not of the zone that was asked for.
+    pub(crate) elsewhere: u64,
+}
+
+impl InWay {
+    /// Its frames.
+    pub(crate) fn frames(&self) -> PfnRange {
+        match self {
+            Self::Move(moved) => frame_range(moved.start, moved.start + moved.frames),
+            Self::Other(span) => frame_range(span.start, span.end),
+        }
+    }
+}
+
 impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
-    /// Notes that somebody clears `range`.
+    /// Notes that somebody clears `range`: what becomes free in it stays free.
     ///
     /// # Errors
     /// The range that is being cleared already and overlaps, or `None` where there are too many.
     pub(crate) fn begin_clearing(&mut self, range: PfnRange) -> Result<(), Option<PfnRange>> {
-        if let Some(other) = self.clearing.iter().find(|other| other.overlaps(&range)) {
-            return Err(Some(*other));
+        if let Some(other) = self.being_cleared(range) {
+            return Err(Some(other));
         }
         if self.clearing.len() == CLEARING_MAX {
             return Err(None);
         }
-        self.clearing.push(range);
+        self.clearing.push(Clearing {
+            range,
+            kept: 0,
+            keeps: true,
+        });
         Ok(())
     }
 
+    /// What becomes free in `range` from now on is anybody's, although it is still being cleared.
+    pub(crate) fn stop_keeping(&mut self, range: PfnRange) {
+        let mut clearing = self.clearing.iter_mut();
+        if let Some(claim) = clearing.find(|claim| claim.range == range) {
+            claim.keeps = false;
+        }
+    }
+
     pub(crate) fn end_clearing(&mut self, range: PfnRange) {
-        self.clearing.retain(|other| *other != range);
+        self.clearing.retain(|other| other.range != range);
     }
 
-    /// Whether somebody is clearing frames of `range`.
-    pub(crate) fn is_being_cleared(&self, range: PfnRange) -> bool {
-        self.clearing.iter().any(|other| other.overlaps(&range))
+    /// The first range that somebody is clearing and that has frames of `range`.
+    pub(crate) fn being_cleared(&self, range: PfnRange) -> Option<PfnRange> {
+        let mut ranges = self.clearing.iter().map(|other| other.range);
+        ranges.find(|other| other.overlaps(&range))
     }
 
-    /// Marks a page block: its free frames go to nobody until the mark is taken away. Marks count,
-    /// since two claims may clear different parts of one block.
-    pub(crate) fn mark(&mut self, block: u64) {
-        match self.block(block).map(|block| block.clearing) {
-            Some(0) => self.relist(block, |block| block.clearing = 1),
-            _ => self.change_block(block, |block| block.clearing += 1),
+    /// What there is from `start` up to `end`, in one page block, for a claim of frames of `zone`.
+    pub(crate) fn survey(&self, start: u64, end: u64, zone: Option<u16>) -> Survey {
+        let frames = end - start;
+        let nothing = Survey {
+            free: 0,
+            blocked: frames,
+            elsewhere: frames,
+        };
+        let Some(record) = self.record(start) else {
+            return nothing;
+        };
+        let block = block::Block::load(record);
+        let ours = |frame| self.zone_of(frame) == zone;
+        let alike = zone.is_some() && (Some(block.zone) == zone || (start..end).all(ours));
+        let first = Sections::page_block(start);
+        let (from, to) = ((start - first) as usize, (end - first) as usize);
+        let mut found = Survey {
+            elsewhere: if alike { 0 } else { frames },
+            ..Survey::default()
+        };
+        for index in from / 64..=(to - 1) / 64 {
+            let mask = block::mask(index, from, to);
+            found.free += u64::from((block::free(record, index) & mask).count_ones());
+            found.blocked += u64::from((block::blocked(record, index) & mask).count_ones());
+        }
+        found
+    }
+
+    /// Keeps the free frames from `start` up to `end`, of one page block, for the claim that is
+    /// clearing them.
+    pub(crate) fn keep_free(&mut self, start: u64, end: u64) {
+        // Only what is wholly free may be part of a larger block.
+        let block = Sections::page_block(start);
+        let counts = self.block(block);
+        if counts.is_some_and(|counts| u64::from(counts.free) == PAGEBLOCK_FRAMES) {
+            self.isolate_free_block(block);
+        }
+        let Some(claim) = self.keeper(start, end) else {
+            return;
+        };
+        let mut at = start;
+        while let Some(frame) = self.next_in_block(at, end, block::free) {
+            let span = self.span_at(frame);
+            debug_assert_eq!(span.status, Status::Free);
+            let (from, to) = (span.start.max(start), span.end.min(end));
+            self.unlist(span.start, (span.end - span.start).ilog2());
+            self.free_run(span.start, from);
+            self.free_run(to, span.end);
+            self.make_kept(from, to);
+            at = to;
+        }
+        self.clearing[claim].kept += self.count_free_as_blocked(start, end);
+    }
+
+    /// Counts the free frames from `start` up to `end`, of one page block, as blocked, and says how
+    /// many they are.
+    fn count_free_as_blocked(&mut self, start: u64, end: u64) -> u64 {
+        let (from, to) = (start % PAGEBLOCK_FRAMES, (end - 1) % PAGEBLOCK_FRAMES + 1);
+        let (from, to) = (from as usize, to as usize);
+        let Some(record) = self.record_mut(start) else {
+            return 0;
+        };
+        let words = from / 64..=(to - 1) / 64;
+        let counted = words.map(|index| {
+            let free = block::free(record, index) & block::mask(index, from, to);
+            block::recount_word(record, index, free, Kind::Free, Kind::Blocked);
+            u64::from(free.count_ones())
+        });
+        counted.sum()
+    }
+
+    /// Lists again what is kept from `start` up to `end`, of one page block.
+    pub(crate) fn give_back_kept(&mut self, start: u64, end: u64) {
+        let mut at = start;
+        while let Some(frame) = self.next_in_block(at, end, block::blocked) {
+            let span = self.span_at(frame);
+            if span.status == Status::Kept {
+                self.join_kept(span.start, span.start + 1);
+                self.free_as(span.start, span.end, Kind::Blocked);
+            }
+            at = span.end;
         }
     }
 
-    pub(crate) fn unmark(&mut self, block: u64) {
-        match self.block(block).map(|block| block.clearing) {
-            Some(1) => self.relist(block, |block| block.clearing = 0),
-            _ => self.change_block(block, |block| {
-                block.clearing = block.clearing.saturating_sub(1);
-            }),
+    /// Forgets the blocks that are kept from `start` up to `end`, which are all of one page block:
+    /// they become a part of an allocation.
+    pub(crate) fn join_kept(&mut self, start: u64, end: u64) {
+        let entries = self.sections.index(start);
+        let entries = entries.map(|index| index..index + (end - start) as usize);
+        let entries = entries.and_then(|entries| self.table.as_mut().get_mut(entries));
+        for entry in entries.into_iter().flatten() {
+            debug_assert!(matches!(entry.state, State::Kept | State::Inside));
+            entry.state = State::Inside;
         }
+    }
+
+    /// What is in the way from `start` up to `end`, of one page block, and does not move.
+    pub(crate) fn first_not_kept(&self, start: u64, end: u64) -> Option<Span> {
+        let mut at = start;
+        while at < end {
+            let span = self.span_at(at);
+            if span.status != Status::Kept {
+                return Some(span);
+            }
+            at = span.end;
+        }
+        None
+    }
+
+    /// Whether all frames of a range are kept for the claim that is clearing it.
+    pub(crate) fn is_kept(&self, range: PfnRange) -> bool {
+        let mut clearing = self.clearing.iter();
+        clearing.any(|other| other.range == range && other.kept == range.len())
+    }
+
+    /// Frees frames that are in no list: those that claims are clearing are kept for them.
+    #[inline]
+    pub(super) fn free_as(&mut self, start: u64, end: u64, kind: Kind) {
+        match self.keeper(start, end) {
+            None => {
+                self.count(start, end, kind, Kind::Free);
+                self.free_run(start, end);
+            }
+            Some(claim) => self.keep_as(claim, start, end, kind),
+        }
+    }
+
+    /// The claim with the lowest range that keeps some of the frames from `start` up to `end`.
+    #[inline]
+    fn keeper(&self, start: u64, end: u64) -> Option<usize> {
+        let claims = self.clearing.iter().enumerate();
+        let keepers = claims.filter(|(_, claim)| {
+            let range = &claim.range;
+            claim.keeps && range.start().raw() < end && start < range.end().raw()
+        });
+        let mut lowest: Option<usize> = None;
+        for (index, claim) in keepers {
+            if lowest.is_none_or(|other| claim.range < self.clearing[other].range) {
+                lowest = Some(index);
+            }
+        }
+        lowest
+    }
+
+    fn keep_as(&mut self, claim: usize, start: u64, end: u64, kind: Kind) {
+        let range = self.clearing[claim].range;
+        let from = range.start().raw().max(start);
+        let to = range.end().raw().min(end);
+        if start < from {
+            self.count(start, from, kind, Kind::Free);
+            self.free_run(start, from);
+        }
+        self.keep(claim, from, to, kind);
+        if to < end {
+            self.free_as(to, end, kind);
+        }
+    }
+
+    /// Keeps frames that are in no list for the claim that is clearing them.
+    fn keep(&mut self, claim: usize, start: u64, end: u64, kind: Kind) {
+        self.make_kept(start, end);
+        self.count(start, end, kind, Kind::Blocked);
+        self.clearing[claim].kept += end - start;
+    }
+
+    /// Makes blocks of frames that are in no list, none longer than a page block.
+    fn make_kept(&mut self, start: u64, end: u64) {
+        let mut at = start;
+        while at < end {
+            let fits = (end - at).ilog2().min(PAGEBLOCK_ORDER);
+            let order = at.trailing_zeros().min(fits);
+            if let Some(entry) = self.entry_mut(at) {
+                (entry.state, entry.order) = (State::Kept, order as u8);
+            }
+            at += 1 << order;
+        }
+    }
+
+    /// What has to move first, from frame `at` up to `end`. Looks at eight words for each page block.
+    pub(crate) fn next_to_move(&self, at: u64, end: u64) -> Option<Span> {
+        self.first_to_move(at, end).map(|frame| self.span_at(frame))
+    }
+
+    fn first_to_move(&self, at: u64, end: u64) -> Option<u64> {
+        let mut at = at;
+        while at < end {
+            let stop = end.min(Sections::page_block(at) + PAGEBLOCK_FRAMES);
+            let moves = |record: &_, index| block::moves(record, index).0;
+            let found = self.next_in_block(at, stop, moves);
+            if found.is_some() {
+                return found;
+            }
+            at = stop;
+        }
+        None
+    }
+
+    /// The same, and an allocation that may be asked at once is kept from being pinned, or moved by
+    /// another, while its mover is asked.
+    pub(crate) fn next_in_way(&mut self, at: u64, end: u64) -> Option<InWay> {
+        let frame = self.first_to_move(at, end)?;
+        // Most often an allocation starts there.
+        if let Some(moved) = self.begin_move(frame) {
+            return Some(InWay::Move(moved));
+        }
+        let span = self.span_at(frame);
+        let moved = self.begin_move(span.start);
+        Some(moved.map_or(InWay::Other(span), InWay::Move))
+    }
+
+    /// The first frame from `at` up to `end`, in one page block, whose bit `plane` sets.
+    fn next_in_block(
+        &self,
+        at: u64,
+        end: u64,
+        plane: impl Fn(&[Frame; block::RECORD], usize) -> u64,
+    ) -> Option<u64> {
+        if at >= end {
+            return None;
+        }
+        let record = self.record(at)?;
+        let first = Sections::page_block(at);
+        let (from, to) = ((at - first) as usize, (end - first) as usize);
+        debug_assert!(to <= BLOCK_FRAMES);
+        (from / 64..=(to - 1) / 64).find_map(|index| {
+            let found = plane(record, index) & block::mask(index, from, to);
+            let bit = u64::from(found.trailing_zeros());
+            (found != 0).then_some(first + index as u64 * 64 + bit)
+        })
     }
 
     /// Keeps an allocation from being pinned, or moved by another, while its mover is asked.
     pub(crate) fn begin_move(&mut self, start: u64) -> Option<Move> {
+        let place = self.place(start)?;
         let per_node = self.zones_per_node;
-        let entry = self.entry_mut(start)?;
+        let entry = self.table.as_mut().get_mut(place.index)?;
         if entry.state != State::Movable || entry.pins > 0 || entry.order > 0 {
             return None;
         }
@@ -78,65 +341,8 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             frames: u64::from(entry.next),
             number: entry.previous,
             mover: MoverId::new(entry.mover),
-            node: usize::from(entry.zone) / per_node,
+            node: usize::from(place.zone) / per_node,
         })
-    }
-
-    /// Allocates for what moves: as anybody, or else from page blocks that are marked, outside of
-    /// what is being cleared. That walks lists, but only where memory is all but full.
-    pub(crate) fn allocate_target(
-        &mut self,
-        request: &FrameRequest,
-        of: MigrateType,
-    ) -> Result<(u64, u32), NoFrames> {
-        let error = match self.allocate(request, of) {
-            Ok(allocated) => return Ok(allocated),
-            Err(error) => error,
-        };
-        let order = request.order();
-        let (block, frame) = self.beside(request, of, order).ok_or(error)?;
-        let span = self.span_at(block);
-        self.unlist(span.start, (span.end - span.start).ilog2());
-        self.free_run(span.start, frame);
-        self.free_run(frame + (1 << order), span.end);
-        Ok((frame, self.hand_out(frame, order, request)))
-    }
-
-    /// A listed block in marked page blocks, and an aligned part of it that nobody is clearing.
-    #[cold]
-    fn beside(&self, request: &FrameRequest, of: MigrateType, order: u32) -> Option<(u64, u64)> {
-        let serves = |frame: u64| {
-            let first = Sections::page_block(frame);
-            let mut blocks = (first..frame + (1 << order)).step_by(PAGEBLOCK_FRAMES as usize);
-            blocks.all(|block| {
-                let of_block = self.block(block).map(|block| block.migrate_type);
-                of_block.is_some_and(|of_block| of.served_by().contains(&of_block))
-            })
-        };
-        let marked = MigrateType::Isolated as usize;
-        self.zones_for(request).find_map(|zone| {
-            (order..=MAX_ORDER).find_map(|size| {
-                self.list(zone.heads[marked][size as usize])
-                    .find_map(|block| {
-                        let frame =
-                            self.outside_of_cleared(block, block + (1 << size), 1 << order)?;
-                        serves(frame).then_some((block, frame))
-                    })
-            })
-        })
-    }
-
-    /// The first multiple of `len` from `start` on, so far below `end`, that nobody is clearing.
-    fn outside_of_cleared(&self, start: u64, end: u64, len: u64) -> Option<u64> {
-        let mut at = start;
-        while at + len <= end {
-            let wanted = frame_range(at, at + len);
-            match self.clearing.iter().find(|range| range.overlaps(&wanted)) {
-                Some(range) => at = range.end().raw().next_multiple_of(len),
-                None => return Some(at),
-            }
-        }
-        None
     }
 
     /// Ends what [`begin_move`](Self::begin_move) began. The allocation is free where its owner has
@@ -179,11 +385,10 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
 
     /// Lists again what [`take`](Self::take) took.
     pub(crate) fn give_back(&mut self, start: u64, end: u64) {
-        self.count(start, end, Kind::Blocked, Kind::Free);
-        self.free_run(start, end);
+        self.free_as(start, end, Kind::Blocked);
     }
 
-    /// Makes one allocation of what was taken, and says its number.
+    /// Makes one allocation of what was taken or kept, and says its number.
     pub(crate) fn seal(&mut self, start: u64, frames: u64) -> u32 {
         self.number = self.number.wrapping_add(1);
         let number = self.number;

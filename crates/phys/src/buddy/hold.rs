@@ -37,7 +37,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         let (first, end) = (start, start + u64::from(entry.next));
         let frames = frame_range(first, end);
         if entry.state == State::Movable {
-            if self.clearing.iter().any(|range| range.overlaps(&frames)) {
+            if self.being_cleared(frames).is_some() {
                 return Err(NotHeld::Passing);
             }
             if hold == Hold::LongTerm && self.lies_where_kept_clear(first, end) {
@@ -87,8 +87,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         Ok(())
     }
 
-    /// Whether some of the frames lie in blocks that have to stay clear, whatever they are marked
-    /// as meanwhile.
+    /// Whether some of the frames lie in blocks that have to stay clear.
     fn lies_where_kept_clear(&self, start: u64, end: u64) -> bool {
         super::page_blocks(frame_range(start, end)).any(|block| {
             let of = self.block(block).map(|block| block.migrate_type);

@@ -21,46 +21,50 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             return None;
         }
         let last = request.limit.last();
-        for zone in self.zones_for(request) {
-            let cut = !ends_by(zone.top, last);
-            for migrate_type in of.served_by() {
-                let found = if cut {
-                    self.look_below(zone, *migrate_type, order, last)
-                } else {
-                    self.look(zone, *migrate_type, order)
-                };
-                if found.is_some() {
-                    return found;
+        for node in self.nodes_for(request) {
+            for zone in self.zones_on(*node, last) {
+                let cut = !ends_by(zone.top, last);
+                for migrate_type in of.served_by() {
+                    let found = if cut {
+                        self.look_below(zone, *migrate_type, order, last)
+                    } else {
+                        self.look(zone, *migrate_type, order)
+                    };
+                    if found.is_some() {
+                        return found;
+                    }
                 }
             }
         }
         None
     }
 
-    /// The zones that may serve a request, best first: the nearest node first, and of a node the
-    /// highest zone, which fewer devices reach.
-    pub(super) fn zones_for(&self, request: &FrameRequest) -> impl Iterator<Item = &Zone> {
+    /// The nodes that may serve a request, the nearest first.
+    #[inline]
+    fn nodes_for(&self, request: &FrameRequest) -> &[u16] {
         let unplaced = self.order.len() - 1;
         let row = request
             .node
             .map_or(unplaced, |node| node.index().min(unplaced));
-        let take = match request.node {
-            Some(node) if request.only_node => usize::from(node.index() < unplaced),
-            _ => usize::MAX,
+        let nodes = &self.order[row];
+        match request.node {
+            Some(node) if request.only_node => &nodes[..usize::from(node.index() < unplaced)],
+            _ => nodes,
+        }
+    }
+
+    /// The zones of a node that have frames at or below byte `last`: the highest first, which fewer
+    /// devices reach.
+    #[inline]
+    fn zones_on(&self, node: u16, last: u64) -> impl Iterator<Item = &Zone> {
+        let first = usize::from(node) * self.zones_per_node;
+        let zones = &self.zones[first..first + self.zones_per_node];
+        let reached = move |index: &usize| {
+            let below = index.checked_sub(1).map_or(0, |below| zones[below].end);
+            below <= last >> PAGE_SHIFT
         };
-        let last = request.limit.last();
-        self.order[row].iter().take(take).flat_map(move |node| {
-            let first = usize::from(*node) * self.zones_per_node;
-            let zones = &self.zones[first..first + self.zones_per_node];
-            let reached = move |index: &usize| {
-                let below = index.checked_sub(1).map_or(0, |below| zones[below].end);
-                below <= last >> PAGE_SHIFT
-            };
-            (0..zones.len())
-                .rev()
-                .filter(reached)
-                .map(move |index| &zones[index])
-        })
+        let indices = (0..zones.len()).rev().filter(reached);
+        indices.map(move |index| &zones[index])
     }
 
     #[inline]
@@ -109,7 +113,9 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         order: u32,
     ) -> NoFrames {
         let (mut free, mut stocked) = (0, 0_u32);
-        for zone in self.zones_for(request) {
+        let last = request.limit.last();
+        let nodes = self.nodes_for(request).iter();
+        for zone in nodes.flat_map(|node| self.zones_on(*node, last)) {
             free += zone.free;
             for migrate_type in of.served_by() {
                 stocked |= zone.stocked[*migrate_type as usize];

@@ -1,6 +1,6 @@
 //! What a frame lies in.
 
-use super::{Buddy, PAGEBLOCK_FRAMES, is_taken};
+use super::{Buddy, is_taken};
 use crate::frame::{Frame, State};
 use crate::page_allocator::MAX_ORDER;
 use crate::zone::NO_ZONE;
@@ -12,6 +12,8 @@ pub(crate) enum Status {
     Missing,
     /// On its way between two states: a claim is taking it.
     Passing,
+    /// Free, and kept for the claim that is clearing it.
+    Kept,
     Free,
     Unmovable,
     Movable,
@@ -37,6 +39,10 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             end: frame + 1,
             status,
         };
+        let here = self.entry(frame).and_then(|entry| head_span(frame, entry));
+        if let Some(span) = here {
+            return span;
+        }
         if !self.manages(frame) {
             return alone(Status::Missing);
         }
@@ -64,12 +70,6 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         alone(Status::Passing)
     }
 
-    /// The entries of the frames of the page block that starts at `block`, which is there.
-    pub(super) fn entries_of_block(&self, block: u64) -> &[Frame] {
-        let start = self.sections.index(block).unwrap_or(0);
-        &self.table.as_ref()[start..start + PAGEBLOCK_FRAMES as usize]
-    }
-
     /// The allocation that `frame` lies in: its first frame and length.
     pub(crate) fn owner(&self, frame: u64) -> Option<(u64, u64)> {
         let span = self.span_at(frame);
@@ -77,14 +77,19 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         Some((span.start, u64::from(head.next)))
     }
 
-    /// Whether a frame is the allocator's and lies in a zone.
+    /// The zone that a frame lies in, if it is the allocator's.
+    #[inline]
     pub(crate) fn zone_of(&self, frame: u64) -> Option<u16> {
-        let entry = self.entry(frame)?;
-        (entry.zone != NO_ZONE).then_some(entry.zone)
+        let block = self.block(frame)?;
+        if block.zone != NO_ZONE {
+            return Some(block.zone);
+        }
+        self.runs.find(frame).map(|(.., zone)| zone)
     }
 }
 
 /// What starts at a frame, where something does.
+#[inline]
 pub(super) fn head_span(start: u64, entry: &Frame) -> Option<Span> {
     match entry.state {
         State::Inside | State::Joined => None,
@@ -92,6 +97,11 @@ pub(super) fn head_span(start: u64, entry: &Frame) -> Option<Span> {
             start,
             end: start + (1 << entry.order),
             status: Status::Free,
+        }),
+        State::Kept => Some(Span {
+            start,
+            end: start + (1 << entry.order),
+            status: Status::Kept,
         }),
         _ => Some(allocation(start, entry)),
     }

@@ -4,6 +4,7 @@ use dmakit_addr::PfnRange;
 
 use super::bits::Bits;
 use super::clear::frame_range;
+use super::nested::Layout;
 use super::{Buddy, PAGEBLOCK_FRAMES, Status};
 use crate::frame::Frame;
 use crate::page_allocator::PAGEBLOCK_ORDER;
@@ -33,14 +34,31 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    fn beats(&self, other: &Self) -> bool {
+    pub(super) fn beats(&self, other: &Self) -> bool {
         (self.moves, self.leased) < (other.moves, other.leased)
+    }
+}
+
+impl Wanted<'_> {
+    /// Whether every window lies in one page block, and no two have a frame in common.
+    pub(super) fn is_nested(&self) -> bool {
+        self.frames <= self.align && self.align <= PAGEBLOCK_FRAMES
+    }
+
+    /// Whether frames of `range` will not do, or somebody else is clearing them.
+    pub(super) fn avoids<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &self,
+        buddy: &Buddy<S>,
+        range: PfnRange,
+    ) -> bool {
+        self.excluded.iter().any(|other| other.overlaps(&range))
+            || buddy.being_cleared(range).is_some()
     }
 }
 
 /// The whole page blocks that every window from a start block on covers.
 #[derive(Clone, Copy, Default)]
-struct Inner {
+pub(super) struct Inner {
     first: u64,
     end: u64,
     moves: u64,
@@ -54,16 +72,18 @@ struct Inner {
 /// It goes over the blocks twice, looking at their counts: first for the block with the least
 /// bound, whose windows are looked at frame by frame; then for all whose bound is below the best
 /// window that is known. A block is looked at frame by frame at most once as a first and twice as
-/// a last one.
+/// a last one. Where all windows lie in one page block each, it goes over the blocks once, looking
+/// at the counts of their groups.
 pub(crate) struct Scan {
-    zone: u16,
+    pub(super) zone: u16,
+    pub(super) layout: Option<Layout>,
     low: u64,
     /// The last start.
     high: u64,
     at: u64,
     inner: Inner,
     seed: Option<(u64, u64, Inner)>,
-    best: Option<Found>,
+    pub(super) best: Option<Found>,
     seeded: bool,
     /// Counts of page blocks read, and page blocks looked at frame by frame.
     pub(crate) steps: u64,
@@ -81,6 +101,7 @@ impl Scan {
         let high = high / wanted.align * wanted.align;
         (low <= high).then_some(Self {
             zone,
+            layout: Layout::of(wanted),
             low,
             high,
             at: low >> PAGEBLOCK_ORDER,
@@ -100,10 +121,13 @@ impl Scan {
     /// better.
     pub(crate) fn advance<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
-        buddy: &Buddy<S>,
+        buddy: &mut Buddy<S>,
         wanted: &Wanted<'_>,
         budget: u32,
     ) -> bool {
+        if wanted.is_nested() {
+            return self.advance_inside(buddy, wanted, budget);
+        }
         // The last block of one window is the first of the next, and nothing changes under the lock.
         let mut kept = None;
         for _ in 0..budget {
@@ -134,6 +158,24 @@ impl Scan {
         false
     }
 
+    /// The same where every window lies in one page block.
+    fn advance_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &mut Buddy<S>,
+        wanted: &Wanted<'_>,
+        budget: u32,
+    ) -> bool {
+        for _ in 0..budget {
+            let found = self.best.is_some_and(|best| best.moves == 0);
+            if found || self.at > self.high >> PAGEBLOCK_ORDER {
+                return true;
+            }
+            self.look_inside(buddy, wanted, self.at);
+            self.at += 1;
+        }
+        false
+    }
+
     fn consider<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
         buddy: &Buddy<S>,
@@ -158,11 +200,12 @@ impl Scan {
     }
 
     /// The first start in a block, and the last.
-    fn starts(&self, wanted: &Wanted<'_>, block: u64) -> (u64, u64) {
+    pub(super) fn starts(&self, wanted: &Wanted<'_>, block: u64) -> (u64, u64) {
         let first = (block << PAGEBLOCK_ORDER).max(self.low);
         let last = (((block + 1) << PAGEBLOCK_ORDER) - 1).min(self.high);
-        let first = first.next_multiple_of(wanted.align);
-        (first, last / wanted.align * wanted.align)
+        // A power of two.
+        let mask = wanted.align - 1;
+        ((first + mask) & !mask, last & !mask)
     }
 
     /// Moves the inner blocks on to those of windows that start in `block`.
@@ -211,10 +254,9 @@ impl Scan {
         let start = block << PAGEBLOCK_ORDER;
         let counts = buddy.block(start)?;
         let range = frame_range(start, start + PAGEBLOCK_FRAMES);
-        let excluded = wanted.excluded.iter().any(|other| other.overlaps(&range));
-        let moves = u64::from(counts.movable) + u64::from(counts.leased);
-        let ours = counts.zone == self.zone && counts.clearing == 0 && wanted.memory.has(&counts);
-        (counts.blocked() == 0 && ours && !excluded).then_some((moves, u64::from(counts.leased)))
+        let ours = counts.zone == self.zone && wanted.memory.has(&counts);
+        let clear = counts.blocked == 0 && ours && !wanted.avoids(buddy, range);
+        clear.then_some((counts.moves(), u64::from(counts.leased)))
     }
 
     /// What windows that start in `block` cost at least; `None` where none can be cleared.
@@ -249,7 +291,7 @@ impl Scan {
 
     /// Looks at the windows that start in a block, as long as one may be better than the best that is
     /// known; none costs less than the bound.
-    fn look<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+    pub(super) fn look<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
         buddy: &Buddy<S>,
         wanted: &Wanted<'_>,
@@ -274,22 +316,7 @@ impl Scan {
                 start = (blocked + 1).next_multiple_of(wanted.align);
                 continue;
             }
-            let mut found = Found {
-                start,
-                moves: inner.moves,
-                leased: inner.leased,
-            };
-            for bits in edges.iter().flatten() {
-                found.moves += bits.count(&bits.moves, start, end);
-                found.leased += bits.count(&bits.leased, start, end);
-            }
-            let inside = found.moves;
-            if self.best.is_none_or(|best| found.beats(&best)) {
-                add_overhang(buddy, &mut found, end);
-                if self.best.is_none_or(|best| found.beats(&best)) {
-                    self.best = Some(found);
-                }
-            }
+            let inside = self.weigh(buddy, &edges, inner, (start, end));
             let best = self.best.map_or(0, |best| best.moves);
             if self
                 .best
@@ -302,6 +329,34 @@ impl Scan {
             start += ahead.next_multiple_of(wanted.align);
         }
         *kept = edges.into_iter().flatten().last();
+    }
+
+    /// Says how many frames of a window have to move, of those in whole page blocks and at its
+    /// edges; notes the window where it is better than the best.
+    pub(super) fn weigh<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        edges: &[Option<Bits>],
+        inner: Inner,
+        (start, end): (u64, u64),
+    ) -> u64 {
+        let mut found = Found {
+            start,
+            moves: inner.moves,
+            leased: inner.leased,
+        };
+        for bits in edges.iter().flatten() {
+            found.moves += bits.count(&bits.moves, start, end);
+            found.leased += bits.count(&bits.leased, start, end);
+        }
+        let inside = found.moves;
+        if self.best.is_none_or(|best| found.beats(&best)) {
+            add_overhang(buddy, &mut found, end);
+            if self.best.is_none_or(|best| found.beats(&best)) {
+                self.best = Some(found);
+            }
+        }
+        inside
     }
 }
 

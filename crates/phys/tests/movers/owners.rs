@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use dmakit_addr::{DmaMask, NodeId, Pfn, PfnRange};
 use dmakit_phys::{
-    Frame, Frames, FreeReason, MemoryKind, MemoryMap, Migrate, Migration, MovableMemory,
-    PageAllocator, Refusal, Refused, Region,
+    Frame, Frames, FreeReason, MemoryKind, MemoryMap, Migrate, Migration, MigrationCause,
+    MovableMemory, PageAllocator, Refusal, Refused, Region,
 };
 use dmakit_platform::Instant;
 
@@ -49,6 +49,8 @@ struct Held {
     next: u64,
     asked: u64,
     denied: Option<u64>,
+    /// For these causes the gate is closed as a whole.
+    closed: Vec<MigrationCause>,
 }
 
 /// Run when a mover is asked, before it answers, with how often any was asked before.
@@ -106,6 +108,17 @@ impl Owners {
         let mut held = self.held.lock().unwrap();
         held.refusals.clear();
         held.denied = None;
+        held.closed.clear();
+    }
+
+    /// Closes the gate for a cause as a whole.
+    pub fn close(&self, cause: MigrationCause) {
+        self.held.lock().unwrap().closed.push(cause);
+    }
+
+    /// How often the gate was asked about an allocation.
+    pub fn asked(&self) -> u64 {
+        self.held.lock().unwrap().asked
     }
 
     /// Closes the gate for the question that is asked after so many.
@@ -170,6 +183,10 @@ impl Owners {
 impl Migrate for Owners {
     fn pause(&self, until: Instant) {
         self.machine.sleep(until);
+    }
+
+    fn permits_cause(&self, cause: MigrationCause) -> bool {
+        !self.held.lock().unwrap().closed.contains(&cause)
     }
 
     fn permits(&self, _migration: &Migration) -> bool {

@@ -200,6 +200,15 @@ impl Gate {
 }
 
 impl<D: DeviceMappings + Sync> Migrate for Mover<D> {
+    fn permits_cause(&self, cause: MigrationCause) -> bool {
+        let mut gate = self.lock();
+        let is_open = !gate.closed.contains(&cause);
+        if !is_open {
+            gate.counts.entry(cause).or_default().refused += 1;
+        }
+        is_open
+    }
+
     fn permits(&self, migration: &Migration) -> bool {
         let mut gate = self.lock();
         let is_open = !gate.closed.contains(&migration.cause);

@@ -237,7 +237,10 @@ impl<'m> World<'m> {
         let has_room = free >= error.claim.frames * in_pieces;
         let there_is = there_is.filter(|_| has_room);
         if let NoClaim::InTheWay(claim) = &error.reason {
-            let no_room = matches!(claim.reason, ClaimFailure::NoRoom(_));
+            let no_room = matches!(
+                claim.reason,
+                ClaimFailure::NoRoom(_) | ClaimFailure::Full { .. }
+            );
             let named = !claim.blocking.is_empty() || no_room;
             assert!(named, "{error}: nothing is named");
         }
