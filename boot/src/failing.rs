@@ -67,7 +67,10 @@ impl TableMemory for FailingMemory {
     }
 }
 
-/// Somebody else who uses a device's bounce pool, and now and then all that is left of it.
+/// Slots that a rival leaves, at the most.
+const LEFT_MAX: u64 = 4;
+
+/// Somebody else who uses a device's bounce pool, and now and then nearly all that is left of it.
 struct Rival {
     pool: &'static BouncePool<Board, NoGrowth>,
     id: DeviceId,
@@ -85,7 +88,8 @@ pub fn share_pool(pool: &'static BouncePool<Board, NoGrowth>) -> Result<(), &'st
 /// What a rival holds of a pool, until it is dropped.
 pub struct Held(Vec<BounceBuffer<ToDevice>>);
 
-/// Between [`start`] and [`stop`] now and then all that is left of a pool that has a rival.
+/// Between [`start`] and [`stop`] now and then all that is left of a pool that has a rival, but for a
+/// few slots.
 pub fn crowd() -> Held {
     let rival = RIVAL.lock();
     let Some(Rival { pool, id }) = rival.as_ref().filter(|_| refuses()) else {
@@ -95,7 +99,22 @@ pub fn crowd() -> Held {
     let request = MapRequest::whole(PhysAddr::new(0), 1);
     let limits = DeviceLimits::default();
     let slot = || pool.map(*id, &limits, &source[..], &request).ok();
-    Held(core::iter::from_fn(slot).collect())
+    let mut held: Vec<_> = core::iter::from_fn(slot).collect();
+    // What is left may serve a part of a request, or all but its data.
+    let kept = held.len().saturating_sub(draw(LEFT_MAX + 1));
+    for buffer in held.drain(kept..) {
+        let unmapped = pool.unmap_unsynced(buffer);
+        debug_assert!(unmapped.is_ok(), "it is of this pool");
+    }
+    Held(held)
+}
+
+/// A number below `bound`, between [`start`] and [`stop`].
+fn draw(bound: u64) -> usize {
+    let mut refusing = REFUSING.lock();
+    refusing
+        .as_mut()
+        .map_or(0, |refusing| refusing.noise.below(bound) as usize)
 }
 
 impl Drop for Held {

@@ -62,7 +62,7 @@ const PACKAGES: &[DebianPackage] = &[
     DebianPackage {
         name: "qemu-system-x86",
         need: Need::DeviceModels,
-        reason: "QEMU's q35, on which the bare-metal image boots too",
+        reason: "QEMU's q35: its device models, and a machine for the bare-metal image",
     },
 ];
 
