@@ -250,6 +250,23 @@ impl Row<'_> {
         claimed
     }
 
+    /// The same for claims as the incumbent makes them, which are given back.
+    fn time_incumbent(&mut self, least: &mut Least, linux: &mut LinuxArea, tried: &mut u64) {
+        let wish = Wish {
+            pages: self.frames,
+            align_order: self.align_order,
+        };
+        let claimed = self.time(least, |memory| {
+            let claimed = claim_first_fit(memory, linux, wish, tried);
+            claimed.expect("a window that can be cleared")
+        });
+        for frames in claimed {
+            linux.release(frames.range().start().raw(), frames.range().len());
+            let freed = self.memory.allocator().free(frames);
+            freed.expect("claimed above");
+        }
+    }
+
     /// Nanoseconds of a search on memory lent anew, and its steps.
     fn search(&mut self) -> (f64, u64) {
         self.lend();
@@ -310,10 +327,6 @@ fn row(percent: u64, pinned: bool, frames: u64, rounds: u64) {
         limit: DmaMask::ALL,
     };
     let mut linux = LinuxArea::new(row.area.start().raw(), row.area.len(), 0);
-    let wish = Wish {
-        pages: frames,
-        align_order: row.align_order,
-    };
     let (mut ours, mut theirs) = (Least::NONE, Least::NONE);
     let (mut search, mut steps, mut tried) = (f64::INFINITY, 0, 0);
     for round in 0..=rounds {
@@ -325,14 +338,7 @@ fn row(percent: u64, pinned: bool, frames: u64, rounds: u64) {
         for frames in claimed {
             areas.release(frames).expect("claimed above");
         }
-        let claimed = row.time(&mut theirs, |memory| {
-            let claimed = claim_first_fit(memory, &mut linux, wish, &mut tried);
-            claimed.expect("a window that can be cleared")
-        });
-        for frames in claimed {
-            linux.release(frames.range().start().raw(), frames.range().len());
-            memory.allocator().free(frames).expect("claimed above");
-        }
+        row.time_incumbent(&mut theirs, &mut linux, &mut tried);
         if round == 0 {
             // The first round pays for memory that nobody used yet.
             (ours, theirs, tried) = (Least::NONE, Least::NONE, 0);

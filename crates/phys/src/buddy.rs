@@ -16,6 +16,7 @@ mod bits;
 mod books;
 mod clear;
 mod hold;
+mod kept;
 mod lists;
 mod nested;
 mod search;

@@ -1,14 +1,14 @@
 //! Physical memory: where it is, who has it, and who gets the next block.
 //!
 //! * [`MemoryMap`]: ranges with a node and a kind, holes, nodes without memory, distances.
-//! * [`PageAllocator`]: a buddy allocator over a frame table of 16 bytes for each 4 KiB frame, in
-//!   memory that the caller supplies. Blocks of up to 1 GiB, by node with fall-back in the order of
-//!   distance, below an address limit, by [`MigrateType`].
+//! * [`PageAllocator`]: a buddy allocator over a frame table of less than 16 bytes for each 4 KiB
+//!   frame, in memory that the caller supplies. Blocks of up to 1 GiB, by node with fall-back in the
+//!   order of distance, below an address limit, by [`MigrateType`].
 //! * [`Frames`]: the owner of what was allocated. Nothing else frees it, and it is freed once.
 //! * [`MovableMemory`]: the allocator together with those who own movable memory, who implement
 //!   [`Migrate`]. Contiguous frames are claimed here, with or without a reservation: the window that
-//!   is cheapest to clear is known beforehand from counts kept for each page block, its page blocks
-//!   are marked, everything in it is moved out, and it is taken.
+//!   is cheapest to clear is known beforehand from what is kept of each page block, what is free in it
+//!   is held back, everything else is moved out, and it is taken.
 //! * [`Pin`], [`LeaseTerms`], [`Account`]: who keeps frames where they are, for how long, against
 //!   what limit; a lease is a pin that a claim may recall.
 //! * [`migrate_mapped`]: how frames move while a device reaches them.

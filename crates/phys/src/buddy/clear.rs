@@ -5,7 +5,7 @@ use dmakit_addr::{Pfn, PfnRange};
 use super::{Buddy, PAGEBLOCK_FRAMES, Span, Status};
 use crate::block::{self, BLOCK_FRAMES, Kind};
 use crate::frame::{Frame, MoverId, State};
-use crate::page_allocator::{MAX_ORDER, PAGEBLOCK_ORDER};
+use crate::page_allocator::MAX_ORDER;
 use crate::sections::Sections;
 
 /// So many ranges can be cleared at once.
@@ -15,9 +15,9 @@ pub(crate) const CLEARING_MAX: usize = 64;
 pub(super) struct Clearing {
     pub(super) range: PfnRange,
     /// Frames that are kept for the claim.
-    kept: u64,
+    pub(super) kept: u64,
     /// Whether more are: not any more once the claim has failed.
-    keeps: bool,
+    pub(super) keeps: bool,
 }
 
 /// An allocation whose mover is being asked.
@@ -124,156 +124,6 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         found
     }
 
-    /// Keeps the free frames from `start` up to `end`, of one page block, for the claim that is
-    /// clearing them.
-    pub(crate) fn keep_free(&mut self, start: u64, end: u64) {
-        // Only what is wholly free may be part of a larger block.
-        let block = Sections::page_block(start);
-        let counts = self.block(block);
-        if counts.is_some_and(|counts| u64::from(counts.free) == PAGEBLOCK_FRAMES) {
-            self.isolate_free_block(block);
-        }
-        let Some(claim) = self.keeper(start, end) else {
-            return;
-        };
-        let mut at = start;
-        while let Some(frame) = self.next_in_block(at, end, block::free) {
-            let span = self.span_at(frame);
-            debug_assert_eq!(span.status, Status::Free);
-            let (from, to) = (span.start.max(start), span.end.min(end));
-            self.unlist(span.start, (span.end - span.start).ilog2());
-            self.free_run(span.start, from);
-            self.free_run(to, span.end);
-            self.make_kept(from, to);
-            at = to;
-        }
-        self.clearing[claim].kept += self.count_free_as_blocked(start, end);
-    }
-
-    /// Counts the free frames from `start` up to `end`, of one page block, as blocked, and says how
-    /// many they are.
-    fn count_free_as_blocked(&mut self, start: u64, end: u64) -> u64 {
-        let (from, to) = (start % PAGEBLOCK_FRAMES, (end - 1) % PAGEBLOCK_FRAMES + 1);
-        let (from, to) = (from as usize, to as usize);
-        let Some(record) = self.record_mut(start) else {
-            return 0;
-        };
-        let words = from / 64..=(to - 1) / 64;
-        let counted = words.map(|index| {
-            let free = block::free(record, index) & block::mask(index, from, to);
-            block::recount_word(record, index, free, Kind::Free, Kind::Blocked);
-            u64::from(free.count_ones())
-        });
-        counted.sum()
-    }
-
-    /// Lists again what is kept from `start` up to `end`, of one page block.
-    pub(crate) fn give_back_kept(&mut self, start: u64, end: u64) {
-        let mut at = start;
-        while let Some(frame) = self.next_in_block(at, end, block::blocked) {
-            let span = self.span_at(frame);
-            if span.status == Status::Kept {
-                self.join_kept(span.start, span.start + 1);
-                self.free_as(span.start, span.end, Kind::Blocked);
-            }
-            at = span.end;
-        }
-    }
-
-    /// Forgets the blocks that are kept from `start` up to `end`, which are all of one page block:
-    /// they become a part of an allocation.
-    pub(crate) fn join_kept(&mut self, start: u64, end: u64) {
-        let entries = self.sections.index(start);
-        let entries = entries.map(|index| index..index + (end - start) as usize);
-        let entries = entries.and_then(|entries| self.table.as_mut().get_mut(entries));
-        for entry in entries.into_iter().flatten() {
-            debug_assert!(matches!(entry.state, State::Kept | State::Inside));
-            entry.state = State::Inside;
-        }
-    }
-
-    /// What is in the way from `start` up to `end`, of one page block, and does not move.
-    pub(crate) fn first_not_kept(&self, start: u64, end: u64) -> Option<Span> {
-        let mut at = start;
-        while at < end {
-            let span = self.span_at(at);
-            if span.status != Status::Kept {
-                return Some(span);
-            }
-            at = span.end;
-        }
-        None
-    }
-
-    /// Whether all frames of a range are kept for the claim that is clearing it.
-    pub(crate) fn is_kept(&self, range: PfnRange) -> bool {
-        let mut clearing = self.clearing.iter();
-        clearing.any(|other| other.range == range && other.kept == range.len())
-    }
-
-    /// Frees frames that are in no list: those that claims are clearing are kept for them.
-    #[inline]
-    pub(super) fn free_as(&mut self, start: u64, end: u64, kind: Kind) {
-        match self.keeper(start, end) {
-            None => {
-                self.count(start, end, kind, Kind::Free);
-                self.free_run(start, end);
-            }
-            Some(claim) => self.keep_as(claim, start, end, kind),
-        }
-    }
-
-    /// The claim with the lowest range that keeps some of the frames from `start` up to `end`.
-    #[inline]
-    fn keeper(&self, start: u64, end: u64) -> Option<usize> {
-        let claims = self.clearing.iter().enumerate();
-        let keepers = claims.filter(|(_, claim)| {
-            let range = &claim.range;
-            claim.keeps && range.start().raw() < end && start < range.end().raw()
-        });
-        let mut lowest: Option<usize> = None;
-        for (index, claim) in keepers {
-            if lowest.is_none_or(|other| claim.range < self.clearing[other].range) {
-                lowest = Some(index);
-            }
-        }
-        lowest
-    }
-
-    fn keep_as(&mut self, claim: usize, start: u64, end: u64, kind: Kind) {
-        let range = self.clearing[claim].range;
-        let from = range.start().raw().max(start);
-        let to = range.end().raw().min(end);
-        if start < from {
-            self.count(start, from, kind, Kind::Free);
-            self.free_run(start, from);
-        }
-        self.keep(claim, from, to, kind);
-        if to < end {
-            self.free_as(to, end, kind);
-        }
-    }
-
-    /// Keeps frames that are in no list for the claim that is clearing them.
-    fn keep(&mut self, claim: usize, start: u64, end: u64, kind: Kind) {
-        self.make_kept(start, end);
-        self.count(start, end, kind, Kind::Blocked);
-        self.clearing[claim].kept += end - start;
-    }
-
-    /// Makes blocks of frames that are in no list, none longer than a page block.
-    fn make_kept(&mut self, start: u64, end: u64) {
-        let mut at = start;
-        while at < end {
-            let fits = (end - at).ilog2().min(PAGEBLOCK_ORDER);
-            let order = at.trailing_zeros().min(fits);
-            if let Some(entry) = self.entry_mut(at) {
-                (entry.state, entry.order) = (State::Kept, order as u8);
-            }
-            at += 1 << order;
-        }
-    }
-
     /// What has to move first, from frame `at` up to `end`. Looks at eight words for each page block.
     pub(crate) fn next_to_move(&self, at: u64, end: u64) -> Option<Span> {
         self.first_to_move(at, end).map(|frame| self.span_at(frame))
@@ -307,7 +157,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
     }
 
     /// The first frame from `at` up to `end`, in one page block, whose bit `plane` sets.
-    fn next_in_block(
+    pub(super) fn next_in_block(
         &self,
         at: u64,
         end: u64,
