@@ -229,6 +229,11 @@ impl Slot {
         State::Linked(linked, ScatterList::new(buffers).unwrap())
     }
 
+    /// Where its first byte is for the device, or was.
+    pub fn addr(&self) -> Option<DmaAddr> {
+        self.segments.first().map(|segment| segment.addr)
+    }
+
     pub fn run_count(&self) -> usize {
         self.runs.len()
     }
