@@ -71,7 +71,7 @@ fn tell(limits: SegmentLimits, seed: u64, mut check: impl FnMut(&Told)) {
             .unwrap();
         check(&Told {
             ours: device.segments(&mapping).collect(),
-            apart: device.segments_apart(&mapping).collect(),
+            apart: device.segments_apart(&mapping).unwrap().collect(),
             theirs: lay_out(&entries, PAGE, &asked).segments,
             entries,
         });

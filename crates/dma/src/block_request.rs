@@ -2,13 +2,13 @@
 
 use core::panic::Location;
 
-use dmakit_addr::{Attributes, DirectionType, DmaAddr, DmaRange};
+use dmakit_addr::{Attributes, DirectionType, DmaRange};
 use dmakit_platform::Platform;
 
 use crate::check::Checker;
-use crate::fragments::pieces;
-use crate::mapping::{Record, Route};
-use crate::segments::{Apart, Cut};
+use crate::mapping::Route;
+use crate::scatter::{Told, stretches};
+use crate::segments::{Apart, Cut, counted};
 use crate::{
     Device, DmaMemory, DmaSegment, MapError, MapFailure, Mapping, MaskKind, StrictDomain, Translate,
 };
@@ -18,7 +18,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// tell the device, one after the other. So what is kept of a request of any length is its token.
     ///
     /// # Errors
-    /// As [`map`](Self::map).
+    /// As [`map`](Self::map), and [`MapError::TooManySegments`] where the segments, joined, are more
+    /// than the device takes.
     #[track_caller]
     pub fn map_request<D: DirectionType, B: DmaMemory>(
         &self,
@@ -26,36 +27,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         attributes: Attributes,
     ) -> Result<Mapping<D, B>, MapFailure<B>> {
         let caller = Location::caller();
-        match self.try_map_request(&memory, attributes) {
+        match self.try_map_scatter(&memory, attributes, Told::Later) {
             Ok(record) => {
                 self.begin(&record, memory.runs(), caller);
                 Ok(Mapping { memory, record })
             }
             Err(error) => Err(self.refuse(error, memory, attributes)),
-        }
-    }
-
-    fn try_map_request<D: DirectionType, B: DmaMemory>(
-        &self,
-        memory: &B,
-        attributes: Attributes,
-    ) -> Result<Record<D>, MapError> {
-        self.check_request(memory.len_bytes(), attributes)?;
-        let (mut first, mut count) = (None, 0_u32);
-        let mut visit = |dma: DmaRange| {
-            first = first.or(Some(dma.start()));
-            count = count.saturating_add(1);
-        };
-        if let Some(domain) = self.translation() {
-            let runs = memory.runs();
-            let translated = self.translate::<D, B>(domain, runs, memory, attributes, visit)?;
-            let start = first.unwrap_or(DmaAddr::new(translated.range.start().raw()));
-            return Ok(self.lend_translated(memory, translated, start, count, attributes));
-        }
-        let cause = self.find_cause(memory.runs(), D::DIRECTION, &mut visit);
-        match cause {
-            Some(cause) => self.bounce_memory(memory, attributes, cause, Some(&mut [])),
-            None => Ok(self.lend(memory, first.ok_or(MapError::Empty)?, count, attributes)),
         }
     }
 
@@ -72,14 +49,21 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// As [`segments`](Self::segments), without the joining: each run of the memory has segments of its
     /// own, one unless the device's limits cut it. For a device whose descriptors stand for the
     /// driver's own pieces. Both ways tell of the same addresses, so either may be used on any mapping,
-    /// however it was made.
+    /// however it was made; but these may be more, and are counted first. O(runs).
+    ///
+    /// # Errors
+    /// [`MapError::TooManySegments`] where they are more than the device takes.
     pub fn segments_apart<'a, D: DirectionType, B: DmaMemory>(
         &'a self,
         mapping: &'a Mapping<D, B>,
-    ) -> impl Iterator<Item = DmaSegment> + 'a {
-        let lens = mapping.memory.runs().map(|run| run.len());
-        let stretches = self.stretches(mapping);
-        Apart::new(stretches, lens, self.info.limits, self.info.min_align)
+    ) -> Result<impl Iterator<Item = DmaSegment> + 'a, MapError> {
+        let limits = self.info.limits;
+        let apart = || {
+            let lens = mapping.memory.runs().map(|run| run.len());
+            Apart::new(self.stretches(mapping), lens, limits, self.info.min_align)
+        };
+        counted(apart().count(), limits.max_count)?;
+        Ok(apart())
     }
 
     /// Where the device sees the bytes of a mapping, in order.
@@ -90,9 +74,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let record = &mapping.record;
         let translated = record.translated().zip(self.translation());
         let pieces = translated.map(|(translated, domain)| {
-            let granule = domain.granule();
-            pieces(mapping.memory.runs(), granule)
-                .filter_map(move |piece| piece.dma(translated.range, granule))
+            stretches(&mapping.memory, translated.range, domain.granule())
         });
         let slots = match &record.route {
             Route::Bounced(_) => DmaRange::new(record.start, record.len).ok(),

@@ -75,7 +75,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             .check_request(len, attributes)
             .and_then(|()| match self.translation() {
                 Some(domain) => self.copy_behind(domain, bytes, attributes, &ask),
-                None => self.bounce(bytes, attributes, &ask, None),
+                None => self.bounce(bytes, attributes, &ask, |slots| self.cut_none(slots)),
             })
             .inspect_err(|error| self.counters.failed(error, attributes))?;
         // The device sees slots only, and nothing else of a slot's owner is known.

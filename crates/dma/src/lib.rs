@@ -47,6 +47,7 @@ mod pinned;
 mod raw;
 mod raw_error;
 mod raw_translated;
+mod scatter;
 mod segments;
 mod shared;
 mod stats;

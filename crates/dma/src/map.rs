@@ -11,11 +11,11 @@ use crate::bounce::{self, Ask};
 use crate::cache;
 use crate::check::{Checker, Event, Kind};
 use crate::mapping::{Record, Route, Slots};
-use crate::segments::{OneSegment, SegmentWriter};
+use crate::segments::OneSegment;
 use crate::translated::Translated;
 use crate::{
-    BounceCause, BounceWhen, Device, DmaMemory, DmaSegment, MapError, MapFailure, Mapping,
-    MaskKind, Path, TokenError, Translate, Trust,
+    BounceCause, BounceWhen, Device, DmaMemory, MapError, MapFailure, Mapping, MaskKind, Path,
+    TokenError, Translate, Trust,
 };
 
 /// What a streaming mapping can be asked for. The rest would be silently ignored, so it is refused:
@@ -55,35 +55,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 })
             }
             Err(error) => Err(self.refuse(error, buffer, attributes)),
-        }
-    }
-
-    /// Lends memory made of many runs to the device, as the segments that it writes to the front of
-    /// `segments`; [`Mapping::segment_count`] says how many.
-    ///
-    /// Runs that follow one another for the device are joined, and cut where its limits ask. Where
-    /// one run has to bounce, the whole list does, as one stretch of slots: so a mapping is one
-    /// token of constant size and no list of copies has to be kept anywhere. Otherwise as
-    /// [`map`](Self::map).
-    ///
-    /// # Errors
-    /// As [`map`](Self::map); where there was too little room,
-    /// [`TooManySegments`](MapError::TooManySegments) says how much would do. The slice's contents
-    /// mean nothing then.
-    #[track_caller]
-    pub fn map_scatter<D: DirectionType, B: DmaMemory>(
-        &self,
-        memory: B,
-        attributes: Attributes,
-        segments: &mut [DmaSegment],
-    ) -> Result<Mapping<D, B>, MapFailure<B>> {
-        let caller = Location::caller();
-        match self.try_map_scatter(&memory, attributes, segments) {
-            Ok(record) => {
-                self.begin(&record, memory.runs(), caller);
-                Ok(Mapping { memory, record })
-            }
-            Err(error) => Err(self.refuse(error, memory, attributes)),
         }
     }
 
@@ -159,49 +130,11 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
         let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| joined.push(run));
         if let Some(cause) = cause {
-            return self.bounce_memory(memory, attributes, cause, None);
+            let cut = |slots| self.cut_none(slots);
+            return self.bounce_memory(memory, attributes, cause, true, cut);
         }
         let first = joined.finish(self.info.limits)?;
         Ok(self.lend(memory, first, 1, attributes))
-    }
-
-    fn try_map_scatter<D: DirectionType, B: DmaMemory>(
-        &self,
-        memory: &B,
-        attributes: Attributes,
-        segments: &mut [DmaSegment],
-    ) -> Result<Record<D>, MapError> {
-        self.check_request(memory.len_bytes(), attributes)?;
-        let mut first: Option<DmaAddr> = None;
-        let mut writer = SegmentWriter::new(segments, self.info.limits, self.info.min_align);
-        if let Some(domain) = self.translation() {
-            let place = |dma: DmaRange| {
-                first = first.or(Some(dma.start()));
-                writer.push(dma);
-            };
-            let runs = memory.runs();
-            let translated = self.translate::<D, B>(domain, runs, memory, attributes, place)?;
-            return match (writer.finish(), first) {
-                (Ok(count), Some(first)) => {
-                    Ok(self.lend_translated(memory, translated, first, count, attributes))
-                }
-                (counted, _) => {
-                    let len = translated.range.len();
-                    self.undo::<D>(domain, translated, memory.runs(), len);
-                    Err(counted.err().unwrap_or(MapError::Empty))
-                }
-            };
-        }
-        let cause = self.find_cause(memory.runs(), D::DIRECTION, |run| {
-            first = first.or(Some(run.start()));
-            writer.push(run);
-        });
-        if let Some(cause) = cause {
-            return self.bounce_memory(memory, attributes, cause, Some(segments));
-        }
-        let count = writer.finish()?;
-        let first = first.ok_or(MapError::Empty)?;
-        Ok(self.lend(memory, first, count, attributes))
     }
 
     pub(crate) fn check_request(&self, len: u64, attributes: Attributes) -> Result<(), MapError> {
@@ -315,32 +248,33 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         memory: &B,
         attributes: Attributes,
         cause: BounceCause,
-        segments: Option<&mut [DmaSegment]>,
+        is_single: bool,
+        cut: impl FnOnce(DmaRange) -> Result<u32, MapError>,
     ) -> Result<Record<D>, MapError> {
         let first = memory.runs().find(|run| !run.is_empty());
         let ask = Ask {
             cause,
             original: first.map_or(PhysAddr::new(0), |run| run.start()),
             len: memory.len_bytes(),
-            is_single: segments.is_none(),
+            is_single,
         };
-        self.bounce(memory, attributes, &ask, segments)
+        self.bounce(memory, attributes, &ask, cut)
     }
 
-    /// Hands a copy of `source` to the device.
+    /// Hands a copy of `source` to the device; `cut` says how many segments the slots are.
     pub(crate) fn bounce<D: DirectionType, S: CopySource + ?Sized>(
         &self,
         source: &S,
         attributes: Attributes,
         ask: &Ask,
-        segments: Option<&mut [DmaSegment]>,
+        cut: impl FnOnce(DmaRange) -> Result<u32, MapError>,
     ) -> Result<Record<D>, MapError> {
         if attributes.contains(Attributes::REQUIRE_COHERENT) {
             return Err(MapError::WouldBounce(ask.cause));
         }
         let (pool, id) = self.pool().ok_or(MapError::NoBouncePool(ask.cause))?;
         let (buffer, first) = bounce::map::<P, M, D, S>(pool, id, &self.info, source, ask)?;
-        let count = match self.cut_slots(first, segments) {
+        let count = match cut(first) {
             Ok(count) => count,
             Err(error) => {
                 bounce::give_back(pool, buffer);
@@ -368,22 +302,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         })
     }
 
-    /// Bounce slots as the segments that the device takes.
-    fn cut_slots(
-        &self,
-        slots: DmaRange,
-        segments: Option<&mut [DmaSegment]>,
-    ) -> Result<u32, MapError> {
+    /// Bounce slots as one segment.
+    pub(crate) fn cut_none(&self, slots: DmaRange) -> Result<u32, MapError> {
         let limits = self.info.limits;
-        match segments {
-            Some([]) => Ok(1),
-            Some(segments) => {
-                let mut writer = SegmentWriter::new(segments, limits, self.info.min_align);
-                writer.push(slots);
-                writer.finish()
-            }
-            None if limits.allows(slots) => Ok(1),
-            None => Err(MapError::Limits {
+        match limits.allows(slots) {
+            true => Ok(1),
+            false => Err(MapError::Limits {
                 segment: slots,
                 limits,
             }),

@@ -193,7 +193,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             len: run.len(),
             is_single: true,
         };
-        let record = self.bounce::<D, S>(source, attributes, &ask, None)?;
+        let cut = |slots| self.cut_none(slots);
+        let record = self.bounce::<D, S>(source, attributes, &ask, cut)?;
         let handle = record.segment();
         if let (Route::Bounced(buffer), Path::Bounced { pool, .. }) = (record.route, self.path) {
             // The pool has just given it, so it takes it.

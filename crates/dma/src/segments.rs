@@ -71,6 +71,8 @@ pub(crate) struct SegmentWriter<'s> {
     slots: &'s mut [DmaSegment],
     limits: SegmentLimits,
     min_align: AlignMask,
+    /// How many there may be.
+    room: usize,
     count: usize,
     open: Option<DmaRange>,
 }
@@ -82,12 +84,26 @@ impl<'s> SegmentWriter<'s> {
         min_align: AlignMask,
     ) -> Self {
         Self {
+            room: slots.len().min(limits.max_count),
             slots,
             limits,
             min_align,
             count: 0,
             open: None,
         }
+    }
+
+    /// One that only counts.
+    pub(crate) fn counting(limits: SegmentLimits, min_align: AlignMask) -> Self {
+        Self {
+            room: limits.max_count,
+            ..Self::new(&mut [], limits, min_align)
+        }
+    }
+
+    /// Forgets all that was appended.
+    pub(crate) fn restart(&mut self) {
+        (self.count, self.open) = (0, None);
     }
 
     /// Appends a run.
@@ -113,14 +129,7 @@ impl<'s> SegmentWriter<'s> {
     /// device takes.
     pub(crate) fn finish(mut self) -> Result<u32, MapError> {
         self.close();
-        let room = self.slots.len().min(self.limits.max_count);
-        match u32::try_from(self.count) {
-            Ok(count) if self.count <= room => Ok(count),
-            _ => Err(MapError::TooManySegments {
-                needed: self.count,
-                room,
-            }),
-        }
+        counted(self.count, self.room)
     }
 
     fn close(&mut self) {
@@ -134,6 +143,35 @@ impl<'s> SegmentWriter<'s> {
             rest = Some(after).filter(|after| !after.is_empty());
         }
     }
+}
+
+/// A number of segments.
+///
+/// # Errors
+/// [`MapError::TooManySegments`] where there is no room for so many.
+pub(crate) fn counted(needed: usize, room: usize) -> Result<u32, MapError> {
+    let count = u32::try_from(needed).ok().filter(|_| needed <= room);
+    count.ok_or(MapError::TooManySegments { needed, room })
+}
+
+/// Writes segments as long as there is room; how many there are.
+///
+/// # Errors
+/// As [`SegmentWriter::finish`].
+pub(crate) fn write_all(
+    all: impl Iterator<Item = DmaSegment>,
+    limits: SegmentLimits,
+    slots: &mut [DmaSegment],
+) -> Result<u32, MapError> {
+    let room = slots.len().min(limits.max_count);
+    let mut count = 0;
+    for segment in all {
+        if let Some(slot) = slots.get_mut(count) {
+            *slot = segment;
+        }
+        count += 1;
+    }
+    counted(count, room)
 }
 
 /// How much of `rest` one segment takes.

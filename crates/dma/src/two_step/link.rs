@@ -257,7 +257,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 len: run.len(),
                 is_single: true,
             };
-            let record = self.bounce::<D, S>(source, attributes, &ask, None)?;
+            let cut = |slots| self.cut_none(slots);
+            let record = self.bounce::<D, S>(source, attributes, &ask, cut)?;
             let dma = record.segment();
             if let (Route::Bounced(buffer), Some((pool, _))) = (record.route, self.pool()) {
                 // The pool has just given it, so it takes it.

@@ -6,6 +6,7 @@
 
 mod failures;
 mod late;
+mod lists;
 mod lockstep;
 mod moving;
 mod mutants;

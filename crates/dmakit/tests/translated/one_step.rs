@@ -523,47 +523,6 @@ fn segments_of_a_request_follow_from_its_memory() {
     rig.close(domain);
 }
 
-/// Lists of the same four pieces, joined and apart, by whatever way the device reaches them.
-#[test]
-fn whoever_lends_a_list_chooses_whether_its_pieces_are_joined() {
-    let rig = Rig::coherent(18);
-    let domain = rig.strict();
-    let mut info = rig.info();
-    info.limits.max_bytes = 0x4000;
-    let pool = (&rig.pool, rig.pool.attach(None).unwrap());
-    let translated = rig.device(info, &domain);
-    let bounced = Path::Bounced {
-        pool: pool.0,
-        id: pool.1,
-        when: BounceWhen::Always,
-    };
-    info.streaming_mask = DmaMask::ALL;
-    let bounced = Device::<_>::new(rig.machine.clone(), info, bounced, CoherentSource::None);
-    let pieces = [0x1000, 0x1000, 0x5000, 0x800];
-    let list = || {
-        let buffers = pieces.map(|len| rig.buffer(len, 0, 1).take());
-        dmakit::dma::ScatterList::new(buffers).unwrap()
-    };
-    let mapping = translated.map_request::<ToDevice, _>(list(), NONE).unwrap();
-    let lens = |segment: DmaSegment| segment.len;
-    let joined: Vec<_> = translated.segments(&mapping).map(lens).collect();
-    assert_eq!(joined, [0x4000, 0x3800]);
-    let apart: Vec<_> = translated.segments_apart(&mapping).collect();
-    let apart_lens: Vec<_> = apart.iter().map(|segment| segment.len).collect();
-    assert_eq!(apart_lens, [0x1000, 0x1000, 0x4000, 0x1000, 0x800]);
-    // One stretch of addresses all the same.
-    let meet = |pair: &[DmaSegment]| at(pair[0].addr, pair[0].len as i64) == pair[1].addr;
-    assert!(apart.windows(2).all(meet));
-    translated.unmap_and_sync(mapping).unwrap();
-
-    let mapping = bounced.map_request::<ToDevice, _>(list(), NONE).unwrap();
-    let apart = bounced.segments_apart(&mapping);
-    assert_eq!(apart.map(lens).collect::<Vec<_>>(), apart_lens);
-    bounced.unmap_and_sync(mapping).unwrap();
-    assert_eq!(bounced.remove().unwrap().live(), 0);
-    rig.close(domain);
-}
-
 #[test]
 fn memory_in_pieces_is_one_segment_and_goes_home() {
     let rig = Rig::coherent(17);

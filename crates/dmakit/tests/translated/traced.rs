@@ -2,16 +2,20 @@
 
 use dmakit::addr::{Attributes, Bidirectional, DmaAddr, ToDevice};
 use dmakit::dma::{
-    Fault, Forwards, Kind, Ledger, PeerImporter, PeerPaths, PeerProvider, PeerWindow, Place,
-    PlaceId, ProviderId, Redirect, ScatterList, TakeBack, Topology, Tracer,
+    Checker, Device, Fault, Forwards, Kind, Ledger, PeerImporter, PeerPaths, PeerProvider,
+    PeerWindow, Place, PlaceId, ProviderId, Redirect, ScatterList, Sealed, TakeBack, Topology,
+    Tracer,
 };
-use dmakit::platform::Platform;
+use dmakit::platform::{Platform, Segment};
+use dmakit::swiotlb::NoGrowth;
 use dmakit_sim::Machine;
 
-use crate::rig::Rig;
+use crate::rig::{Rig, Strict};
 
 const NONE: Attributes = Attributes::NONE;
 const PAGE: u64 = 4096;
+
+type Watched<'a, C> = Device<'a, Machine, NoGrowth, C, Strict<'a>>;
 
 const PLACES: [Place; 3] = [
     Place::HostBridge {
@@ -41,6 +45,32 @@ impl PeerImporter for Untold {
 /// What the lines must be; the reader of traces is held to them too.
 const LINES: &str = include_str!("traced.trace");
 
+/// In one step, and coherent memory.
+fn lend_once<'a, C: Checker<'a>>(rig: &Rig, device: &Watched<'a, C>) {
+    let mut around = rig.buffer(0x1800, 0x800, 1);
+    let mapping = device.map::<ToDevice>(around.take(), NONE).unwrap();
+    device.unmap_and_sync(mapping).unwrap();
+    let block = device.alloc_coherent::<u64>(512, NONE).unwrap();
+    device.free_coherent(block).unwrap();
+}
+
+/// Lets the second page of a request move to `to`.
+fn move_page<'a, C: Checker<'a>>(
+    device: &Watched<'a, C>,
+    sealed: &Sealed<Bidirectional>,
+    to: &Segment,
+) {
+    let mut moving = device.withhold(sealed, PAGE, PAGE).unwrap();
+    moving.redirect(to.range().start()).unwrap();
+    device.readmit(moving).unwrap().unwrap();
+}
+
+/// A provider of `memory`.
+fn provider<'p>(rig: &Rig, memory: &Segment) -> PeerProvider<'p, Machine> {
+    let window = PeerWindow::new(memory.range(), DmaAddr::new(0x5000_0000)).unwrap();
+    PeerProvider::new(rig.machine.clone(), ProviderId(3), PlaceId(1), window)
+}
+
 #[test]
 fn every_step_is_a_line_and_everything_live_has_its_entry() {
     let rig = Rig::coherent(70);
@@ -49,12 +79,7 @@ fn every_step_is_a_line_and_everything_live_has_its_entry() {
     let tracer = Tracer::new(rig.machine.clone(), String::new());
     let device = rig.device(rig.info(), &domain).watched((&ledger, &tracer));
 
-    let mut around = rig.buffer(0x1800, 0x800, 1);
-    let mapping = device.map::<ToDevice>(around.take(), NONE).unwrap();
-    device.unmap_and_sync(mapping).unwrap();
-    let block = device.alloc_coherent::<u64>(512, NONE).unwrap();
-    device.free_coherent(block).unwrap();
-
+    lend_once(&rig, &device);
     let [mut one, mut two] = [1, 2].map(|byte| rig.buffer(2 * PAGE, 0, byte));
     let [first, second] = [one.run, two.run];
     let (one, two) = (one.take(), two.take());
@@ -67,10 +92,8 @@ fn every_step_is_a_line_and_everything_live_has_its_entry() {
 
     // The second page moves to one of its own.
     let target = rig.segment(PAGE);
-    let mut moving = device.withhold(&sealed, PAGE, PAGE).unwrap();
+    move_page(&device, &sealed, &target);
     assert_eq!(ledger.live(), 4, "the first link is in two");
-    moving.redirect(target.range().start()).unwrap();
-    device.readmit(moving).unwrap().unwrap();
     let mut request = sealed.reopen();
     let tail = ScatterList::new(vec![two]).unwrap();
     let none = core::iter::empty();
@@ -91,8 +114,7 @@ fn every_step_is_a_line_and_everything_live_has_its_entry() {
     let debt = device.unlink_pages(&mut window, 0, 2 * PAGE, ()).unwrap();
 
     let memory = rig.segment(4 * PAGE);
-    let range = PeerWindow::new(memory.range(), DmaAddr::new(0x5000_0000)).unwrap();
-    let provider = PeerProvider::<_>::new(rig.machine.clone(), ProviderId(3), PlaceId(1), range);
+    let provider = provider(&rig, &memory);
     let import = provider.import(device.info().id, &Untold).unwrap();
     let lend = |offset| provider.lend(&import, offset, PAGE).unwrap();
     let parts = [lend(0), lend(PAGE), lend(2 * PAGE)];
@@ -160,8 +182,7 @@ fn what_a_driver_forgot_in_another_devices_memory_or_out_of_reach_is_named() {
 
     let memory = rig.segment(PAGE);
     rig.machine.clean_invalidate(memory.range());
-    let range = PeerWindow::new(memory.range(), DmaAddr::new(0x5000_0000)).unwrap();
-    let provider = PeerProvider::<_>::new(rig.machine.clone(), ProviderId(3), PlaceId(1), range);
+    let provider = provider(&rig, &memory);
     let import = provider.import(device.info().id, &Untold).unwrap();
     let part = provider.lend(&import, 0, PAGE).unwrap();
     let mapping = device.map_peer::<ToDevice>(part, &mut paths(), NONE);
