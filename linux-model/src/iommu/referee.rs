@@ -3,7 +3,8 @@
 //! Which address a mapping gets depends on what its CPU freed last. Where interrupts free or map in
 //! the midst of another mapping, and where a flush on one CPU races with unmaps on another, the
 //! events leave the order open: such an address is counted as open, never as equal, and the
-//! recorded one is used to go on. Nothing else is taken from the recorded addresses.
+//! recorded one is used to go on. Where no flush is recorded, an open address also tells that there was
+//! one. Nothing else is taken from the recorded addresses.
 
 use std::collections::{HashMap, VecDeque};
 
