@@ -53,7 +53,7 @@ impl RecordedMachine {
                     .ram_bytes()
                     .unwrap_or(total_bytes.next_multiple_of(GIB / 4)),
                 cpus: possible_cpus,
-                page_bytes: 4096,
+                page_bytes: page_bytes(capture.kernel.as_deref().unwrap_or("")),
                 has_unreachable_memory: log.has_high_memory().unwrap_or(total_bytes > 3 * GIB),
                 is_confidential: log.is_confidential(),
                 largest_free_slots: None,
@@ -81,6 +81,15 @@ impl RecordedMachine {
             let mask = driver.and_then(|(_, driver)| driver_min_align_mask(driver));
             device.limits.min_align_mask = mask.unwrap_or(device.limits.min_align_mask);
         }
+    }
+}
+
+/// Distributions name kernels with larger pages so: `6.12.95+deb12-arm64-16k`, `6.12.0-55.el10+64k`.
+fn page_bytes(release: &str) -> u64 {
+    match release.rsplit(['-', '+', '.']).next() {
+        Some("16k") => 16 << 10,
+        Some("64k") => 64 << 10,
+        _ => 4 << 10,
     }
 }
 
@@ -157,6 +166,18 @@ mod tests {
         assert_eq!(recorded.engine, Some(Engine::Linux6_12));
         assert_eq!(recorded.machine.cpus, 1);
         assert!(!recorded.machine.has_unreachable_memory);
+    }
+
+    #[test]
+    fn a_release_may_name_its_pages() {
+        for (release, bytes) in [
+            ("6.12.95+deb12-arm64-16k", 16384),
+            ("6.12.0-55.el10.aarch64+64k", 65536),
+            ("6.12.95+deb12-arm64", 4096),
+        ] {
+            let recorded = machine(&format!("[capture]\nkernel = \"{release}\""));
+            assert_eq!(recorded.machine.page_bytes, bytes, "{release}");
+        }
     }
 
     #[test]

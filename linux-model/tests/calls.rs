@@ -146,3 +146,51 @@ fn without_calls_what_one_unmap_ends_is_one() {
         [(0x9000, 4096), (0x7000, 4096)]
     );
 }
+
+/// Fresh ranges come from the top down, so what goes on upwards is one call. What was given back
+/// comes in any order, each range whole.
+#[test]
+fn ranges_that_were_given_back_are_calls_of_their_own() {
+    let range = |iova: u64, pages: u64| format!("{iova:#018x} - {:#018x}", iova + pages * 4096);
+    let map = |at: &str, iova: u64, pages: u64| {
+        let (range, bytes) = (range(iova, pages), pages * 4096);
+        line(
+            at,
+            &format!("map: IOMMU: iova={range} paddr=0x0000000000005000 size={bytes}"),
+        )
+    };
+    let unmap = |at: &str, iova: u64, pages: u64| {
+        let (range, bytes) = (range(iova, pages), pages * 4096);
+        line(
+            at,
+            &format!("unmap: IOMMU: iova={range} size={bytes} unmapped_size={bytes}"),
+        )
+    };
+    let text = map("1.000001", 0xf000, 1)
+        + &map("1.000002", 0xe000, 1)
+        + &map("1.000003", 0xc000, 2)
+        + &unmap("1.000004", 0xf000, 1)
+        + &unmap("1.000005", 0xe000, 1)
+        + &unmap("1.000006", 0xc000, 2)
+        // Two pages of the last call, then each of the others, upwards.
+        + &map("1.000007", 0xc000, 1)
+        + &map("1.000008", 0xd000, 1)
+        + &map("1.000009", 0xe000, 1)
+        + &map("1.000010", 0xf000, 1)
+        // Never given back: one call.
+        + &map("1.000011", 0x8000, 1)
+        + &map("1.000012", 0x9000, 1);
+    let (calls, recorded) = read(&text);
+    let lasting: Vec<(Option<u64>, u64)> = recorded.dma[3..]
+        .iter()
+        .zip(&calls.buffers[3..])
+        .map(|(dma, buffer)| (*dma, buffer.bytes))
+        .collect();
+    let wanted = [
+        (0xc000, 8192),
+        (0xe000, 4096),
+        (0xf000, 4096),
+        (0x8000, 8192),
+    ];
+    assert_eq!(lasting, wanted.map(|(dma, bytes)| (Some(dma), bytes)));
+}

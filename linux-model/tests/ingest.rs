@@ -241,6 +241,52 @@ fn a_release_lies_between_its_bounds_in_every_order() {
     assert!(low == 32 && (32..=33).contains(&high), "{low} to {high}");
 }
 
+/// A USB disk: one request after the other, and the CPU that ends them has nothing else to do, so
+/// that only the next end shows that the last one is over.
+#[test]
+fn a_release_takes_no_longer_than_a_mapping_however_long_its_thread_idles_after_it() {
+    let mut script = Script::default();
+    script.at(
+        1,
+        TASK,
+        EventKind::PhaseBegin {
+            name: "load".into(),
+        },
+    );
+    for round in 1..=20 {
+        let t = 1000 * round;
+        let list = [round * 0x1000];
+        script.at(t, TASK, bounced(list[0], 4096));
+        script.at(t + 40, TASK, map_sg(&list, 4096, 0x10_0000 + list[0]));
+        script.at(t + 600, SOFTIRQ, unmap_sg(&list));
+    }
+    script.at(90_000, TASK, EventKind::PhaseEnd);
+    let (demand, _) = script.finish();
+    let phase = &replay_bounded(&demand, &config(64)).phases[0];
+    assert_eq!(phase.high_water_slots, 2);
+    assert_eq!(phase.high_water_interval, (2, 2));
+}
+
+#[test]
+fn the_pool_begins_below_the_areas_of_cpus_that_mapped_nothing() {
+    let area = 64 * 2048;
+    let swiotlb = SwiotlbConfig {
+        areas: 4,
+        ..config(256).swiotlb
+    };
+    let mut script = Script::default();
+    for round in 0..10 {
+        // CPU 2 alone, and once what its own area had no room for.
+        let dma = 0x10_0000 + if round == 9 { area } else { round * 4096 };
+        let task = (2, 7, Context::Task);
+        script.at(10 * round + 1, task, bounced(0x1000, 4096));
+        script.at(10 * round + 2, task, map_page(0x1000, 4096, Some(dma)));
+    }
+    let (demand, recorded) = script.finish();
+    let beginning = learn_beginning(&demand, &recorded, &swiotlb, None).unwrap();
+    assert_eq!(beginning.start, 0x10_0000 - 2 * area);
+}
+
 #[test]
 fn an_interrupt_after_which_all_copying_follows_came_before_the_search() {
     let irq = (1, 7, Context::Hardirq);

@@ -239,7 +239,11 @@ impl<R: Record> Typed<'_, R> {
         };
         Ok(Box::new(Allocation {
             device: self.name("device")?,
-            direction: self.direction()?,
+            // 6.12.43 and older have none: what is coherent is for both ways.
+            direction: match self.record.number("dir") {
+                None => Direction::Bidirectional,
+                Some(_) => self.direction()?,
+            },
             dma: mapped(self.number("dma_addr")?),
             size: self.number("size")?,
             phys,

@@ -64,6 +64,7 @@ pub fn learn_beginning(
     start: Option<u64>,
 ) -> Option<Beginning> {
     let pool_bytes = u64::from(config.slots) * SLOT_BYTES;
+    let area_bytes = pool_bytes / u64::from(config.areas);
     let first = bounced(demand, recorded).next().map(|(_, dma)| dma)?;
     let start = start.unwrap_or_else(|| {
         // Pools that came later lie elsewhere; the boot pool's addresses are near the first one.
@@ -71,9 +72,10 @@ pub fn learn_beginning(
             .map(|(_, dma)| dma)
             .filter(|dma| dma.abs_diff(first) < pool_bytes);
         let low = near.min().unwrap_or(first);
-        low - low % config.page_bytes
+        let low = low - low % config.page_bytes;
+        low.saturating_sub(area_bytes * areas_below(demand, recorded, config, low))
     });
-    let area_slots = u64::from(config.slots / config.areas);
+    let area_slots = area_bytes / SLOT_BYTES;
     let mut cursors = vec![0; config.areas as usize];
     let mut is_told = vec![false; config.areas as usize];
     let mut used = Vec::new();
@@ -96,6 +98,31 @@ pub fn learn_beginning(
         cursors,
         used,
     })
+}
+
+/// How many areas lie below the lowest recorded address: those of CPUs that mapped nothing. A CPU
+/// maps in its own area first, so the count is the one with which most mappings lie there; the
+/// lowest such count.
+fn areas_below(
+    demand: &Demand,
+    recorded: &RecordedAddresses,
+    config: &SwiotlbConfig,
+    low: u64,
+) -> u64 {
+    let areas = u64::from(config.areas);
+    let area_bytes = u64::from(config.slots) * SLOT_BYTES / areas;
+    let mut own = vec![0_u64; config.areas as usize];
+    for (mapping, dma) in bounced(demand, recorded) {
+        let Some(above) = dma.checked_sub(low).map(|offset| offset / area_bytes) else {
+            continue;
+        };
+        let wanted = u64::from(mapping.cpu) % areas;
+        if let Some(below) = wanted.checked_sub(above) {
+            own[below as usize] += 1;
+        }
+    }
+    let most = own.iter().max().copied().unwrap_or(0);
+    own.iter().position(|count| *count == most).unwrap_or(0) as u64
 }
 
 /// Where pools that were added lie, in order of first use.

@@ -331,7 +331,7 @@ impl<'a> Referee<'a> {
         done.sort_unstable();
         waiting.sort_unstable();
         let mut changes = Vec::new();
-        for count in 1..=waiting.len().min(ORDERS_MAX) {
+        for count in counts(waiting.len()) {
             changes.push(Change::Advance(waiting[..count].to_vec()));
         }
         changes.extend(
@@ -341,7 +341,7 @@ impl<'a> Referee<'a> {
                 .take(ORDERS_MAX)
                 .map(|r| Change::Advance(vec![*r])),
         );
-        for count in 1..=done.len().min(ORDERS_MAX) {
+        for count in counts(done.len()) {
             changes.push(Change::Delay(done[done.len() - count..].to_vec()));
         }
         changes.extend(
@@ -431,6 +431,15 @@ impl<'a> Referee<'a> {
     }
 }
 
+/// How many of so many releases are tried together: each number up to [`ORDERS_MAX`], then as many
+/// again up to all of them, for one interrupt may end many long lists.
+fn counts(all: usize) -> impl Iterator<Item = usize> {
+    let near = 1..=all.min(ORDERS_MAX);
+    let step = (all - all.min(ORDERS_MAX)).div_ceil(ORDERS_MAX).max(1);
+    let far = (ORDERS_MAX + step..all).step_by(step);
+    near.chain(far).chain((all > ORDERS_MAX).then_some(all))
+}
+
 /// The last attempts of the lists that the recording gives up: those that failed.
 fn last_attempts(demand: &Demand) -> HashSet<u32> {
     let mut last = BTreeMap::new();
@@ -440,4 +449,19 @@ fn last_attempts(demand: &Demand) -> HashSet<u32> {
         }
     }
     last.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_tried_to_their_end() {
+        assert_eq!(counts(0).count(), 0);
+        assert_eq!(counts(3).collect::<Vec<_>>(), [1, 2, 3]);
+        let many: Vec<usize> = counts(1000).collect();
+        assert_eq!(many.last(), Some(&1000));
+        assert!(many.len() <= 2 * ORDERS_MAX);
+        assert!(many.windows(2).all(|pair| pair[0] < pair[1]));
+    }
 }

@@ -93,29 +93,58 @@ fn buffer(ops: &[RecordedOp], runs: &[usize]) -> (Buffer, u64) {
     (buffer, first)
 }
 
+/// Ranges that calls gave back, by their first address: one past their last, rounded as the
+/// allocator keeps them. Such a range is handed out again whole, or not at all while it is kept.
+#[derive(Default)]
+struct Given(BTreeMap<u64, u64>);
+
+impl Given {
+    fn note(&mut self, start: u64, bytes: u64) {
+        let end = start.saturating_add(bytes.checked_next_power_of_two().unwrap_or(bytes));
+        let within: Vec<u64> = self.0.range(start..end).map(|(at, _)| *at).collect();
+        for at in within {
+            self.0.remove(&at);
+        }
+        self.0.insert(start, end);
+    }
+
+    /// The range that begins at an address: where it ends.
+    fn end_of(&self, start: u64) -> Option<u64> {
+        self.0.get(&start).copied()
+    }
+}
+
 /// Runs that are never unmapped, as calls: one goes on as long as its flow maps the next address at
-/// once, upwards; calls of their own come from the top down.
-fn lasting(ops: &[RecordedOp], live: BTreeMap<u64, (usize, u64)>) -> Vec<Vec<usize>> {
-    let mut runs: Vec<usize> = live.into_values().map(|(run, _)| run).collect();
-    runs.sort_unstable();
+/// once, upwards, for calls of their own come from the top down. Among ranges that were given back
+/// there is no such order; there a call ends with its range.
+fn lasting(ops: &[RecordedOp], live: Vec<Lasting>) -> Vec<Vec<usize>> {
     let mut calls: Vec<Vec<usize>> = Vec::new();
-    let mut next: HashMap<Flow, (u64, usize)> = HashMap::new();
-    for run in runs {
+    let mut next: HashMap<Flow, (u64, u64, usize)> = HashMap::new();
+    for Lasting { run, given_to } in live {
         let RecordedOpKind::Map { iova, bytes, .. } = ops[run].kind else {
             continue;
         };
-        let goes_on = next.get(&ops[run].flow).filter(|(at, _)| *at == iova);
-        let call = match goes_on {
-            Some((_, call)) => *call,
+        let goes_on = next
+            .get(&ops[run].flow)
+            .filter(|(at, end, _)| *at == iova && iova + bytes <= *end && given_to.is_none());
+        let (end, call) = match goes_on {
+            Some((_, end, call)) => (*end, *call),
             None => {
                 calls.push(Vec::new());
-                calls.len() - 1
+                (given_to.unwrap_or(u64::MAX), calls.len() - 1)
             }
         };
         calls[call].push(run);
-        next.insert(ops[run].flow, (iova + bytes, call));
+        next.insert(ops[run].flow, (iova + bytes, end, call));
     }
     calls
+}
+
+/// A run that is never unmapped, and the end of the range that was given back at its address.
+#[derive(Clone, Copy)]
+struct Lasting {
+    run: usize,
+    given_to: Option<u64>,
 }
 
 /// Which recorded changes belong to one call.
@@ -139,22 +168,28 @@ impl Groups {
             unseen: 0,
             mixed: 0,
         };
-        let mut live: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
+        let mut live: BTreeMap<u64, (Lasting, u64)> = BTreeMap::new();
+        let mut given = Given::default();
         for (index, op) in ops.iter().enumerate() {
             match op.kind {
                 RecordedOpKind::Map { iova, bytes, .. } => {
                     let over = live.range(..iova.saturating_add(bytes)).next_back();
                     let overlaps = over.is_some_and(|(at, (_, len))| at + len > iova);
                     groups.mixed += u64::from(overlaps);
-                    live.insert(iova, (index, bytes));
+                    let run = Lasting {
+                        run: index,
+                        given_to: given.end_of(iova),
+                    };
+                    live.insert(iova, (run, bytes));
                 }
                 RecordedOpKind::Unmap { iova, bytes } => {
                     let within = live.range(iova..iova.saturating_add(bytes));
                     let runs: Vec<(u64, usize)> =
-                        within.map(|(at, (run, _))| (*at, *run)).collect();
+                        within.map(|(at, (run, _))| (*at, run.run)).collect();
                     for (at, _) in &runs {
                         live.remove(at);
                     }
+                    given.note(iova, bytes);
                     match groups.add(runs.into_iter().map(|(_, run)| run).collect()) {
                         Some(call) => groups.call[index] = Some(call),
                         None => groups.unseen += 1,
@@ -162,6 +197,8 @@ impl Groups {
                 }
             }
         }
+        let mut live: Vec<Lasting> = live.into_values().map(|(run, _)| run).collect();
+        live.sort_unstable_by_key(|run| run.run);
         for call in lasting(ops, live) {
             groups.add(call);
         }

@@ -249,6 +249,40 @@ impl Domain {
         }
     }
 
+    /// As [`flushed`](Self::flushed), when it was the timer's doing although this CPU's queue is full.
+    pub(super) fn flushed_by_timer(&mut self, cpu: u32, now_ns: u64) {
+        self.flush_all(cpu, now_ns, 0);
+    }
+
+    /// No recording says when the timer ran, but this address is free again, so it has run on this CPU,
+    /// and on the queue's top lies what was unmapped last before it: this range. Whether it waited.
+    pub(super) fn flushed_unseen(&mut self, cpu: u32, now_ns: u64, iova: u64) -> bool {
+        let Some(since_ns) = self.queue.since(iova / self.config.granule) else {
+            return false;
+        };
+        self.queue.timer = None;
+        let drained = self.queue.drain_since(since_ns);
+        self.free(cpu, now_ns, drained);
+        true
+    }
+
+    /// Whether a range waits for a flush.
+    pub(super) fn is_waiting(&self, iova: u64) -> bool {
+        self.queue.since(iova / self.config.granule).is_some()
+    }
+
+    /// Undoes the last [`reserve`](Self::reserve).
+    pub(super) fn put_back(&mut self, cpu: u32, taken: Translated) {
+        let granule = self.config.granule;
+        self.space
+            .put_back(cpu, taken.iova / granule, taken.bytes / granule);
+    }
+
+    /// Whether this CPU's next unmap flushes first.
+    pub(super) fn is_full(&self, cpu: u32) -> bool {
+        self.queue.is_full(cpu)
+    }
+
     /// As [`flushed`](Self::flushed), but each other CPU frees its own with its next unmap: it comes
     /// to that before the timer does.
     pub(super) fn flushed_alone(&mut self, cpu: u32, now_ns: u64) {
@@ -268,14 +302,14 @@ impl Domain {
     /// The timer: everything that waits is freed on the CPU on which it runs.
     fn flush_all(&mut self, cpu: u32, now_ns: u64, left: usize) {
         self.queue.timer = None;
-        self.count_flush(now_ns);
+        self.count_flush(cpu, now_ns, left);
         let drained = self.queue.drain_all(cpu, left);
         self.free(cpu, now_ns, drained);
     }
 
     /// A full queue: hardware forgets everything, but only this CPU frees.
     fn flush_own(&mut self, cpu: u32, now_ns: u64) {
-        self.count_flush(now_ns);
+        self.count_flush(cpu, now_ns, 0);
         let drained = self.queue.drain(cpu);
         self.free(cpu, now_ns, drained);
     }
@@ -287,12 +321,13 @@ impl Domain {
         }
     }
 
-    fn count_flush(&mut self, now_ns: u64) {
+    /// Hardware forgets what waits, but for the newest few of CPUs other than `cpu`.
+    fn count_flush(&mut self, cpu: u32, now_ns: u64, left: usize) {
         self.costs.invalidations += 1;
         self.costs.flushes += 1;
         self.costs.syncs += 1;
         let granule = self.config.granule;
-        for waiting in self.queue.waiting() {
+        for waiting in self.queue.waiting(cpu, left) {
             let pages = waiting.granules * granule / PAGE_BYTES;
             // What was forgotten before is not exposed, though not yet free.
             if let Some(since) = waiting.since_ns.take() {
@@ -314,7 +349,7 @@ impl Domain {
     pub(super) fn correct(&mut self, cpu: u32, taken: Translated, recorded: u64) -> bool {
         let granule = self.config.granule;
         let granules = taken.bytes / granule;
-        self.space.put_back(cpu, taken.iova / granule, granules);
+        self.put_back(cpu, taken);
         let start = recorded / granule;
         let was_waiting = self.queue.remove(start);
         let was_free = self.space.take_at(start, granules);

@@ -78,6 +78,24 @@ impl FlushQueue {
         drained
     }
 
+    /// What all CPUs have waiting since `since_ns` at the latest, CPU by CPU.
+    pub fn drain_since(&mut self, since_ns: u64) -> Vec<Waiting> {
+        let mut drained = Vec::new();
+        for ring in &mut self.rings {
+            let is_old = |w: &&Waiting| w.since_ns.is_none_or(|since| since <= since_ns);
+            let count = ring.iter().take_while(is_old).count();
+            drained.extend(ring.drain(..count));
+        }
+        self.granules -= drained.iter().map(|waiting| waiting.granules).sum::<u64>();
+        drained
+    }
+
+    /// Since when a range waits.
+    pub fn since(&self, start: u64) -> Option<u64> {
+        let mut waiting = self.rings.iter().flatten();
+        waiting.find(|waiting| waiting.start == start)?.since_ns
+    }
+
     /// Takes one range out; whether it was there.
     pub fn remove(&mut self, start: u64) -> bool {
         for ring in &mut self.rings {
@@ -89,9 +107,14 @@ impl FlushQueue {
         false
     }
 
-    /// Everything that waits, in place.
-    pub fn waiting(&mut self) -> impl Iterator<Item = &mut Waiting> {
-        self.rings.iter_mut().flatten()
+    /// What waits, in place, but for the newest few of CPUs other than `cpu`.
+    pub fn waiting(&mut self, cpu: u32, left: usize) -> impl Iterator<Item = &mut Waiting> {
+        let rings = self.rings.iter_mut().enumerate();
+        rings.flat_map(move |(number, ring)| {
+            let left = if number as u32 == cpu { 0 } else { left };
+            let count = ring.len().saturating_sub(left);
+            ring.iter_mut().take(count)
+        })
     }
 
     /// Granules that wait.

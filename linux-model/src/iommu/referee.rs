@@ -3,13 +3,14 @@
 //! Which address a mapping gets depends on what its CPU freed last. Where interrupts free or map in
 //! the midst of another mapping, and where a flush on one CPU races with unmaps on another, the
 //! events leave the order open: such an address is counted as open, never as equal, and the
-//! recorded one is used to go on. Nothing else is taken from the recorded addresses.
+//! recorded one is used to go on. Where no flush is recorded, an open address also tells that there was
+//! one. Nothing else is taken from the recorded addresses.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::calls::{Call, CallKind, Calls, Flow, RecordedTranslation};
 use crate::iommu::agreement::DifferenceReason;
-use crate::iommu::domain::{Domain, Invalidation, Timer, Translated};
+use crate::iommu::domain::{Domain, Timer, Translated};
 use crate::iommu::runs::total;
 use crate::iommu::setup::TranslationSetup;
 
@@ -21,6 +22,8 @@ const INTERRUPT_CALLS: usize = 512;
 const TRIED_MAPS: usize = 256;
 /// Unmaps of other CPUs just before a flush that it may not cover.
 const LATE_UNMAPS: usize = 6;
+/// The level of soft interrupts, in which timers run.
+const SOFTIRQ: u8 = 1;
 /// A CPU that unmaps this soon after another CPU's flush may be the one that frees its own.
 const RACE_NS: u64 = 2_000_000;
 
@@ -214,7 +217,7 @@ impl Facts<'_> {
         let domain = state
             .domains
             .entry(buffer.device)
-            .or_insert_with(|| self.first_domain(call));
+            .or_insert_with(|| self.first_domain(call, buffer.device));
         let bytes = total(buffer, self.setup.granule);
         let Ok(mut translated) = domain.reserve(call.cpu, call.at_ns, bytes) else {
             return Verdict::Missed;
@@ -224,6 +227,9 @@ impl Facts<'_> {
         let verdict = match recorded {
             None => Verdict::Uncompared,
             Some(recorded) if recorded == translated.iova => Verdict::Equal,
+            Some(recorded) if self.flushed_unseen(state, index, &mut translated, recorded) => {
+                Verdict::Open
+            }
             Some(recorded) => {
                 let is_open = self.is_open(state, index, translated.iova, recorded);
                 self.correct(state, buffer.device, call.cpu, translated, recorded);
@@ -289,6 +295,39 @@ impl Facts<'_> {
         Some(dma - dma % self.setup.granule)
     }
 
+    /// Where no recording says when a lazy queue was flushed, an address that waits there but is
+    /// mapped again says so. Whether it did; what was taken is then taken anew.
+    fn flushed_unseen(
+        &self,
+        state: &mut State,
+        index: usize,
+        taken: &mut Translated,
+        recorded: u64,
+    ) -> bool {
+        let call = &self.calls.order[index];
+        let CallKind::Map(buffer) = call.kind else {
+            return false;
+        };
+        let device = self.calls.buffers[buffer as usize].device;
+        let Some(domain) = state.domains.get_mut(&device) else {
+            return false;
+        };
+        if !self.numbers.is_empty() || !domain.is_waiting(recorded) {
+            return false;
+        }
+        domain.put_back(call.cpu, *taken);
+        domain.flushed_unseen(call.cpu, call.at_ns, recorded);
+        match domain.reserve(call.cpu, call.at_ns, taken.bytes) {
+            Ok(anew) => *taken = anew,
+            Err(_) => return false,
+        }
+        if taken.iova != recorded {
+            self.correct(state, device, call.cpu, *taken, recorded);
+            taken.iova = recorded;
+        }
+        true
+    }
+
     fn correct(&self, state: &mut State, device: u32, cpu: u32, taken: Translated, recorded: u64) {
         if let Some(domain) = state.domains.get_mut(&device) {
             domain.correct(cpu, taken, recorded);
@@ -309,7 +348,10 @@ impl Facts<'_> {
         let Some(domain) = state.domains.get_mut(device) else {
             return false;
         };
-        if !self.is_raced(call, index) {
+        // A full queue is flushed by the unmap under way, unless the timer comes first, which runs
+        // in a soft interrupt.
+        let is_either = domain.is_full(call.cpu) && level(call.flow) == SOFTIRQ;
+        if !is_either && !self.is_raced(call, index) {
             domain.flushed(call.cpu, call.at_ns);
             return false;
         }
@@ -320,6 +362,7 @@ impl Facts<'_> {
             if let Some(domain) = tried.domains.get_mut(device) {
                 match order {
                     0 => domain.flushed(call.cpu, call.at_ns),
+                    1 if is_either => domain.flushed_by_timer(call.cpu, call.at_ns),
                     1 => domain.flushed_alone(call.cpu, call.at_ns),
                     late => domain.flushed_but(call.cpu, call.at_ns, late - 1),
                 }
@@ -368,13 +411,14 @@ impl Facts<'_> {
         differing
     }
 
-    fn first_domain(&self, call: &Call) -> Domain {
+    fn first_domain(&self, call: &Call, device: u32) -> Domain {
         let setup = self.setup;
         let mut config = setup.domain(setup.engine, setup.invalidation);
-        config.timer = match setup.invalidation {
-            Invalidation::Lazy if !self.numbers.is_empty() => Timer::Told,
-            _ => Timer::Modelled,
-        };
+        let name = &self.calls.devices[device as usize].name;
+        if let Some(mask) = setup.masks.get(name.as_str()) {
+            config.last = config.last.min(*mask);
+        }
+        config.timer = Timer::Told;
         let mut domain = Domain::new(config);
         if setup.has_doorbells {
             // The doorbell is mapped before the driver's first buffer; it stays.

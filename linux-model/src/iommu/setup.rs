@@ -1,6 +1,9 @@
 //! What is known of a recorded machine's translation besides the calls.
 
+use std::collections::BTreeMap;
+
 use dmakit_trace::Sidecar;
+use dmakit_trace::sidecar::PciDevice;
 
 use crate::boot::{Architecture, CommandLine};
 use crate::calls::{BufferKind, CallKind, CallSource, Calls, RecordedTranslation};
@@ -9,6 +12,8 @@ use crate::iommu::domain::{DomainConfig, Invalidation};
 
 /// Writes that raise interrupts on x86: no address of a buffer.
 const X86_INTERRUPTS: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
+/// 48 bits, where nothing says otherwise.
+const ADDRESS_LAST: u64 = (1 << 48) - 1;
 /// Buffers whose address and place must agree on the granule.
 const GRANULE_SAMPLES: usize = 8;
 const GRANULES: [u64; 3] = [4 << 10, 16 << 10, 64 << 10];
@@ -30,6 +35,10 @@ pub struct TranslationSetup {
     pub has_doorbells: bool,
     /// Whether devices are first tried below 4 GiB.
     pub tries_32_bits: bool,
+    /// The highest address that the IOMMU translates.
+    pub last: u64,
+    /// The highest address that each device's mask allows, by its name, where that is known.
+    pub masks: BTreeMap<String, u64>,
 }
 
 impl TranslationSetup {
@@ -67,6 +76,8 @@ impl TranslationSetup {
             reserved,
             has_doorbells: architecture == Architecture::Arm64,
             tries_32_bits: line.value("iommu.forcedac") != Some("1"),
+            last: vtd_last(log).unwrap_or(ADDRESS_LAST),
+            masks: sidecar.map(masks).unwrap_or_default(),
         }
     }
 
@@ -75,6 +86,7 @@ impl TranslationSetup {
         DomainConfig {
             granule: self.granule,
             tries_32_bits: self.tries_32_bits,
+            last: self.last,
             reserved: self.reserved.clone(),
             ..DomainConfig::new(engine, invalidation, self.cpus)
         }
@@ -98,6 +110,30 @@ fn set(line: &CommandLine) -> Option<Invalidation> {
         "0" => Some(Invalidation::Lazy),
         _ => Some(Invalidation::Strict),
     }
+}
+
+/// What VT-d says of itself: `dmar0: reg_base_addr fed90000 ver 1:0 cap d2008c22260206 ecap f42`. Six
+/// bits of its capabilities are the width of the addresses that it translates, less one.
+fn vtd_last(log: &[String]) -> Option<u64> {
+    let of = |line: &String| {
+        let (_, after) = line.split_once("reg_base_addr ")?;
+        let (_, cap) = after.split_once(" cap ")?;
+        let cap = u64::from_str_radix(cap.split(' ').next()?, 16).ok()?;
+        Some(u64::MAX >> (63 - (cap >> 16 & 0x3f)))
+    };
+    log.iter().filter_map(of).min()
+}
+
+/// The highest address of each device's mask.
+fn masks(sidecar: &Sidecar) -> BTreeMap<String, u64> {
+    let devices = sidecar.devices.pci.iter();
+    let mask = |device: &PciDevice| {
+        let bits = device
+            .dma_mask_bits
+            .filter(|bits| (1..=64).contains(bits))?;
+        Some((device.address.clone(), u64::MAX >> (64 - bits)))
+    };
+    devices.filter_map(mask).collect()
 }
 
 /// Whole domains are forgotten only now and then: lazy. Without such events strict.
@@ -138,4 +174,16 @@ fn windows(log: &[String]) -> Vec<(u64, u64)> {
         Some((hex(first)?, hex(last.split([' ', ']']).next()?)?))
     };
     log.iter().filter_map(window).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vtd_says_how_wide_its_addresses_are() {
+        let line = "[    0.202898] DMAR: dmar0: reg_base_addr fed90000 ver 1:0 cap d2008c22260206 ecap f42";
+        assert_eq!(vtd_last(&[line.to_owned()]), Some((1 << 39) - 1));
+        assert_eq!(vtd_last(&["DMAR: IOMMU enabled".to_owned()]), None);
+    }
 }

@@ -1,7 +1,7 @@
 //! Claims about the parts, with worked figures.
 
 use crate::engine::Engine;
-use crate::iommu::domain::{Domain, DomainConfig, Invalidation};
+use crate::iommu::domain::{Domain, DomainConfig, Invalidation, Timer};
 use crate::iommu::layout::{SegmentLimits, lay_out};
 use crate::iommu::tables::Tables;
 use crate::iommu::tree::Tree;
@@ -108,6 +108,51 @@ fn a_full_queue_flushes_and_a_timer_does() {
     assert_eq!(domain.costs().flushes, 2);
     assert_eq!(domain.costs().exposed_page_ns, 45 * 10_000_000);
     assert_eq!(domain.costs().syncs, 2);
+}
+
+/// A timer's flush on one CPU frees what waits on all, but what another CPU unmapped while hardware
+/// was being told waits on.
+#[test]
+fn what_came_too_late_for_a_flush_waits_for_the_next() {
+    let config = DomainConfig::new(Engine::Linux6_12, Invalidation::Lazy, 2);
+    let mut domain = Domain::new(DomainConfig {
+        timer: Timer::Told,
+        ..config
+    });
+    let run = [(1 << 32, 4 * K)];
+    let ranges: Vec<_> = (0..3).map(|_| domain.map(1, 0, &run).unwrap()).collect();
+    for range in &ranges {
+        domain.unmap(1, 0, *range);
+    }
+    domain.flushed_but(0, 10, 1);
+    assert_eq!(domain.map(0, 20, &run).unwrap(), ranges[1]);
+    // Its own CPU frees nothing with its next unmap: hardware has not forgotten it.
+    let other = domain.map(1, 20, &run).unwrap();
+    domain.unmap(1, 30, other);
+    assert!(domain.is_waiting(ranges[2].iova));
+    domain.flushed(0, 40);
+    assert_eq!(domain.map(0, 50, &run).unwrap(), other);
+    assert_eq!(domain.map(0, 50, &run).unwrap(), ranges[2]);
+}
+
+/// Nothing recorded the timer, but an address that waited is mapped again: it has run by then, after
+/// that address was unmapped and before the next was.
+#[test]
+fn an_address_that_is_mapped_again_tells_of_a_flush() {
+    let config = DomainConfig::new(Engine::Linux6_12, Invalidation::Lazy, 2);
+    let mut domain = Domain::new(DomainConfig {
+        timer: Timer::Told,
+        ..config
+    });
+    let run = [(1 << 32, 4 * K)];
+    let ranges: Vec<_> = (0..3).map(|_| domain.map(1, 0, &run).unwrap()).collect();
+    for (at, range) in ranges.iter().enumerate() {
+        domain.unmap(1, at as u64, *range);
+    }
+    assert!(domain.flushed_unseen(0, 10, ranges[1].iova));
+    assert_eq!(domain.map(0, 10, &run).unwrap(), ranges[1]);
+    assert_eq!(domain.map(0, 10, &run).unwrap(), ranges[0]);
+    assert!(domain.is_waiting(ranges[2].iova));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! before it differs. Fields are looked up by name, in the kernel's order, so a later kernel may add
 //! some.
 
-use dmakit_addr::{Attributes, DmaAddr, DmaMask, PhysAddr};
+use dmakit_addr::{Attributes, Direction, DmaAddr, DmaMask, PhysAddr};
 
 use super::fields::{Expected, Fields, attributes, decimal, hex};
 use super::{other, raw_fields, two_step};
@@ -89,17 +89,20 @@ pub(crate) fn parse(name: &str, text: &str, words: &mut Vocabulary) -> Result<Bo
 }
 
 pub(super) fn device(fields: &mut Fields<'_>, words: &mut Vocabulary) -> Result<Name, Expected> {
-    let name = device_text(fields)?;
+    let name = before(fields, " dir=", "a device name and dir=")?;
     Ok(words.name(name))
 }
 
-fn device_text<'a>(fields: &mut Fields<'a>) -> Result<&'a str, Expected> {
-    const EXPECTED: Expected = "a device name and dir=";
-    // The mark's space is the only one: put `dir=` back by splitting before it.
+/// Everything before `mark`, which is not passed.
+fn before<'a>(
+    fields: &mut Fields<'a>,
+    mark: &str,
+    expected: Expected,
+) -> Result<&'a str, Expected> {
     let mut ahead = *fields;
-    let name = ahead.until(" dir=", EXPECTED)?;
-    *fields = Fields::new(&fields.rest()[name.len()..]);
-    Ok(name)
+    let text = ahead.until(mark, expected)?;
+    *fields = Fields::new(&fields.rest()[text.len()..]);
+    Ok(text)
 }
 
 fn bounced(mut fields: Fields<'_>, words: &mut Vocabulary) -> Result<Body, Expected> {
@@ -252,8 +255,14 @@ fn allocation(
     call: AllocCall,
     words: &mut Vocabulary,
 ) -> Result<Box<Allocation>, Expected> {
-    let device = device(&mut fields, words)?;
-    let direction = fields.direction()?;
+    let (device, direction) = match fields.rest().contains(" dir=") {
+        true => (device(&mut fields, words)?, fields.direction()?),
+        // 6.12.43 and older print none: what is coherent is for both ways.
+        false => {
+            let device = words.name(before(&mut fields, " dma_addr=", "a device name")?);
+            (device, Direction::Bidirectional)
+        }
+    };
     let dma = fields.hex("dma_addr", "dma_addr= in hexadecimal")?;
     let size = fields.decimal("size", "size= in decimal")?;
     let phys = match call {

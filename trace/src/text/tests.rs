@@ -237,6 +237,27 @@ fn events_that_no_capture_has_are_read_as_their_formats_say() {
 }
 
 #[test]
+fn coherent_memory_without_a_direction_is_for_both() {
+    // 6.12.43.
+    let text = "0000:00:01.0 dma_addr=613e000 size=512 virt_addr=0000000055ae957e \
+                flags=GFP_KERNEL attrs=";
+    let Body::Alloc(alloc) = body("dma_alloc", text) else {
+        panic!("an allocation");
+    };
+    assert_eq!(alloc.device, "0000:00:01.0");
+    assert_eq!(alloc.direction, Direction::Bidirectional);
+    assert_eq!(
+        (alloc.dma, alloc.size),
+        (Some(DmaAddr::new(0x613_e000)), 512)
+    );
+    let raw = "[FAILED TO PARSE] device=0000:00:01.0 virt_addr=0xffff888006130000 dma_addr=0x613e000 size=512 flags=3264 attrs=0";
+    assert!(matches!(
+        body("dma_alloc", raw),
+        Body::Alloc(a) if a.direction == Direction::Bidirectional && a.size == 512
+    ));
+}
+
+#[test]
 fn a_failed_contiguous_allocation_has_its_error() {
     let text =
         "name=reserved pfn=0xffffffffffffffff page=0000000000000000 count=3038 align=8 errorno=-12";

@@ -93,6 +93,11 @@ pub const RECOGNISERS: &[Recogniser] = &[
         read: its_too_large,
     },
     Recogniser {
+        needle: "too large, reduce ITS pages",
+        pattern: r"(?P<its>ITS\S*?): (?P<table>[\w ]+?) too large, reduce (?P<unit>ITS pages) (?P<from>\d+)->(?P<to>\d+)",
+        read: its_too_large,
+    },
+    Recogniser {
         needle: "esz ",
         pattern: r"(?P<its>ITS\S*?): allocated (?P<entries>\d+) (?P<table>[\w ]+?) @\S+ \((?P<shape>flat|indirect), esz (?P<entry>\d+), psz (?P<page>\d+)K",
         read: |found| {

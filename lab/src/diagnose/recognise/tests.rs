@@ -102,6 +102,7 @@ const LINES: &[&str] = &[
     "ice 0000:00:05.0: Using 64-bit DMA addresses",
     "ITS@0x0000000001820000: Devices Table too large, reduce ids 20->19",
     "ITS@0x0000000001820000: table too large, reduce ids 20->19",
+    "ITS@0x0000006000100000: Devices too large, reduce ITS pages 1024->256",
     "ITS@0x0000000001820000: allocated 524288 Devices @80800000 (flat, esz 8, psz 64K, shr 0)",
 ];
 

@@ -87,7 +87,7 @@ impl Ingest {
                 let shown = originals.iter().copied();
                 let key = ListKey::new(*device, *direction, originals.len(), shown);
                 match self.live.take_list(&key) {
-                    Some(mappings) => self.open_window(state, at_ns, &mappings, *skips_sync),
+                    Some(mappings) => self.open_window(state, at_ns, &mappings, event, *skips_sync),
                     None => self.unpaired.unmaps += originals.len() as u64,
                 }
             }
@@ -215,9 +215,13 @@ impl Ingest {
             op.likely_ns = op.likely_ns.clamp(op.earliest_ns, op.latest_ns);
             (op.sooner_ns, op.later_ns) = (op.earliest_ns, op.latest_ns);
         }
-        spread(&mut self.ops, &self.windows, &self.standstills, |m| {
-            self.mappings[m as usize].copied_back()
-        });
+        spread(
+            &mut self.ops,
+            &self.windows,
+            &self.standstills,
+            &self.durations,
+            |m| self.mappings[m as usize].copied_back(),
+        );
         self.ops.sort_by_key(|op| op.likely_ns);
         let demand = Demand {
             devices: self.devices,

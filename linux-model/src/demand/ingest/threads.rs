@@ -157,6 +157,7 @@ impl Ingest {
         state: &mut ThreadState,
         at_ns: u64,
         mappings: &[u32],
+        event: &Event,
         skips_sync: bool,
     ) {
         let first_op = self.ops.len();
@@ -174,6 +175,7 @@ impl Ingest {
             copied_bytes,
             begin_ns: at_ns,
             end_ns: u64::MAX,
+            is_on_idle: event.pid == 0,
         });
     }
 

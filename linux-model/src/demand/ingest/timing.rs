@@ -19,6 +19,12 @@ const USUAL: usize = 50;
 /// A thread that takes more than this many times the usual has been doing other things.
 const BUSY_MAX: f64 = 32.0;
 
+/// How much longer than a mapping of its size a release takes at most, its events included.
+const MAPPING_SLACK: f64 = 1.25;
+
+/// [`BUSY_MAX`] for an interrupt of an idle CPU, after which the CPU is idle again.
+const IDLE_BUSY_MAX: f64 = 2.0;
+
 /// While a thread is busy with releases alone, its pace does not change by more than this.
 const PACE_CHANGE_MAX: f64 = 2.0;
 
@@ -34,6 +40,8 @@ pub(super) struct Window {
     pub copied_bytes: u64,
     pub begin_ns: u64,
     pub end_ns: u64,
+    /// Whether its thread is an interrupt of an idle CPU.
+    pub is_on_idle: bool,
 }
 
 /// Spans in which the machine stood still, in order.
@@ -86,6 +94,24 @@ impl Durations {
         }
     }
 
+    /// What a mapping costs at the usual pace, as a release's cost: once, and for each KiB copied.
+    /// Nothing before a few are known.
+    fn as_cost(&self) -> Option<Cost> {
+        let usual = |bytes: u64| Some((bytes, self.usual_ns(bytes)? as f64));
+        let mut known = self.0.keys().filter_map(|bytes| usual(*bytes));
+        let (least_bytes, least_ns) = known.next()?;
+        let most = known.next_back();
+        let kib_ns = most.map_or(0.0, |(bytes, ns)| {
+            (ns - least_ns).max(0.0) * 1024.0 / (bytes - least_bytes) as f64
+        });
+        let kib_ns = kib_ns.max(least_ns * 1024.0 / least_bytes.max(1) as f64);
+        Some(Cost {
+            fixed_ns: MAPPING_SLACK * least_ns,
+            mapping_ns: MAPPING_SLACK * least_ns,
+            kib_ns: MAPPING_SLACK * kib_ns,
+        })
+    }
+
     /// The median; `None` before a few are known.
     pub fn usual_ns(&self, bytes: u64) -> Option<u64> {
         let samples = self.0.get(&bytes)?;
@@ -102,6 +128,14 @@ struct Cost {
 }
 
 impl Cost {
+    fn at_most(self, most: Self) -> Self {
+        Self {
+            fixed_ns: self.fixed_ns.min(most.fixed_ns),
+            mapping_ns: self.mapping_ns.min(most.mapping_ns),
+            kib_ns: self.kib_ns.min(most.kib_ns),
+        }
+    }
+
     fn work(&self, mappings: usize, bytes: u64) -> f64 {
         self.mapping_ns * mappings as f64 + self.kib_ns * bytes as f64 / 1024.0
     }
@@ -111,21 +145,30 @@ impl Cost {
 ///
 /// All that is certain of a release is its window. A window that is not much longer than usual was
 /// spent on the work, so its releases are evenly spread; in a longer one they came first, at the
-/// usual pace. A release hardly takes less than the recording's fastest tenth took, which bounds
-/// the `n`th from both ends of the window, and a steady pace bounds it further.
+/// usual pace, or not as much slower as would have made the window a busy one. A release hardly takes
+/// less than the recording's fastest tenth took, which bounds the `n`th from both ends of the window,
+/// and a steady pace bounds it further. A window may also last because its thread had nothing to do:
+/// a release takes no longer than a mapping of its size, which looks for slots where a release only
+/// gives them back, and copies as much.
 pub(super) fn spread(
     ops: &mut [Op],
     windows: &[Window],
     standstills: &Standstills,
+    durations: &Durations,
     copied: impl Fn(u32) -> u64,
 ) {
-    let fastest = learned(windows, standstills, FASTEST);
-    let usual = learned(windows, standstills, USUAL);
+    let paces =
+        [false, true].map(|is_on_idle| Pace::of(windows, standstills, durations, is_on_idle));
     for window in windows {
+        let Pace {
+            fastest,
+            usual,
+            busy_max,
+        } = paces[usize::from(window.is_on_idle)];
         let running = standstills.running_ns(window.begin_ns, window.end_ns) as f64;
         let all = usual.work(window.count, window.copied_bytes).max(1.0);
         let least = fastest.work(window.count, window.copied_bytes).min(running);
-        let is_busy = running <= BUSY_MAX * (usual.fixed_ns + all);
+        let is_busy = running <= busy_max * (usual.fixed_ns + all);
         let whole = if is_busy {
             running
         } else {
@@ -143,11 +186,7 @@ pub(super) fn spread(
             let likely = (fixed + (whole - fixed) * share).min(running - 1.0);
             let earliest = (least * share).min(likely);
             let latest = (running - least * (1.0 - share)).max(likely);
-            let change = if is_busy {
-                PACE_CHANGE_MAX
-            } else {
-                f64::INFINITY
-            };
+            let change = if is_busy { PACE_CHANGE_MAX } else { busy_max };
             op.earliest_ns = window.begin_ns;
             op.sooner_ns = at(earliest.max(likely / change));
             op.likely_ns = at(likely);
@@ -157,7 +196,37 @@ pub(super) fn spread(
     }
 }
 
-/// The given percentile of what the recording's windows took.
+/// How fast one kind of thread releases.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    fastest: Cost,
+    usual: Cost,
+    busy_max: f64,
+}
+
+impl Pace {
+    /// Learned from what windows took, but no more than mappings took: much of a window may have been
+    /// idling.
+    fn of(
+        windows: &[Window],
+        standstills: &Standstills,
+        durations: &Durations,
+        is_on_idle: bool,
+    ) -> Self {
+        let most = durations.as_cost();
+        let at = |percent| {
+            let cost = learned(windows, standstills, percent);
+            most.map_or(cost, |most| cost.at_most(most))
+        };
+        Self {
+            fastest: at(FASTEST),
+            usual: at(USUAL),
+            busy_max: if is_on_idle { IDLE_BUSY_MAX } else { BUSY_MAX },
+        }
+    }
+}
+
+/// The given percentile of what windows took.
 fn learned(windows: &[Window], standstills: &Standstills, percent: usize) -> Cost {
     let took = |w: &Window| standstills.running_ns(w.begin_ns, w.end_ns) as f64;
     let fixed_ns = percentile(
