@@ -111,19 +111,20 @@ impl fmt::Display for LeftBehind {
 impl core::error::Error for LeftBehind {}
 
 impl<'m, P: Platform, M, T: Translate> Device<'m, P, M, Unchecked, T> {
-    /// A device on `platform`, with coherent memory from `coherent`; unwatched.
+    /// A device on `platform`, with coherent memory from `coherent`; unwatched. May allocate memory.
     pub fn new(
         platform: P,
         info: DeviceInfo<'m>,
         path: Path<'m, P, M, T>,
         coherent: CoherentSource<'m>,
     ) -> Self {
+        let counters = Counters::new(platform.cpu_count());
         Self {
             platform,
             info,
             path,
             coherent,
-            counters: Counters::default(),
+            counters,
             checker: Unchecked,
             untranslated: Untranslated::new(info.id.raw()),
         }

@@ -118,7 +118,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         runs: impl Iterator<Item = PhysRange> + Clone,
         caller: &'static Location<'static>,
     ) {
-        self.counters.mapped();
+        self.counters.mapped_on(&self.platform.enter_cpu());
         let event = Event {
             kind: Kind::Streaming,
             dma: record.start,

@@ -4,6 +4,8 @@
 //! data and must not be shown to the device lies in bounce slots: only those edges, and only they are
 //! copied. Which edges these are is asked of the page table, never of the device's present settings.
 
+use core::convert::Infallible;
+
 use dmakit_addr::{
     Address, AlignMask, Attributes, Direction, DirectionType, DmaRange, Granule, Iova, IovaRange,
     PhysAddr, PhysRange,
@@ -14,7 +16,7 @@ use dmakit_platform::{CopySource, CopyTarget, Platform, Window};
 use dmakit_swiotlb::{BounceBuffer, BouncePool};
 
 use crate::check::Checker;
-use crate::fragments::{Piece, pieces};
+use crate::fragments::{Piece, each_piece, pieces};
 use crate::mapping::{Record, Route, Slots};
 use crate::{
     BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, PoolId, StrictDomain,
@@ -43,6 +45,13 @@ struct Guard {
 impl Guard {
     fn is_needed(self) -> bool {
         self.granules || self.lines.is_some()
+    }
+
+    /// Why a part of a piece bounces, where one does.
+    #[inline(never)]
+    fn cause_in(self, piece: Piece, granule: Granule) -> Option<BounceCause> {
+        let mut parts = piece.fragments(granule);
+        parts.find_map(|part| self.cause(&part, granule))
     }
 
     /// Why a part that does not have its granules to itself bounces.
@@ -292,13 +301,15 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ) -> (u64, Option<BounceCause>) {
         let guard = self.guard(direction);
         let (mut len, mut cause) = (0, None);
-        for piece in pieces(runs, granule) {
+        let is_needed = guard.is_needed();
+        let surveyed = each_piece(runs, granule, |piece| {
             len = piece.base + piece.span(granule);
-            if guard.is_needed() && cause.is_none() {
-                let mut parts = piece.fragments(granule);
-                cause = parts.find_map(|part| guard.cause(&part, granule));
+            if is_needed && cause.is_none() {
+                cause = guard.cause_in(piece, granule);
             }
-        }
+            Ok::<_, Infallible>(())
+        });
+        let Ok(()) = surveyed;
         (len, cause)
     }
 
@@ -319,22 +330,27 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let granule = domain.granule();
         let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
         let mut cursor = domain.cursor(permissions);
-        for piece in pieces(runs, granule) {
+        each_piece(runs, granule, |piece| {
             if cleans {
                 cache::before_device(&self.platform, piece.run, direction);
             }
             if let Some(dma) = piece.dma(range, granule) {
                 place(dma);
             }
-            let phys = piece.run.start().align_down(granule.bytes());
-            let part = range.slice(piece.base, piece.span(granule));
+            let (phys, span) = (
+                piece.run.start().align_down(granule.bytes()),
+                piece.span(granule),
+            );
             // A part of what was counted to be as long as the range.
-            cursor
-                .map(part.ok_or(MapError::Empty)?, phys)
-                .map_err(|error| MapError::Domain(DomainError::Table(error.failure)))?;
-            *done = piece.base + piece.span(granule);
-        }
-        Ok(())
+            let part = range.slice(piece.base, span).ok_or(MapError::Empty)?;
+            let is_linked = span == granule.bytes() && cursor.map_granule(part.start(), phys);
+            if !is_linked {
+                let linked = cursor.map(part, phys);
+                linked.map_err(|error| MapError::Domain(DomainError::Table(error.failure)))?;
+            }
+            *done = piece.base + span;
+            Ok(())
+        })
     }
 
     /// Fills the table with slots in place of the edges that the device must not see.

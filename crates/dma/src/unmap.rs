@@ -125,7 +125,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     #[inline]
     pub(crate) fn finish<D>(&self, record: &Record<D>) {
-        self.counters.unmapped();
+        self.counters.unmapped_on(&self.platform.enter_cpu());
         let dma = record.start;
         self.checker
             .ended(&self.info, Kind::Streaming, dma, record.len);

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::panic::Location;
 
 use dmakit_addr::{Attributes, DirectionType, DmaAddr, PhysAddr};
-use dmakit_platform::Platform;
+use dmakit_platform::{CpuGuard, Platform};
 
 use super::state::{BYTES_MAX, DOMAINS_MAX, Flag, Owner, State};
 use super::{LinkError, Unmoved};
@@ -119,6 +119,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// # Errors
     /// [`LinkError`]: nothing is reserved then.
     #[track_caller]
+    #[inline]
     pub fn reserve<D: DirectionType>(
         &self,
         first: PhysAddr,
@@ -127,14 +128,20 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         attributes: Attributes,
     ) -> Result<Request<D>, LinkError> {
         let caller = Location::caller();
-        let state = self
-            .take_state(first, len, align, attributes)
-            .inspect_err(|error| self.counters.step_failed(error, attributes))?;
-        self.began_state::<D>(Kind::Request, &state, caller);
-        Ok(Request::of(state))
+        match self.take_state(first, len, align, attributes) {
+            Ok(state) => {
+                self.began_state::<D>(Kind::Request, &state, caller);
+                Ok(Request::of(state))
+            }
+            Err(error) => {
+                self.counters.step_failed(&error, attributes);
+                Err(error)
+            }
+        }
     }
 
-    /// What reserving does, for requests and windows.
+    /// What reserving does, for requests and windows; counts them.
+    #[inline]
     pub(super) fn take_state(
         &self,
         first: PhysAddr,
@@ -142,6 +149,31 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         align: u64,
         attributes: Attributes,
     ) -> Result<State, LinkError> {
+        let is_asked = attributes != Attributes::NONE;
+        if is_asked || len.wrapping_sub(1) >= BYTES_MAX || !align.is_power_of_two() {
+            self.check_state_request(len, align, attributes)?;
+        }
+        let mut state = match self.translation() {
+            Some(domain) => self.take_addresses(domain, first, len, align)?,
+            None => {
+                self.counters.mapped();
+                State::untranslated(self.info.id)
+            }
+        };
+        if attributes.contains(Attributes::SKIP_CPU_SYNC) {
+            state.set(Flag::SKIPS_SYNC);
+        }
+        Ok(state)
+    }
+
+    /// Whether a request or window can be asked for like this.
+    #[cold]
+    fn check_state_request(
+        &self,
+        len: u64,
+        align: u64,
+        attributes: Attributes,
+    ) -> Result<(), LinkError> {
         let refused = Attributes::from_bits(attributes.bits() & !STEPS.bits());
         if refused != Attributes::NONE {
             return Err(MapError::Attributes(refused).into());
@@ -156,16 +188,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         if len > max || !align.is_power_of_two() {
             return Err(LinkError::Shape { len, align, max });
         }
-        let mut state = match self.translation() {
-            Some(domain) => self.take_addresses(domain, first, len, align)?,
-            None => State::untranslated(self.info.id),
-        };
-        if attributes.contains(Attributes::SKIP_CPU_SYNC) {
-            state.set(Flag::SKIPS_SYNC);
-        }
-        Ok(state)
+        Ok(())
     }
 
+    #[inline]
     fn take_addresses(
         &self,
         domain: &T::Domain,
@@ -183,22 +209,27 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let whole = (first.raw() & granule.mask()) + len;
         let limit = self.info.reach(MaskKind::Streaming);
         let cpu = self.platform.enter_cpu();
-        let range = domain.reserve(&cpu, whole, align, limit);
-        let range = range.map_err(|error| MapError::Domain(DomainError::Space(error)))?;
-        State::translated(range, granule, number.0).ok_or_else(|| {
+        let range = match domain.reserve(&cpu, whole, align, limit) {
+            Ok(range) => range,
+            Err(error) => return Err(MapError::Domain(DomainError::Space(error)).into()),
+        };
+        let Some(state) = State::translated(range, granule, number.0) else {
             domain.release(&cpu, range);
             let max = BYTES_MAX;
-            LinkError::Shape { len, align, max }
-        })
+            return Err(LinkError::Shape { len, align, max });
+        };
+        self.counters.mapped_on(&cpu);
+        Ok(state)
     }
 
+    /// Tells the checker of a request or window.
+    #[inline]
     pub(super) fn began_state<D: DirectionType>(
         &self,
         kind: Kind,
         state: &State,
         caller: &'static Location<'static>,
     ) {
-        self.counters.mapped();
         if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
             let range = state.range(domain.granule());
             let event = Event {
@@ -212,8 +243,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
-    pub(super) fn ended_state(&self, kind: Kind, state: &State) {
-        self.counters.unmapped();
+    /// Counts a request or window that has ended, and tells the checker.
+    #[inline]
+    pub(super) fn ended_state(&self, kind: Kind, state: &State, cpu: &impl CpuGuard) {
+        self.counters.unmapped_on(cpu);
         if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
             let range = state.range(domain.granule());
             let start = DmaAddr::new(range.start().raw());
@@ -253,6 +286,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// # Errors
     /// [`Unmoved`] with the request: of another domain, without a link, or where hardware takes no
     /// commands.
+    #[inline]
     pub fn seal<D: DirectionType>(
         &self,
         mut request: Request<D>,

@@ -64,6 +64,7 @@ const fn mask(bits: u32) -> u64 {
 
 impl State {
     /// Addresses of domain `number`, below [`DOMAINS_MAX`]; `None` where they do not fit.
+    #[inline]
     pub(super) fn translated(range: IovaRange, granule: Granule, number: u64) -> Option<Self> {
         let low = number & mask(DOMAIN_LOW_BITS);
         let high = number >> DOMAIN_LOW_BITS;

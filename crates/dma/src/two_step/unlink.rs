@@ -35,6 +35,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ///
     /// # Errors
     /// [`Unmoved`] with both, where the request is of another domain.
+    #[inline]
     pub fn destroy<D: DirectionType, B: CopyTarget>(
         &self,
         request: Sealed<D>,
@@ -56,6 +57,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ///
     /// # Errors
     /// As [`destroy`](Self::destroy).
+    #[inline]
     pub fn cancel<D: DirectionType, B: CopyTarget>(
         &self,
         request: Request<D>,
@@ -83,7 +85,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 }
             },
         };
-        self.ended_state(Kind::Request, state);
+        self.ended_state(Kind::Request, state, &self.platform.enter_cpu());
         Ok(self.debt(owned, owed))
     }
 
@@ -141,6 +143,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// cannot be closed. The inner result: [`SyncError`] where they wait, and the batch that they
     /// filled did not close; where they could not wait, what was `owned` is lost.
     #[allow(clippy::type_complexity)]
+    #[inline]
     pub fn destroy_batched<D: DirectionType, B: CopyTarget>(
         &self,
         batch: &mut Batch<B>,
@@ -169,9 +172,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
         let granule = domain.granule();
         self.invalidate_lines::<D>(domain, state);
-        self.ended_state(Kind::Request, state);
         let mapped = (state.range(granule), state.span(granule));
         let cpu = self.platform.enter_cpu();
+        self.ended_state(Kind::Request, state, &cpu);
         let now = || self.platform.now();
         match batch.unmap_range(domain, &cpu, now, mapped, owned, give) {
             Ok(()) => Ok(Ok(())),
@@ -185,6 +188,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Whether a request can be ended.
+    #[inline]
     fn check_end(
         &self,
         state: &State,
@@ -203,6 +207,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// What memory of an ended request owes.
+    #[inline]
     pub(super) fn debt<B>(&self, memory: B, owed: Owed) -> Debt<B> {
         Debt {
             memory,
@@ -263,6 +268,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     /// Ends what is linked where part of it lies in slots: `None` where none does, or nothing is
     /// linked, and it has only to be unmapped.
+    #[inline]
     fn end_linked<D: DirectionType, B: CopyTarget>(
         &self,
         domain: &'m T::Domain,
@@ -270,35 +276,51 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         target: &mut B,
     ) -> Option<Owed> {
         self.invalidate_lines::<D>(domain, state);
-        if !state.has(Flag::BOUNCED) {
-            return None;
-        }
+        let is_bounced = state.has(Flag::BOUNCED);
+        is_bounced.then(|| self.end_edges::<D, B>(domain, state, target))
+    }
+
+    /// Ends what is linked, part of which lies in slots.
+    #[cold]
+    fn end_edges<D: DirectionType, B: CopyTarget>(
+        &self,
+        domain: &'m T::Domain,
+        state: &State,
+        target: &mut B,
+    ) -> Owed {
         let granule = domain.granule();
         let translated = Translated {
             range: state.range(granule),
             slots: Slots::Edges,
         };
         let first = dmakit_addr::PhysAddr::new(state.offset(granule));
-        let run = PhysRange::new(first, state.linked()).ok()?;
+        let Ok(run) = PhysRange::new(first, state.linked()) else {
+            return Owed::Lost;
+        };
         let mut original = OneRun { run, bytes: target };
         let wants_data = D::DIRECTION.device_writes() && !state.has(Flag::SKIPS_SYNC);
         let wanted = wants_data.then(|| state.linked());
         let done = state.span(granule);
         let apart = self.take_apart::<D, _>(domain, translated, &mut original, done, wanted);
         if apart {
-            return Some(Owed::Paid);
+            return Owed::Paid;
         }
         self.counters.lost();
-        Some(Owed::Lost)
+        Owed::Lost
     }
 
     /// Drops the lines of what the device wrote past the CPU's caches, where the table says that it
     /// lies.
+    #[inline]
     fn invalidate_lines<D: DirectionType>(&self, domain: &T::Domain, state: &State) {
         let wants_data = D::DIRECTION.device_writes() && !state.has(Flag::SKIPS_SYNC);
-        if !wants_data || self.info.is_coherent() {
-            return;
+        if wants_data && !self.info.is_coherent() {
+            self.drop_linked_lines(domain, state);
         }
+    }
+
+    #[inline(never)]
+    fn drop_linked_lines(&self, domain: &T::Domain, state: &State) {
         let granule = domain.granule();
         let (mut at, end) = (state.address(), state.address() + state.linked());
         while at < end {

@@ -190,6 +190,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Waits until hardware has forgotten what was unlinked before.
+    #[inline]
     pub(super) fn make_fresh(
         &self,
         domain: &T::Domain,
@@ -313,11 +314,11 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             let state = window;
             return Err(Unmoved { error, state });
         }
+        let cpu = self.platform.enter_cpu();
         if let Some(domain) = self.translation() {
-            let range = window.state.range(domain.granule());
-            domain.release(&self.platform.enter_cpu(), range);
+            domain.release(&cpu, window.state.range(domain.granule()));
         }
-        self.ended_state(Kind::Window, &window.state);
+        self.ended_state(Kind::Window, &window.state, &cpu);
         Ok(())
     }
 }
