@@ -208,4 +208,8 @@ impl<D: StrictDomain> StrictDomain for Refused<D> {
     fn lookup(&self, iova: Iova) -> Option<PhysAddr> {
         self.0.lookup(iova)
     }
+
+    fn unit(&self, iova: Iova) -> Option<IovaRange> {
+        self.0.unit(iova)
+    }
 }

@@ -6,7 +6,6 @@ use dmakit_addr::DirectionType;
 use dmakit_iommu::Batch;
 use dmakit_platform::Platform;
 
-use crate::cache;
 use crate::check::Checker;
 use crate::mapping::{Route, Slots};
 use crate::{Device, DmaMemory, Mapping, Refused, SyncError, TokenError, Translate, UnmapFailure};
@@ -61,8 +60,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// [`domain`](Self::domain), until hardware has forgotten it, and then goes to `give`. As strict
     /// as a sync for each, at the price of one for many: see [`Batch`].
     ///
-    /// Where there is nothing to wait for (no translation, a lazy domain), and where there is no time
-    /// to wait, because edges lie in slots, the memory goes to `give` at once. A batch that is
+    /// Where there is nothing to wait for (no translation, a lazy domain), and where there is work to do
+    /// after the wait, because edges lie in slots or the CPU has lines to drop of what the device wrote
+    /// past its caches, the memory goes to `give` at once. A batch that is
     /// [due](Batch::is_due), or whose ring goes idle, is closed by
     /// [`close_batch`](Self::close_batch). Never sleeps.
     ///
@@ -76,7 +76,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         mut give: impl FnMut(B),
     ) -> Result<(), BatchFailure<D, B>> {
         let (range, domain) = match (&mapping.record.route, self.strict_domain()) {
-            (Route::Translated { range, slots }, Some(domain)) if *slots == Slots::None => {
+            (Route::Translated { range, slots }, Some(domain))
+                if *slots == Slots::None && !mapping.record.leaves_stale_lines() =>
+            {
                 (*range, domain)
             }
             _ => {
@@ -98,11 +100,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
         let Mapping { memory, record } = mapping;
         self.finish(&record);
-        if D::DIRECTION.device_writes() && !record.skips_sync && record.needs_caches {
-            for run in memory.runs() {
-                cache::before_cpu_reads(&self.platform, run);
-            }
-        }
         let cpu = self.platform.enter_cpu();
         let now = || self.platform.now();
         let unmapped = batch.unmap_range(domain, &cpu, now, (range, range.len()), memory, give);

@@ -203,13 +203,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             values: PhantomData,
         };
         self.counters.coherent_allocated();
-        let event = Event {
-            kind: Kind::Coherent,
-            dma: block.dma.start(),
-            len: block.dma.len(),
-            direction: Direction::Bidirectional,
-            caller,
-        };
+        let both = Direction::Bidirectional;
+        let event = Event::new(Kind::Coherent, block.dma.into(), both).by(caller);
         let run = match &block.memory {
             Memory::Owned(segment) => Some(segment.range()),
             Memory::Slots(_) => self.info.memory_behind(block.dma),
@@ -272,8 +267,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 });
             }
         }
-        self.checker
-            .ended(&self.info, Kind::Coherent, dma.start(), dma.len());
+        let event = Event::new(Kind::Coherent, dma.into(), Direction::Bidirectional);
+        self.checker.ended(&self.info, &event);
         self.counters.coherent_freed();
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use dmakit_addr::DirectionType;
+use dmakit_addr::{DirectionType, PhysRange};
 use dmakit_iommu::Ticket;
 
 use crate::{DeviceId, DomainId, Epoch, Mapping, Refused, SyncError};
@@ -20,6 +20,9 @@ pub(crate) enum Owed {
     Lost,
 }
 
+/// Visits the runs of memory, whatever it is.
+pub(crate) type EachRun<B> = fn(&B, &mut dyn FnMut(PhysRange));
+
 /// An unmapped buffer that its device may still reach.
 ///
 /// It owns the memory and gives no access to it: only [`Device::redeem`](crate::Device::redeem)
@@ -32,6 +35,9 @@ pub struct Debt<B> {
     pub(crate) device: DeviceId,
     pub(crate) domain: DomainId,
     pub(crate) owed: Owed,
+    /// The memory whose lines the CPU drops once this is paid: the device goes past its caches, and
+    /// what it wrote may land until then.
+    pub(crate) stale_lines: Option<EachRun<B>>,
 }
 
 impl<B> Debt<B> {

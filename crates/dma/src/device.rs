@@ -10,9 +10,10 @@ use dmakit_swiotlb::{BouncePool, NoGrowth};
 use crate::check::{Checker, Unchecked};
 use crate::debt::Owed;
 use crate::stats::Counters;
+use crate::two_step::Owner;
 use crate::{
     CoherentSource, Debt, DeviceInfo, DeviceStats, DomainId, Epoch, NoTranslation, PoolId, Proof,
-    RedeemError, RedeemFailure, SegmentLimits, StrictDomain, SyncError, Translate, Trust,
+    RedeemError, RedeemFailure, SegmentLimits, StrictDomain, SyncError, Translate, Trust, cache,
 };
 
 /// How a device's accesses reach memory.
@@ -85,6 +86,8 @@ pub struct Device<'m, P: Platform, M = NoGrowth, C = Unchecked, T = NoTranslatio
     pub(crate) coherent: CoherentSource<'m>,
     pub(crate) counters: Counters,
     pub(crate) checker: C,
+    /// Whose states it takes.
+    pub(crate) owner: Owner,
     untranslated: Untranslated,
 }
 
@@ -119,6 +122,10 @@ impl<'m, P: Platform, M, T: Translate> Device<'m, P, M, Unchecked, T> {
         coherent: CoherentSource<'m>,
     ) -> Self {
         let counters = Counters::new(platform.cpu_count());
+        let owner = match path {
+            Path::Translated { domain, .. } => Owner::domain(domain.domain().id().0),
+            Path::Direct | Path::Bounced { .. } => Owner::device(info.id),
+        };
         Self {
             platform,
             info,
@@ -126,6 +133,7 @@ impl<'m, P: Platform, M, T: Translate> Device<'m, P, M, Unchecked, T> {
             coherent,
             counters,
             checker: Unchecked,
+            owner,
             untranslated: Untranslated::new(info.id.raw()),
         }
     }
@@ -140,6 +148,7 @@ impl<'m, P: Platform, M, T: Translate> Device<'m, P, M, Unchecked, T> {
             coherent: self.coherent,
             counters: self.counters,
             checker,
+            owner: self.owner,
             untranslated: self.untranslated,
         }
     }
@@ -263,13 +272,21 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             device,
             domain,
             owed,
+            stale_lines,
         } = debt;
         let (error, owed) = if device != self.info.id {
             let (owner, device) = (device, self.info.id);
             (RedeemError::ForeignDebt { owner, device }, owed)
         } else {
             match self.pay(domain, owed, proof) {
-                Ok(()) => return Ok(memory),
+                Ok(()) => {
+                    if let Some(each_run) = stale_lines {
+                        each_run(&memory, &mut |run| {
+                            cache::before_cpu_reads(&self.platform, run);
+                        });
+                    }
+                    return Ok(memory);
+                }
                 Err(failure) => failure,
             }
         };
@@ -278,8 +295,21 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             device,
             domain,
             owed,
+            stale_lines,
         };
         Err(RedeemFailure { error, debt })
+    }
+
+    /// What memory of an ended mapping owes.
+    #[inline]
+    pub(crate) fn debt<B>(&self, memory: B, owed: Owed) -> Debt<B> {
+        Debt {
+            memory,
+            device: self.info.id,
+            domain: self.domain(),
+            owed,
+            stale_lines: None,
+        }
     }
 
     /// Pays what a debt of this device owes.

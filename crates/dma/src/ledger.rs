@@ -3,108 +3,94 @@
 use core::fmt;
 use core::panic::Location;
 
-use dmakit_addr::{Direction, DmaAddr, PhysAddr, PhysRange};
+use dmakit_addr::{Address, Direction, DmaAddr, PhysAddr, PhysRange};
 use dmakit_platform::{IrqMutex, Platform};
 
 use crate::check::{Checker, Event, Kind};
+use crate::finding::{Fault, FaultCounts, Finding, Party};
 use crate::{DeviceId, DeviceInfo, RawError, cache};
 
-/// What was found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Fault<'m> {
-    /// It shares a cache line with another live mapping, and a device writes one of the two.
-    Overlap(Party<'m>),
-    /// It was still mapped when its device was removed.
-    Leak,
-    /// A raw handle was used wrongly.
-    Misuse(RawError),
-    /// It ended and nothing knows when it began.
-    Unknown,
+/// Which addresses, of whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    device: DeviceId,
+    kind: Kind,
+    dma: DmaAddr,
+    len: u64,
 }
 
-/// A mapping, and who asked for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Party<'m> {
-    /// The device.
-    pub device: DeviceId,
-    /// Its name.
-    pub name: &'m str,
-    /// What was mapped.
-    pub kind: Kind,
-    /// Its first DMA address.
-    pub dma: DmaAddr,
-    /// How many bytes it has.
-    pub len: u64,
-    /// Which way the bytes move, where that is known.
-    pub direction: Option<Direction>,
-    /// The line of the driver that mapped it, or misused it; absent where nothing knows.
-    pub caller: Option<&'static Location<'static>>,
-}
-
-/// Something that a driver should not have done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Finding<'m> {
-    /// What.
-    pub fault: Fault<'m>,
-    /// With which mapping.
-    pub party: Party<'m>,
-}
-
-impl fmt::Display for Party<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, dma, len, .. } = self;
-        write!(f, "{name}: {len} bytes at DMA address {dma}")?;
-        if let Some(direction) = self.direction {
-            write!(f, ", {direction}")?;
-        }
-        match self.caller {
-            Some(caller) => write!(f, ", from {}:{}", caller.file(), caller.line()),
-            None => Ok(()),
+impl Place {
+    fn of(party: &Party<'_>) -> Self {
+        let &Party {
+            device,
+            kind,
+            dma,
+            len,
+            ..
+        } = party;
+        Self {
+            device,
+            kind,
+            dma,
+            len,
         }
     }
-}
 
-impl fmt::Display for Finding<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.party)?;
-        match &self.fault {
-            Fault::Overlap(other) => write!(f, "shares a cache line with {other}"),
-            Fault::Leak => f.write_str("still mapped when the device was removed"),
-            Fault::Misuse(error) => error.fmt(f),
-            Fault::Unknown => f.write_str("ended and was not known to have begun"),
-        }
-    }
-}
-
-/// How often each fault was found, kept or not.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct FaultCounts {
-    /// Mappings that share a line with another.
-    pub overlaps: u64,
-    /// Mappings left at a removal.
-    pub leaks: u64,
-    /// Raw handles used wrongly.
-    pub misuses: u64,
-    /// Ends without a beginning. Those of mappings that found no room are not among them.
-    pub unknown: u64,
-    /// Runs that found no room in the book, so that nothing is known of them.
-    pub unwatched: u64,
-}
-
-impl FaultCounts {
-    /// Everything that a driver did wrong.
-    pub fn total(&self) -> u64 {
-        self.overlaps + self.leaks + self.misuses + self.unknown
+    /// Whether the first address of another is one of these.
+    fn holds(&self, other: &Self) -> bool {
+        let offset = other.dma.offset_from(self.dma);
+        let is_inside = offset.is_some_and(|offset| offset < self.len);
+        (self.device, self.kind) == (other.device, other.kind) && is_inside
     }
 }
 
 #[derive(Clone, Copy)]
 struct Entry<'m> {
     party: Party<'m>,
-    lines: PhysRange,
+    memory: PhysRange,
     /// Whether it is memory linked to addresses that have an entry of their own.
     is_link: bool,
+    /// Whether that memory is kept from the device.
+    is_withheld: bool,
+}
+
+impl<'m> Entry<'m> {
+    fn new(party: Party<'m>, memory: PhysRange, is_link: bool) -> Self {
+        Self {
+            party,
+            memory,
+            is_link,
+            is_withheld: false,
+        }
+    }
+
+    /// The lines of the CPU's caches that hold its memory: none of registers, and of other devices'.
+    fn lines(&self, line_bytes: u64) -> PhysRange {
+        let is_ram = self.party.peer.is_none() && self.party.kind != Kind::Resource;
+        match is_ram && !self.memory.is_empty() {
+            true => cache::whole_lines(self.memory, line_bytes),
+            false => no_memory(),
+        }
+    }
+
+    /// Whether it is linked to one of these addresses.
+    fn is_link_in(&self, place: &Place) -> bool {
+        self.is_link && place.holds(&Place::of(&self.party))
+    }
+
+    /// It in two, where `at` is one of its addresses and not the first.
+    fn split(self, at: DmaAddr) -> Option<(Self, Self)> {
+        let offset = at.offset_from(self.party.dma)?;
+        let (before, after) = self.memory.split_at(offset)?;
+        if before.is_empty() || after.is_empty() {
+            return None;
+        }
+        let [mut first, mut second] = [self; 2];
+        (first.party.len, first.memory) = (offset, before);
+        (second.party.len, second.memory) = (self.party.len - offset, after);
+        second.party.dma = at;
+        Some((first, second))
+    }
 }
 
 struct Book<'m, const ENTRIES: usize, const FINDINGS: usize> {
@@ -113,20 +99,21 @@ struct Book<'m, const ENTRIES: usize, const FINDINGS: usize> {
     top: usize,
     findings: [Option<Finding<'m>>; FINDINGS],
     counts: FaultCounts,
+    line_bytes: u64,
 }
 
-/// The lines of a mapping that has no memory: none.
-fn no_lines() -> PhysRange {
+/// The memory of a mapping that has none.
+fn no_memory() -> PhysRange {
     let zero = PhysAddr::new(0);
     PhysRange::between(zero, zero).unwrap_or_else(|| unreachable!("an empty range"))
 }
 
-/// A [`Checker`] that keeps book of what is mapped, one entry for each physical run (at least one for each mapping), and of the
-/// first `FINDINGS` things that were wrong. One serves any number of devices: give each a reference.
+/// A [`Checker`] that keeps book of what is mapped, one entry for each physical run (at least one for
+/// each mapping), and of the first `FINDINGS` things that were wrong. One serves any number of devices:
+/// give each a reference.
 ///
 /// Every call looks at all entries in use. It is for finding faults, not for production.
 pub struct Ledger<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> {
-    line_bytes: u64,
     book: IrqMutex<P, Book<'m, ENTRIES, FINDINGS>>,
 }
 
@@ -136,12 +123,12 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize>
     /// An empty book for devices on `platform`.
     pub fn new(platform: &P) -> Self {
         Self {
-            line_bytes: platform.cache_line_bytes(),
             book: IrqMutex::<P, _>::new(Book {
                 entries: [None; ENTRIES],
                 top: 0,
                 findings: [None; FINDINGS],
                 counts: FaultCounts::default(),
+                line_bytes: platform.cache_line_bytes(),
             }),
         }
     }
@@ -169,6 +156,7 @@ impl<'m, const ENTRIES: usize, const FINDINGS: usize> Book<'m, ENTRIES, FINDINGS
             Fault::Overlap(_) => &mut self.counts.overlaps,
             Fault::Leak => &mut self.counts.leaks,
             Fault::Misuse(_) => &mut self.counts.misuses,
+            Fault::Withheld => &mut self.counts.withheld,
             Fault::Unknown => &mut self.counts.unknown,
         };
         *count += 1;
@@ -187,12 +175,21 @@ impl<'m, const ENTRIES: usize, const FINDINGS: usize> Book<'m, ENTRIES, FINDINGS
         }
     }
 
+    /// Enters memory that comes into a device's hands beside what is there.
+    fn insert_link(&mut self, entry: Entry<'m>) {
+        if let Some(other) = self.overlapping(&entry) {
+            self.keep(Fault::Overlap(other), entry.party);
+        }
+        self.insert(entry);
+    }
+
     /// The first live mapping that shares a line with `entry`, where a device writes one of them.
     fn overlapping(&self, entry: &Entry<'m>) -> Option<Party<'m>> {
         let writes = |party: &Party<'m>| party.direction.is_some_and(Direction::device_writes);
         let others = self.entries[..self.top].iter().flatten();
+        let lines = entry.lines(self.line_bytes);
         others
-            .filter(|other| other.lines.overlaps(&entry.lines))
+            .filter(|other| other.lines(self.line_bytes).overlaps(&lines))
             .map(|other| other.party)
             .find(|other| writes(other) || writes(&entry.party))
     }
@@ -213,17 +210,33 @@ impl<'m, const ENTRIES: usize, const FINDINGS: usize> Book<'m, ENTRIES, FINDINGS
         known
     }
 
-    /// Forgets what was linked to addresses of a device.
-    fn remove_links(&mut self, device: DeviceId, kind: Kind, dma: DmaAddr, len: u64) {
-        let end = dma.raw().saturating_add(len);
-        for slot in &mut self.entries[..self.top] {
-            let gone = slot.is_some_and(|entry| {
-                let party = entry.party;
-                let is_inside = (dma.raw()..end).contains(&party.dma.raw());
-                entry.is_link && (party.device, party.kind) == (device, kind) && is_inside
-            });
-            if gone {
-                *slot = None;
+    /// Cuts what is linked across the ends of some addresses in two.
+    fn cut_links(&mut self, place: &Place) {
+        let ends = [Some(place.dma), place.dma.checked_add(place.len)];
+        for end in ends.into_iter().flatten() {
+            for index in 0..self.top {
+                let link = self.entries[index].filter(|entry| entry.is_link);
+                let same = |entry: &Entry<'m>| {
+                    (entry.party.device, entry.party.kind) == (place.device, place.kind)
+                };
+                let parts = link.filter(same).and_then(|entry| entry.split(end));
+                if let Some((before, after)) = parts {
+                    self.entries[index] = Some(before);
+                    self.insert(after);
+                }
+            }
+        }
+    }
+
+    /// Forgets what was linked to some addresses.
+    fn remove_links(&mut self, place: &Place) {
+        self.cut_links(place);
+        for index in 0..self.top {
+            let link = self.entries[index].filter(|entry| entry.is_link_in(place));
+            let Some(link) = link else { continue };
+            self.entries[index] = None;
+            if link.is_withheld {
+                self.keep(Fault::Withheld, link.party);
             }
         }
     }
@@ -238,21 +251,10 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
         event: &Event,
         runs: impl Iterator<Item = PhysRange> + Clone,
     ) {
-        let party = Party {
-            device: device.id,
-            name: device.name,
-            kind: event.kind,
-            dma: event.dma,
-            len: event.len,
-            direction: Some(event.direction),
-            caller: Some(event.caller),
-        };
+        let party = Party::of(device, event);
         let mut book = self.book.lock();
-        let entries = runs.filter(|run| !run.is_empty()).map(|run| Entry {
-            party,
-            lines: cache::whole_lines(run, self.line_bytes),
-            is_link: false,
-        });
+        let runs = runs.filter(|run| !run.is_empty());
+        let entries = runs.map(|run| Entry::new(party, run, false));
         // A mapping does not overlap itself: all its runs are looked at before any is entered.
         let other = entries.clone().find_map(|entry| book.overlapping(&entry));
         if let Some(other) = other {
@@ -265,57 +267,53 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
         }
         if !is_entered {
             // Something without memory of its own can still be ended wrongly, or left behind.
-            book.insert(Entry {
-                party,
-                lines: no_lines(),
-                is_link: false,
-            });
+            book.insert(Entry::new(party, no_memory(), false));
         }
     }
 
-    fn ended(&self, device: &DeviceInfo<'m>, kind: Kind, dma: DmaAddr, len: u64) {
-        let mut book = self.book.lock();
-        book.remove_links(device.id, kind, dma, len);
-        let key = (device.id, kind, dma, len);
-        let known = book.remove(|party| (party.device, party.kind, party.dma, party.len) == key);
+    fn ended(&self, device: &DeviceInfo<'m>, event: &Event) {
+        let (mut book, party) = (self.book.lock(), Party::of(device, event));
+        let place = Place::of(&party);
+        book.remove_links(&place);
+        let known = book.remove(|other| Place::of(other) == place);
         if known.is_none() && book.counts.unwatched == 0 {
-            let party = Party {
-                device: device.id,
-                name: device.name,
-                kind,
-                dma,
-                len,
-                direction: None,
-                caller: None,
-            };
             book.keep(Fault::Unknown, party);
         }
     }
 
     fn linked(&self, device: &DeviceInfo<'m>, event: &Event, run: PhysRange) {
-        let party = Party {
-            device: device.id,
-            name: device.name,
-            kind: event.kind,
-            dma: event.dma,
-            len: event.len,
-            direction: Some(event.direction),
-            caller: Some(event.caller),
-        };
-        let entry = Entry {
-            party,
-            lines: cache::whole_lines(run, self.line_bytes),
-            is_link: true,
-        };
-        let mut book = self.book.lock();
-        if let Some(other) = book.overlapping(&entry) {
-            book.keep(Fault::Overlap(other), party);
-        }
-        book.insert(entry);
+        let entry = Entry::new(Party::of(device, event), run, true);
+        self.book.lock().insert_link(entry);
     }
 
-    fn unlinked(&self, device: &DeviceInfo<'m>, kind: Kind, dma: DmaAddr, len: u64) {
-        self.book.lock().remove_links(device.id, kind, dma, len);
+    fn unlinked(&self, device: &DeviceInfo<'m>, event: &Event) {
+        let place = Place::of(&Party::of(device, event));
+        self.book.lock().remove_links(&place);
+    }
+
+    fn withheld(&self, device: &DeviceInfo<'m>, event: &Event) {
+        let place = Place::of(&Party::of(device, event));
+        let mut book = self.book.lock();
+        book.cut_links(&place);
+        let links = book.entries.iter_mut().flatten();
+        for link in links.filter(|entry| entry.is_link_in(&place)) {
+            link.is_withheld = true;
+        }
+    }
+
+    fn readmitted(&self, device: &DeviceInfo<'m>, event: &Event, memory: PhysRange) {
+        let place = Place::of(&Party::of(device, event));
+        let mut book = self.book.lock();
+        for index in 0..book.top {
+            let link = book.entries[index].filter(|entry| entry.is_link_in(&place));
+            let Some(mut link) = link else { continue };
+            let offset = link.party.dma.offset_from(place.dma);
+            let here = offset.and_then(|offset| memory.slice(offset, link.party.len));
+            link.memory = here.unwrap_or(link.memory);
+            link.is_withheld = false;
+            book.entries[index] = None;
+            book.insert_link(link);
+        }
     }
 
     fn misused(
@@ -332,6 +330,7 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
             dma: handle.addr,
             len: handle.len,
             direction: None,
+            peer: None,
             caller: Some(caller),
         };
         self.book.lock().keep(Fault::Misuse(*error), party);
@@ -348,7 +347,7 @@ impl<'m, P: Platform, const ENTRIES: usize, const FINDINGS: usize> Checker<'m>
             .find(|party| party.device == device.id)
         {
             book.remove(|other| *other == party);
-            book.remove_links(party.device, party.kind, party.dma, party.len);
+            book.remove_links(&Place::of(&party));
             book.keep(Fault::Leak, party);
         }
     }

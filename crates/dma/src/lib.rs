@@ -32,6 +32,7 @@ mod coherent_alloc;
 mod debt;
 mod device;
 mod error;
+mod finding;
 mod fragments;
 mod info;
 mod ledger;
@@ -68,8 +69,9 @@ pub use dmakit_iommu::{
 };
 pub use dmakit_swiotlb::{DeviceId as PoolId, MapError as BounceError};
 pub use error::{BounceCause, DomainError, MapError, MapFailure, Refused, TokenError};
+pub use finding::{Fault, FaultCounts, Finding, Party};
 pub use info::{Coherence, DeviceId, DeviceInfo, MaskKind, SegmentLimits, Trust};
-pub use ledger::{Fault, FaultCounts, Finding, Ledger, Party};
+pub use ledger::Ledger;
 pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
 pub use noncontiguous::NoncontiguousError;

@@ -119,13 +119,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         caller: &'static Location<'static>,
     ) {
         self.counters.mapped_on(&self.platform.enter_cpu());
-        let event = Event {
-            kind: Kind::Streaming,
-            dma: record.start,
-            len: record.len,
-            direction: D::DIRECTION,
-            caller,
-        };
+        let segment = record.segment();
+        let event = Event::new(Kind::Streaming, segment, D::DIRECTION).by(caller);
         self.checker.began(&self.info, &event, runs);
     }
 

@@ -63,6 +63,16 @@ impl<D> Record<D> {
         }
     }
 
+    /// Whether the CPU may hold lines of what the device wrote, and is to drop them when the mapping
+    /// ends.
+    #[inline]
+    pub(crate) fn leaves_stale_lines(&self) -> bool
+    where
+        D: DirectionType,
+    {
+        self.needs_caches && !self.skips_sync && D::DIRECTION.device_writes()
+    }
+
     #[inline]
     pub(crate) fn is_bounced(&self) -> bool {
         match self.route {

@@ -45,13 +45,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         };
         let handle = mapped.inspect_err(|error| self.counters.failed(error, attributes))?;
         self.counters.mapped();
-        let event = Event {
-            kind: Kind::Raw,
-            dma: handle.addr,
-            len: handle.len,
-            direction,
-            caller,
-        };
+        let event = Event::new(Kind::Raw, handle, direction).by(caller);
         self.checker
             .began(&self.info, &event, core::iter::once(run));
         Ok(handle)
@@ -87,8 +81,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             return Err(error);
         }
         self.counters.unmapped();
-        self.checker
-            .ended(&self.info, Kind::Raw, handle.addr, handle.len);
+        let event = Event::new(Kind::Raw, handle, direction);
+        self.checker.ended(&self.info, &event);
         Ok(())
     }
 
@@ -112,14 +106,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             .try_map_resource(window, direction, attributes)
             .inspect_err(|error| self.counters.failed(error, attributes))?;
         self.counters.mapped();
-        let event = Event {
-            kind: Kind::Resource,
-            dma: first.start(),
-            len: first.len(),
-            direction,
-            caller,
-        };
-        self.checker.began(&self.info, &event, core::iter::empty());
+        let event = Event::new(Kind::Resource, first.into(), direction).by(caller);
+        let runs = core::iter::once(window);
+        self.checker.began(&self.info, &event, runs);
         Ok(first.into())
     }
 
@@ -129,15 +118,15 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// # Errors
     /// [`RawError`] where nothing is mapped there, or hardware did not say that it has forgotten it.
     #[track_caller]
-    pub fn unmap_resource(&self, handle: DmaSegment) -> Result<(), RawError> {
+    pub fn unmap_resource(&self, handle: DmaSegment, direction: Direction) -> Result<(), RawError> {
         if let Some(domain) = self.translation() {
             let caller = Location::caller();
             self.unmap_window(domain, handle)
                 .inspect_err(|error| self.checker.misused(&self.info, error, caller))?;
         }
         self.counters.unmapped();
-        self.checker
-            .ended(&self.info, Kind::Resource, handle.addr, handle.len);
+        let event = Event::new(Kind::Resource, handle, direction);
+        self.checker.ended(&self.info, &event);
         Ok(())
     }
 

@@ -53,26 +53,28 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ) -> Result<(), RawError> {
         let translated = self.find_translated(domain, handle, run)?;
         let needs_caches = !self.info.is_coherent();
+        let drops_lines = target.is_some() && needs_caches;
         let owed = match (translated.slots, target) {
-            (Slots::None, target) => {
-                if target.is_some() && needs_caches {
-                    cache::before_cpu_reads(&self.platform, run);
-                }
-                self.retire(translated.range, translated.range.len())
-            }
+            (Slots::None, _) => self.retire(translated.range, translated.range.len()),
             (_, Some(bytes)) => {
                 let wanted = Some(run.len());
                 let mut original = OneRun { run, bytes };
-                self.end_guarded::<D, _>(domain, translated, &mut original, wanted, needs_caches)
+                self.end_guarded::<D, _>(domain, translated, &mut original, wanted, drops_lines)
             }
             (_, None) => {
                 let bytes: &mut [u8] = &mut [];
                 let mut original = OneRun { run, bytes };
-                self.end_guarded::<D, _>(domain, translated, &mut original, None, needs_caches)
+                self.end_guarded::<D, _>(domain, translated, &mut original, None, false)
             }
         };
         match self.settle(owed) {
-            true => Ok(()),
+            true => {
+                // What was on its way to memory has landed. Slots have seen to themselves.
+                if drops_lines && translated.slots == Slots::None {
+                    cache::before_cpu_reads(&self.platform, run);
+                }
+                Ok(())
+            }
             false => Err(RawError::Lost { handle }),
         }
     }

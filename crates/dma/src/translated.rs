@@ -7,8 +7,8 @@
 use core::convert::Infallible;
 
 use dmakit_addr::{
-    Address, AlignMask, Attributes, Direction, DirectionType, DmaRange, Granule, Iova, IovaRange,
-    PhysAddr, PhysRange,
+    Address, AlignMask, Attributes, Direction, DirectionType, DmaAddr, DmaRange, Granule, Iova,
+    IovaRange, PhysAddr, PhysRange,
 };
 use dmakit_io_pgtable::{Access, Memory, Permissions};
 use dmakit_iommu::LinkCursor;
@@ -65,6 +65,31 @@ impl Guard {
         }
         let line_bytes = self.lines.filter(|&line| !cache::has_whole(run, line))?;
         Some(BounceCause::SharedLine { run, line_bytes })
+    }
+}
+
+/// Memory that is to be mapped, looked at once.
+#[derive(Default)]
+struct Survey {
+    /// Bytes of all granules that it touches.
+    span: u64,
+    /// Its own bytes.
+    bytes: u64,
+    /// Where it begins.
+    first: u64,
+    /// All addresses at which one run ends and another begins.
+    seams: u64,
+    /// Why some of it must not be shown to the device.
+    cause: Option<BounceCause>,
+}
+
+impl Survey {
+    /// Where the device sees it, as one stretch; `None` where there are gaps.
+    #[inline]
+    fn seamless(&self, range: IovaRange, granule: Granule) -> Option<DmaRange> {
+        let start = range.start().raw() + (self.first & granule.mask());
+        let whole = DmaRange::new(DmaAddr::new(start), self.bytes).ok();
+        whole.filter(|_| self.seams & granule.mask() == 0)
     }
 }
 
@@ -232,25 +257,28 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         mut place: impl FnMut(DmaRange),
     ) -> Result<Translated, MapError> {
         let granule = domain.granule();
-        let (len, cause) = self.survey(runs.clone(), granule, D::DIRECTION);
+        let survey = self.survey(runs.clone(), granule, D::DIRECTION);
         let range = {
             let limit = self.info.reach(MaskKind::Streaming);
             let cpu = self.platform.enter_cpu();
-            let range = domain.reserve(&cpu, len, 1, limit);
+            let range = domain.reserve(&cpu, survey.span, 1, limit);
             range.map_err(|error| MapError::Domain(DomainError::Space(error)))?
         };
         let permissions = self.permissions(D::DIRECTION, attributes);
         let mut done = 0;
-        let slots = match cause {
-            None => Slots::None,
-            Some(_) => {
+        match survey.seamless(range, granule) {
+            Some(whole) => place(whole),
+            None => {
                 let places = pieces(runs.clone(), granule);
                 let places = places.filter_map(|piece| piece.dma(range, granule));
                 places.for_each(&mut place);
-                Slots::Edges
             }
+        }
+        let slots = match survey.cause {
+            None => Slots::None,
+            Some(_) => Slots::Edges,
         };
-        let linked = match cause {
+        let linked = match survey.cause {
             None => self.link_whole(
                 domain,
                 range,
@@ -259,7 +287,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 D::DIRECTION,
                 attributes,
                 &mut done,
-                &mut place,
             ),
             Some(cause) => self.link_guarded::<D, S>(
                 domain,
@@ -291,26 +318,33 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
-    /// Bytes of all granules that runs touch, and why some of it must not be shown to the device.
+    /// What has to be known of runs before the first of them is linked.
     #[inline]
     fn survey(
         &self,
         runs: impl Iterator<Item = PhysRange> + Clone,
         granule: Granule,
         direction: Direction,
-    ) -> (u64, Option<BounceCause>) {
+    ) -> Survey {
         let guard = self.guard(direction);
-        let (mut len, mut cause) = (0, None);
         let is_needed = guard.is_needed();
+        let (mut survey, mut end) = (Survey::default(), 0);
         let surveyed = each_piece(runs, granule, |piece| {
-            len = piece.base + piece.span(granule);
-            if is_needed && cause.is_none() {
-                cause = guard.cause_in(piece, granule);
+            let start = piece.run.start().raw();
+            match piece.base {
+                0 => survey.first = start,
+                _ => survey.seams |= end | start,
+            }
+            end = piece.run.end().raw();
+            survey.span = piece.base + piece.span(granule);
+            survey.bytes = piece.at + piece.run.len();
+            if is_needed && survey.cause.is_none() {
+                survey.cause = guard.cause_in(piece, granule);
             }
             Ok::<_, Infallible>(())
         });
         let Ok(()) = surveyed;
-        (len, cause)
+        survey
     }
 
     /// Fills the table for runs that the device may see with all their granules.
@@ -325,7 +359,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         direction: Direction,
         attributes: Attributes,
         done: &mut u64,
-        place: &mut impl FnMut(DmaRange),
     ) -> Result<(), MapError> {
         let granule = domain.granule();
         let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
@@ -333,9 +366,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         each_piece(runs, granule, |piece| {
             if cleans {
                 cache::before_device(&self.platform, piece.run, direction);
-            }
-            if let Some(dma) = piece.dma(range, granule) {
-                place(dma);
             }
             let (phys, span) = (
                 piece.run.start().align_down(granule.bytes()),
@@ -579,7 +609,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let undone = match (slots, range.slice(0, done)) {
             (Slots::None, Some(part)) if done > 0 => domain.undo(part).is_ok(),
             (Slots::None, _) => true,
-            _ => self.take_apart::<D, _>(domain, translated, &mut Runs(runs), done, None),
+            _ => self.take_apart::<D, _>(domain, translated, &mut Runs(runs), done, None, false),
         };
         if undone {
             domain.release(&self.platform.enter_cpu(), range);
@@ -590,7 +620,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     /// Unmaps the first `done` bytes of a mapping with slots, waits until hardware has forgotten
     /// them, and only then copies out what the device wrote to them below `wanted` and gives the
-    /// slots back: a write that was translated before is done by the end of the wait. False where hardware did not forget: what is left is lost then.
+    /// slots back: a write that was translated before is done by the end of the wait. `drops_lines`
+    /// asks that the CPU holds no line of what the device wrote then. False where hardware did not
+    /// forget: what is left is lost.
     pub(crate) fn take_apart<D: DirectionType, O: Original>(
         &self,
         domain: &T::Domain,
@@ -598,6 +630,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         original: &mut O,
         done: u64,
         wanted: Option<u64>,
+        drops_lines: bool,
     ) -> bool {
         let granule = domain.granule();
         let mut from = 0;
@@ -621,7 +654,16 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             if to == from || domain.undo(unmapped).is_err() {
                 return false;
             }
-            // Whatever was on its way to the slots has landed, so what is copied is their last state.
+            // Whatever was on its way has landed, so this is the last state of memory and slots.
+            if drops_lines {
+                let all = parts(original.runs(), translated.slots, granule);
+                for part in all.skip_while(|part| part.base < from) {
+                    if part.base >= to {
+                        break;
+                    }
+                    self.drop_lines(&part, &held);
+                }
+            }
             for (part, start) in held.into_iter().flatten() {
                 let len = wanted.unwrap_or(0).saturating_sub(part.at);
                 let of = original.bytes();
@@ -634,7 +676,17 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         true
     }
 
-    fn free_slots<D: DirectionType>(&self, start: PhysAddr) {
+    /// Drops the lines of a part where it lies: among slots, or as it is.
+    fn drop_lines(&self, part: &Piece, held: &[Option<(Piece, PhysAddr)>]) {
+        let same = |held: &&(Piece, PhysAddr)| held.0.base == part.base;
+        let slots = held.iter().flatten().find(same).map(|(_, start)| *start);
+        let memory = PhysRange::new(slots.unwrap_or(part.run.start()), part.run.len());
+        if let Ok(memory) = memory {
+            cache::before_cpu_reads(&self.platform, memory);
+        }
+    }
+
+    pub(crate) fn free_slots<D: DirectionType>(&self, start: PhysAddr) {
         let Some((pool, _)) = self.pool() else { return };
         // Slots that are no mapping's of this direction stay with whoever has them.
         if let Ok(buffer) = pool.claim::<D>(start) {

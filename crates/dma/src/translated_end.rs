@@ -22,19 +22,21 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let Some(domain) = self.translation() else {
             return Owed::Lost;
         };
-        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
+        let drops_lines = record.leaves_stale_lines();
         if translated.slots == Slots::None {
-            if wants_data && record.needs_caches {
-                // Whole lines and all of them, as without translation.
+            let range = translated.range;
+            let owed = self.retire(range, range.len());
+            if drops_lines && matches!(owed, Owed::Since(_)) {
+                // Nobody waits for the flush of a lazy domain, and the device is said to be done.
                 for run in original.runs() {
                     cache::before_cpu_reads(&self.platform, run);
                 }
             }
-            let range = translated.range;
-            return self.retire(range, range.len());
+            return owed;
         }
+        let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
         let wanted = wants_data.then_some(len);
-        self.end_guarded::<D, O>(domain, translated, original, wanted, record.needs_caches)
+        self.end_guarded::<D, O>(domain, translated, original, wanted, drops_lines)
     }
 
     /// Ends a mapping part of which lies in slots. Hardware must have forgotten these before anybody
@@ -46,15 +48,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         translated: Translated,
         original: &mut O,
         wanted: Option<u64>,
-        needs_caches: bool,
+        drops_lines: bool,
     ) -> Owed {
-        let range = translated.range;
-        if wanted.is_some() && needs_caches {
-            for part in self.touched(domain, translated, original.runs(), 0, u64::MAX >> 1) {
-                cache::before_cpu_reads(&self.platform, part.memory());
-            }
-        }
-        if self.take_apart::<D, O>(domain, translated, original, range.len(), wanted) {
+        let (range, done) = (translated.range, translated.range.len());
+        let apart =
+            self.take_apart::<D, O>(domain, translated, original, done, wanted, drops_lines);
+        if apart {
             domain.release(&self.platform.enter_cpu(), range);
             Owed::Paid
         } else {

@@ -1,11 +1,11 @@
 //! Taking buffers back from a device.
 
-use dmakit_addr::DirectionType;
+use dmakit_addr::{DirectionType, PhysRange};
 use dmakit_platform::{CopyTarget, Platform};
 use dmakit_swiotlb::BounceBuffer;
 
-use crate::check::{Checker, Kind};
-use crate::debt::Owed;
+use crate::check::{Checker, Event, Kind};
+use crate::debt::{EachRun, Owed};
 use crate::mapping::{Record, Route};
 use crate::{Debt, Device, DmaMemory, Mapping, Refused, Translate, UnmapFailure};
 use crate::{bounce, cache};
@@ -45,13 +45,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 token: mapping,
             });
         }
-        let (memory, owed) = self.end(mapping, len);
-        Ok(Debt {
-            memory,
-            device: self.info.id,
-            domain: self.domain(),
-            owed,
-        })
+        Ok(self.end(mapping, len))
     }
 
     /// Ends a mapping, syncs, and gives the memory back: [`unmap`](Self::unmap),
@@ -82,16 +76,11 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             let token = mapping;
             return Err(UnmapFailure::Refused(Refused { error, token }));
         }
-        let (memory, owed) = self.end(mapping, len);
-        match owed {
+        let debt = self.end(mapping, len);
+        match debt.owed {
             // Nothing stands between unmap and sync without a ticket.
-            Owed::Since(_) | Owed::Paid => Ok(memory),
-            owed => self.pay_now(Debt {
-                memory,
-                device: self.info.id,
-                domain: self.domain(),
-                owed,
-            }),
+            Owed::Since(_) | Owed::Paid => Ok(debt.memory),
+            Owed::Ticket(_) | Owed::Lost => self.pay_now(debt),
         }
     }
 
@@ -108,27 +97,31 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
-    /// Ends a mapping that was checked to be this device's: the memory, and what it owes.
+    /// Ends a mapping that was checked to be this device's.
     #[inline]
-    fn end<D: DirectionType, B: DmaMemory>(&self, mapping: Mapping<D, B>, len: u64) -> (B, Owed) {
+    fn end<D: DirectionType, B: DmaMemory>(&self, mapping: Mapping<D, B>, len: u64) -> Debt<B> {
         let Mapping { mut memory, record } = mapping;
         self.finish(&record);
         if let Some(translated) = record.translated() {
             let owed = self.end_translated(translated, &mut memory, len, &record);
-            return (memory, owed);
+            // What is on its way past the CPU's caches lands by the end of the sync.
+            let is_late = matches!(owed, Owed::Ticket(_)) && record.leaves_stale_lines();
+            let mut debt = self.debt(memory, owed);
+            debt.stale_lines = is_late.then_some(each_run::<B> as EachRun<B>);
+            return debt;
         }
         if !record.is_quiet {
             self.end_with_work(&mut memory, record, len);
         }
-        (memory, Owed::Since(self.epoch()))
+        let owed = Owed::Since(self.epoch());
+        self.debt(memory, owed)
     }
 
     #[inline]
-    pub(crate) fn finish<D>(&self, record: &Record<D>) {
+    pub(crate) fn finish<D: DirectionType>(&self, record: &Record<D>) {
         self.counters.unmapped_on(&self.platform.enter_cpu());
-        let dma = record.start;
-        self.checker
-            .ended(&self.info, Kind::Streaming, dma, record.len);
+        let event = Event::new(Kind::Streaming, record.segment(), D::DIRECTION);
+        self.checker.ended(&self.info, &event);
     }
 
     /// Caches and copies at the end of a mapping.
@@ -139,11 +132,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         len: u64,
     ) {
         let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
+        let drops_lines = record.leaves_stale_lines();
         match record.route {
             Route::Direct | Route::Translated { .. } => {
                 // Whole lines and all of them: the CPU may have fetched any, and none may show it
                 // later what stood there before.
-                if wants_data && record.needs_caches {
+                if drops_lines {
                     for run in memory.runs() {
                         cache::before_cpu_reads(&self.platform, run);
                     }
@@ -151,7 +145,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }
             Route::Bounced(buffer) => {
                 let len = if wants_data { len } else { 0 };
-                self.end_bounced(buffer, memory, len, wants_data && record.needs_caches);
+                self.end_bounced(buffer, memory, len, drops_lines);
             }
         }
     }
@@ -181,4 +175,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         // As in `give_back`: slots of another pool are leaked.
         let _ = pool.unmap_validated(buffer, target, len);
     }
+}
+
+fn each_run<B: DmaMemory>(memory: &B, visit: &mut dyn FnMut(PhysRange)) {
+    memory.runs().for_each(visit);
 }

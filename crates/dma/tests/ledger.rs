@@ -331,9 +331,9 @@ fn windows_that_are_not_ram_are_never_bounced_nor_maintained() {
         .unwrap_err();
     assert_eq!(refused, MapError::Attributes(Attributes::REQUIRE_COHERENT));
     assert_eq!(book.live(), 1);
-    device.unmap_resource(handle).unwrap();
+    device.unmap_resource(handle, way).unwrap();
     assert_eq!((book.live(), book.counts().total()), (0, 0));
-    device.unmap_resource(handle).unwrap();
+    device.unmap_resource(handle, way).unwrap();
     assert_eq!(book.counts().unknown, 1, "ended twice");
 }
 

@@ -25,7 +25,7 @@ pub struct Cursor<'a, F: Format, P: Platform, M: TableMemory> {
 
 impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// A cursor for leaves that allow this.
-    #[inline]
+    #[inline(always)]
     pub fn cursor(&self, permissions: Permissions) -> Cursor<'_, F, P, M> {
         Cursor {
             table: self,

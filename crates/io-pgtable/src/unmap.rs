@@ -299,23 +299,21 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         {
             return Ok(());
         }
-        let Some(leaf) = self.leaf_at(Iova::new(edge)) else {
-            return Ok(());
+        match self.unit_at(Iova::new(edge)) {
+            Some(leaf) if leaf.start().raw() != edge => Err(UnmapError::PartOfLeaf { range, leaf }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What can only be unmapped as a whole around an address: its leaf, or the contiguous group that
+    /// this is one of; `None` where nothing is mapped. Costs and limits as [`leaf_at`](Self::leaf_at).
+    pub fn unit_at(&self, iova: Iova) -> Option<IovaRange> {
+        let leaf = self.leaf_at(iova)?;
+        let group = match leaf.is_contiguous {
+            true => self.format.contiguous(leaf.height),
+            false => None,
         };
-        let mut span = leaf.range.len();
-        if leaf.is_contiguous {
-            span *= self
-                .format
-                .contiguous(leaf.height)
-                .map_or(1, |(count, _)| count as u64);
-        }
-        if edge & (span - 1) == 0 {
-            return Ok(());
-        }
-        let start = leaf.range.start().align_down(span);
-        Err(UnmapError::PartOfLeaf {
-            range,
-            leaf: IovaRange::new(start, span).unwrap_or(leaf.range),
-        })
+        let span = leaf.range.len() * group.map_or(1, |(count, _)| count as u64);
+        IovaRange::new(leaf.range.start().align_down(span), span).ok()
     }
 }

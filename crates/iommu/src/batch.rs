@@ -76,11 +76,12 @@ impl<B> Batch<B> {
     /// [`TryReserveError`] where there is no memory for its records; it never allocates again.
     pub fn new(domain: DomainId, config: BatchConfig) -> Result<Self, TryReserveError> {
         let (mut waiting, mut gathers) = (Vec::new(), Vec::new());
-        waiting.try_reserve_exact(config.debts.max(1))?;
-        gathers.try_reserve_exact(config.debts.max(1))?;
+        let debts = config.debts.max(1);
+        waiting.try_reserve_exact(debts)?;
+        gathers.try_reserve_exact(debts)?;
         Ok(Self {
             domain,
-            config,
+            config: BatchConfig { debts, ..config },
             waiting,
             gathers,
             opened: None,
@@ -106,7 +107,7 @@ impl<B> Batch<B> {
     /// Whether it is full: the next unmap closes it first.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= self.config.debts.max(1)
+        self.waiting.len() >= self.config.debts
     }
 
     /// Whether something has waited for the longest time allowed.

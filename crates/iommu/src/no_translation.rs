@@ -108,6 +108,10 @@ impl StrictDomain for NoTranslation {
     fn lookup(&self, _: Iova) -> Option<PhysAddr> {
         match *self {}
     }
+
+    fn unit(&self, _: Iova) -> Option<IovaRange> {
+        match *self {}
+    }
 }
 
 impl LinkCursor for NoTranslation {

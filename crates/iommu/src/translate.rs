@@ -184,6 +184,10 @@ pub trait StrictDomain: Send + Sync {
 
     /// Where an address leads; `None` where nothing is mapped.
     fn lookup(&self, iova: Iova) -> Option<PhysAddr>;
+
+    /// What can only be unmapped as a whole around an address, which is contiguous memory; `None` where
+    /// nothing is mapped.
+    fn unit(&self, iova: Iova) -> Option<IovaRange>;
 }
 
 /// Links parts one after the other: see [`StrictDomain::cursor`].
@@ -274,7 +278,7 @@ where
     where
         Self: 'a;
 
-    #[inline]
+    #[inline(always)]
     fn cursor(&self, permissions: Permissions) -> Self::Cursor<'_> {
         self.table().cursor(permissions)
     }
@@ -352,6 +356,10 @@ where
 
     fn lookup(&self, iova: Iova) -> Option<PhysAddr> {
         self.table().iova_to_phys(iova)
+    }
+
+    fn unit(&self, iova: Iova) -> Option<IovaRange> {
+        self.table().unit_at(iova)
     }
 }
 

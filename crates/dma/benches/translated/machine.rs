@@ -8,7 +8,7 @@ use dmakit_dma::{CoherentSource, Device, DeviceId, DeviceInfo, Path, Switched, U
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{PageTable, WalkCoherence};
 use dmakit_iommu::{Domain, DomainId, Hardware, Invalidation, Lazy, LazyConfig, SyncError};
-use dmakit_iova::{CpuCache, Policy, Space};
+use dmakit_iova::{CpuCache, Policy, Request, Space};
 use dmakit_platform::host::{HostRam, SegmentStore};
 use dmakit_platform::{CpuSlot, Platform};
 use dmakit_swiotlb::NoGrowth;
@@ -99,6 +99,24 @@ impl<P: Platform> Machine<P> {
             },
         };
         Self { platform, domain }
+    }
+
+    /// Lets the space have records for `count` ranges of `len` bytes at once, as an embedder that
+    /// maintains it sees to.
+    pub fn stock(&self, count: usize, len: u64) {
+        let (space, cpu) = (self.strict().space(), self.platform.enter_cpu());
+        let request = Request {
+            len,
+            align: 1,
+            limit: DmaMask::ALL,
+        };
+        let ranges: Vec<_> = (0..count)
+            .map(|_| {
+                space.maintain().expect("memory");
+                space.alloc(&cpu, &request).expect("addresses")
+            })
+            .collect();
+        ranges.into_iter().for_each(|range| space.free(&cpu, range));
     }
 
     pub fn strict(&self) -> &Strict<P> {

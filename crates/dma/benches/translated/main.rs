@@ -1,12 +1,13 @@
 //! What mapping through a domain costs: the sequences of the incumbent's scatterlist benchmark.
 //!
 //! `cargo bench -p dmakit-dma --bench translated [-- PART-OF-A-ROW'S-NAME]` times them;
-//! `... -- counted [PART-OF-A-LIST'S-NAME]` counts instructions, where valgrind is installed. Hardware
-//! is a counter here: commands cost what building and counting them costs, as for the incumbent's
-//! figures.
+//! `... -- counted [PART-OF-A-LIST'S-NAME]` counts instructions, where valgrind is installed, and table
+//! stores. Hardware is a counter here: commands cost what building and counting them costs, as for the
+//! incumbent's figures.
 
 mod counted;
 mod machine;
+mod meter;
 #[path = "../../../iova/benches/passes.rs"]
 mod passes;
 mod published;
@@ -21,7 +22,7 @@ use dmakit_platform::host::HostPlatform;
 use dmakit_platform::{CpuId, IrqMutex};
 use machine::{Machine, Mode, Shape};
 use passes::{Figures, Rows, measure, measure_pair};
-use turns::{Incumbent, OneStep, PageByPage, TwoStep};
+use turns::{Incumbent, OneStep, PageByPage, QUEUE, TwoStep};
 
 /// What nobody can do without: a checked store for each entry, and one that clears it.
 fn floor(words: &[AtomicU64], entries: usize) {
@@ -73,6 +74,7 @@ impl List<'_> {
     fn all(&self) {
         let machine = Machine::new(HostPlatform::new(1), self.mode, WalkCoherence::Coherent);
         let device = machine.device();
+        machine.stock(QUEUE + 1, self.runs.iter().map(PhysRange::len).sum());
         let peers = published::of(self.shape, self.count, self.mode);
         let peer = |way: usize| peers.map(|figures| figures[way].ns);
         let mut one = OneStep::new(&device, self.mode, &self.runs);

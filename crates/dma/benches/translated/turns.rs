@@ -14,6 +14,69 @@ use super::machine::{Dev, Machine, Mode};
 
 const NONE: Attributes = Attributes::NONE;
 
+/// Who maps and unmaps a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    OneStep,
+    TwoSteps,
+    Incumbent,
+}
+
+impl Way {
+    pub const ALL: [Self; 3] = [Self::OneStep, Self::TwoSteps, Self::Incumbent];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OneStep => "one step",
+            Self::TwoSteps => "two steps",
+            Self::Incumbent => "incumbent's steps, modelled",
+        }
+    }
+
+    /// Whether it can; the incumbent has no batches.
+    pub fn has(self, mode: Mode) -> bool {
+        self != Self::Incumbent || mode != Mode::Batched
+    }
+
+    /// Takes so many turns; `after` hears of each.
+    pub fn take<P: Platform>(
+        self,
+        machine: &Machine<P>,
+        mode: Mode,
+        runs: &[PhysRange],
+        turns: usize,
+        mut after: impl FnMut(usize),
+    ) {
+        let device = machine.device();
+        machine.stock(QUEUE + 1, runs.iter().map(PhysRange::len).sum());
+        match self {
+            Self::OneStep => {
+                let mut way = OneStep::new(&device, mode, runs);
+                (1..=turns).for_each(|turn| {
+                    way.turn();
+                    after(turn);
+                });
+                way.close();
+            }
+            Self::TwoSteps => {
+                let mut way = TwoStep::new(&device, mode, runs);
+                (1..=turns).for_each(|turn| {
+                    way.turn();
+                    after(turn);
+                });
+                way.close();
+            }
+            Self::Incumbent => {
+                let mut way = Incumbent::new(machine, mode, runs);
+                (1..=turns).for_each(|turn| {
+                    way.turn();
+                    after(turn);
+                });
+            }
+        }
+    }
+}
+
 /// So many bytes that nobody looks at: nothing bounces here.
 struct Bytes(u64);
 
@@ -104,7 +167,8 @@ impl<'a, P: Platform> OneStep<'a, P> {
     }
 }
 
-/// Two steps, of memory that somebody else holds.
+/// Two steps, of memory that somebody else holds: neighbours in memory are linked as one, as a driver
+/// does that walks its request.
 pub struct TwoStep<'a, P: Platform> {
     device: &'a Dev<'a, P>,
     batch: Option<Batch<Nothing>>,
@@ -127,8 +191,17 @@ impl<'a, P: Platform> TwoStep<'a, P> {
         let request = self.device.reserve::<FromDevice>(first, len, 1, NONE);
         let mut request = request.expect("reserved");
         let mut linker = self.device.linker(&mut request).expect("own");
-        for run in self.runs {
-            linker.link(*run, &Bytes(run.len())).expect("linked");
+        let mut open = self.runs[0];
+        let mut rest = self.runs[1..].iter();
+        loop {
+            let next = rest.next();
+            if let Some(next) = next.filter(|next| next.start() == open.end()) {
+                open = PhysRange::between(open.start(), next.end()).expect("a run");
+                continue;
+            }
+            linker.link(open, &Bytes(open.len())).expect("linked");
+            let Some(next) = next else { break };
+            open = *next;
         }
         let sealed = black_box(self.device.seal(request).expect("sealed"));
         let none = core::iter::empty();
@@ -185,8 +258,8 @@ impl<'a, P: Platform> PageByPage<'a, P> {
     }
 }
 
-/// Ranges that one CPU of the incumbent has waiting.
-const QUEUE: usize = 256;
+/// Ranges that one CPU has waiting at the most, here as there.
+pub const QUEUE: usize = 256;
 
 /// The incumbent's steps for a list, modelled on this stack's parts: one pass over the list for its
 /// length, addresses, a call of the page table for each run of neighbours, a pass that writes the

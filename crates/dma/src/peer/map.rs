@@ -97,14 +97,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }
         };
         self.counters.mapped();
-        let event = Event {
-            kind: Kind::Resource,
-            dma: dma.start(),
-            len: dma.len(),
-            direction: D::DIRECTION,
-            caller,
-        };
-        self.checker.began(&self.info, &event, core::iter::empty());
+        let event = Event::new(Kind::Peer, dma.into(), D::DIRECTION).by(caller);
+        let event = event.at(memory.provider);
+        let runs = core::iter::once(memory.range);
+        self.checker.began(&self.info, &event, runs);
         Ok(PeerMapping {
             memory,
             device: self.info.id,
@@ -234,13 +230,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             _ => Owed::Paid,
         };
         self.counters.unmapped();
-        let DmaSegment { addr, len } = mapping.segment;
-        self.checker.ended(&self.info, Kind::Resource, addr, len);
-        Ok(Debt {
-            memory: mapping.memory,
-            device: self.info.id,
-            domain: self.domain(),
-            owed,
-        })
+        let event = Event::new(Kind::Peer, mapping.segment, D::DIRECTION);
+        let event = event.at(mapping.memory.provider);
+        self.checker.ended(&self.info, &event);
+        Ok(self.debt(mapping.memory, owed))
     }
 }

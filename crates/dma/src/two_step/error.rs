@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use dmakit_addr::PhysRange;
+use dmakit_addr::{IovaRange, PhysRange};
 
 use crate::{DeviceId, DomainId, MapError, SyncError};
 
@@ -55,6 +55,13 @@ pub enum LinkError {
         /// How many bytes.
         len: u64,
     },
+    /// It lies inside of what can only be unlinked as a whole.
+    PartOfLeaf {
+        /// The byte of the request or window.
+        offset: u64,
+        /// The granule, block or contiguous group that it is inside of.
+        leaf: IovaRange,
+    },
     /// Something is linked still.
     StillLinked {
         /// Bytes.
@@ -106,6 +113,12 @@ impl fmt::Display for LinkError {
             }
             Self::NotLinked { offset, len } => {
                 write!(f, "{len} bytes at {offset} are not linked")
+            }
+            Self::PartOfLeaf { offset, leaf } => {
+                write!(
+                    f,
+                    "byte {offset} is inside {leaf}, which can only be unlinked whole"
+                )
             }
             Self::StillLinked { bytes } => write!(f, "{bytes} bytes are linked still"),
             Self::Segments { missing } => {

@@ -103,13 +103,15 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// entry for memory that the device may see as it lies.
     ///
     /// # Errors
-    /// [`LinkError::WrongDomain`].
+    /// [`LinkError::WrongDomain`]; [`LinkError::Hardware`] where something was unlinked and is not
+    /// forgotten in time.
     #[inline]
     pub fn linker<'a, D: DirectionType>(
         &'a self,
         request: &'a mut Request<D>,
     ) -> Result<Linker<'a, 'm, D, P, M, C, T>, LinkError> {
         self.check_state(&request.state)?;
+        self.make_fresh(&mut request.state)?;
         Ok(Linker {
             plain: self.plain(request),
             device: self,
@@ -179,13 +181,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             self.counters.step_failed(error, Attributes::NONE);
         })?;
         if C::IS_WATCHING {
-            let event = Event {
-                kind: Kind::Request,
-                dma: dma.addr,
-                len: dma.len,
-                direction: D::DIRECTION,
-                caller,
-            };
+            let event = Event::new(Kind::Request, dma, D::DIRECTION).by(caller);
             match request.is_contiguous() {
                 true => self.checker.linked(&self.info, &event, run),
                 false => {

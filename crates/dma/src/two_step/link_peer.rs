@@ -35,18 +35,14 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let caller = Location::caller();
         let dma = self.try_link_peer(request, memory, paths)?;
         if C::IS_WATCHING {
-            let event = Event {
-                kind: Kind::Request,
-                dma: dma.addr,
-                len: dma.len,
-                direction: D::DIRECTION,
-                caller,
-            };
-            let runs = core::iter::empty();
+            let event = Event::new(Kind::Request, dma, D::DIRECTION).by(caller);
+            let event = event.at(memory.provider());
             match request.is_contiguous() {
-                // The whole stretch is watched, and no memory of this machine lies behind it.
-                true => {}
-                false => self.checker.began(&self.info, &event, runs),
+                true => self.checker.linked(&self.info, &event, memory.range()),
+                false => {
+                    let runs = core::iter::once(memory.range());
+                    self.checker.began(&self.info, &event, runs);
+                }
             }
         }
         Ok(dma)
@@ -59,6 +55,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         paths: &mut PeerPaths<'_>,
     ) -> Result<DmaSegment, PeerError> {
         self.check_state(&request.state)?;
+        self.make_fresh(&mut request.state)?;
         self.refuse_bounced()?;
         if !self.info.is_coherent() && !request.state.has(Flag::SKIPS_SYNC) {
             return Err(PeerError::Caches);

@@ -5,7 +5,7 @@
 //! | addresses | [`reserve`](crate::Device::reserve) | [`open_window`](crate::Device::open_window) |
 //! | memory | [`link`](crate::Device::link), [`linker`](crate::Device::linker) | [`link_page`](crate::Device::link_page) |
 //! | the device may use it | [`seal`](crate::Device::seal) makes a [`Sealed`] | [`announce_pages`](crate::Device::announce_pages) |
-//! | it may no longer | [`unlink`](crate::Device::unlink) | [`unlink_pages`](crate::Device::unlink_pages) |
+//! | it may no longer | [`unlink`](crate::Device::unlink), [`unlink_tail`](crate::Device::unlink_tail) | [`unlink_pages`](crate::Device::unlink_pages) |
 //! | all goes back | [`destroy`](crate::Device::destroy), [`cancel`](crate::Device::cancel) | [`close_window`](crate::Device::close_window) |
 //!
 //! What a caller keeps for each is 16 bytes, whatever the number of segments, and no reference: calls
@@ -43,12 +43,14 @@
 //! paid: as for [raw](crate::Device::map_raw) mappings, no type proves that here.
 //! [`map_request`](crate::Device::map_request) stands on top, owns the memory, and does.
 
+mod destroy;
 mod error;
 mod link;
 mod link_peer;
 mod moving;
 mod request;
 mod state;
+mod take_back;
 mod unlink;
 mod window;
 
@@ -56,4 +58,5 @@ pub use error::{LinkError, Unmoved};
 pub use link::Linker;
 pub use moving::{Moving, StaysPut};
 pub use request::{Request, Sealed};
+pub(crate) use state::Owner;
 pub use window::PageWindow;

@@ -2,15 +2,16 @@
 
 use core::fmt;
 use core::marker::PhantomData;
+use core::panic::Location;
 
-use dmakit_addr::{DirectionType, PhysAddr};
+use dmakit_addr::{Direction, DirectionType, DmaAddr, PhysAddr, PhysRange};
 use dmakit_iommu::WithholdError;
 use dmakit_platform::Platform;
 
 use super::state::{Flag, State};
 use super::{LinkError, Sealed};
-use crate::check::Checker;
-use crate::{Device, StrictDomain, SyncError, Translate};
+use crate::check::{Checker, Event, Kind};
+use crate::{Device, DmaSegment, StrictDomain, SyncError, Translate};
 
 /// Memory of a request that its device does not reach, so that it can move.
 ///
@@ -20,6 +21,7 @@ use crate::{Device, StrictDomain, SyncError, Translate};
 #[derive(Debug)]
 pub struct Moving<'r> {
     withheld: dmakit_iommu::Withheld,
+    direction: Direction,
     request: PhantomData<&'r State>,
 }
 
@@ -80,6 +82,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ///
     /// # Errors
     /// [`StaysPut`].
+    #[track_caller]
     pub fn withhold<'r, D: DirectionType>(
         &self,
         request: &'r Sealed<D>,
@@ -100,8 +103,14 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let part = linked.and_then(|linked| linked.slice(offset, len));
         let part = part.ok_or(StaysPut::Request(LinkError::NotLinked { offset, len }))?;
         let withheld = domain.withhold(part).map_err(StaysPut::Domain)?;
+        let caller = Location::caller();
+        if C::IS_WATCHING {
+            let event = event_of(&withheld, D::DIRECTION).by(caller);
+            self.checker.withheld(&self.info, &event);
+        }
         Ok(Moving {
             withheld,
+            direction: D::DIRECTION,
             request: PhantomData,
         })
     }
@@ -112,11 +121,34 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// What moves, where it is another domain's. The inner error, where hardware that caches the
     /// absence of mappings takes no commands.
     pub fn readmit<'r>(&self, moving: Moving<'r>) -> Result<Result<(), SyncError>, Moving<'r>> {
-        let request = moving.request;
         let Some(domain) = self.translation() else {
             return Err(moving);
         };
-        let readmitted = domain.readmit(moving.withheld);
-        readmitted.map_err(|withheld| Moving { withheld, request })
+        let Moving {
+            withheld,
+            direction,
+            request,
+        } = moving;
+        let event = event_of(&withheld, direction);
+        let memory = PhysRange::new(withheld.memory(), event.len);
+        let readmitted = domain.readmit(withheld).map_err(|withheld| Moving {
+            withheld,
+            direction,
+            request,
+        })?;
+        if let (Ok(memory), true) = (memory, C::IS_WATCHING) {
+            self.checker.readmitted(&self.info, &event, memory);
+        }
+        Ok(readmitted)
     }
+}
+
+/// The addresses that are out of reach.
+fn event_of(withheld: &dmakit_iommu::Withheld, direction: Direction) -> Event {
+    let range = withheld.range();
+    let segment = DmaSegment {
+        addr: DmaAddr::new(range.start().raw()),
+        len: range.len(),
+    };
+    Event::new(Kind::Request, segment, direction)
 }

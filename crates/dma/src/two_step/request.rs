@@ -4,10 +4,10 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::panic::Location;
 
-use dmakit_addr::{Attributes, DirectionType, DmaAddr, PhysAddr};
+use dmakit_addr::{Attributes, DirectionType, DmaAddr, Granule, PhysAddr};
 use dmakit_platform::{CpuGuard, Platform};
 
-use super::state::{BYTES_MAX, DOMAINS_MAX, Flag, Owner, State};
+use super::state::{BYTES_MAX, DOMAINS_MAX, Flag, State};
 use super::{LinkError, Unmoved};
 use crate::check::{Checker, Event, Kind};
 use crate::{Device, DmaSegment, DomainError, MapError, MaskKind, StrictDomain, Translate};
@@ -76,6 +76,13 @@ impl<D> Sealed<D> {
             addr: DmaAddr::new(state.address()),
             len: state.linked(),
         })
+    }
+
+    /// The request, to link more behind what it has or to [unlink](Device::unlink_tail) some of that.
+    /// The device may go on with what it has, and is told of nothing new until the request is sealed
+    /// again.
+    pub fn reopen(self) -> Request<D> {
+        self.request
     }
 
     /// Whether part of it lies in bounce slots.
@@ -213,7 +220,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             Ok(range) => range,
             Err(error) => return Err(MapError::Domain(DomainError::Space(error)).into()),
         };
-        let Some(state) = State::translated(range, granule, number.0) else {
+        let Some(state) = State::translated(range, granule, &self.owner) else {
             domain.release(&cpu, range);
             let max = BYTES_MAX;
             return Err(LinkError::Shape { len, align, max });
@@ -231,38 +238,30 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         caller: &'static Location<'static>,
     ) {
         if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
-            let range = state.range(domain.granule());
-            let event = Event {
-                kind,
-                dma: DmaAddr::new(range.start().raw()),
-                len: range.len(),
-                direction: D::DIRECTION,
-                caller,
-            };
+            let event = event_of::<D>(kind, state, domain.granule()).by(caller);
             self.checker.began(&self.info, &event, core::iter::empty());
         }
     }
 
     /// Counts a request or window that has ended, and tells the checker.
     #[inline]
-    pub(super) fn ended_state(&self, kind: Kind, state: &State, cpu: &impl CpuGuard) {
+    pub(super) fn ended_state<D: DirectionType>(
+        &self,
+        kind: Kind,
+        state: &State,
+        cpu: &impl CpuGuard,
+    ) {
         self.counters.unmapped_on(cpu);
         if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
-            let range = state.range(domain.granule());
-            let start = DmaAddr::new(range.start().raw());
-            self.checker.ended(&self.info, kind, start, range.len());
+            let event = event_of::<D>(kind, state, domain.granule());
+            self.checker.ended(&self.info, &event);
         }
     }
 
     /// Whether a state is of this device's domain, or of this device where it has none.
     #[inline]
     pub(super) fn check_state(&self, state: &State) -> Result<(), LinkError> {
-        let is_own = match (state.owner(), self.translation()) {
-            (Owner::Domain(number), Some(domain)) => number == domain.id().0,
-            (Owner::Device(device), None) => device == self.info.id,
-            _ => false,
-        };
-        if is_own {
+        if self.owner.owns(state) {
             return Ok(());
         }
         Err(self.wrong_domain())
@@ -289,25 +288,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[inline]
     pub fn seal<D: DirectionType>(
         &self,
-        mut request: Request<D>,
+        request: Request<D>,
     ) -> Result<Sealed<D>, Unmoved<Request<D>>> {
-        let announced = self.check_state(&request.state).and_then(|()| {
-            if request.is_empty() {
-                return Err(LinkError::NotLinked { offset: 0, len: 0 });
-            }
-            let Some(domain) = self.translation() else {
-                return Ok(());
-            };
-            let granule = domain.granule();
-            let linked = request.state.range(granule);
-            let linked = linked
-                .slice(0, request.state.span(granule))
-                .unwrap_or(linked);
-            self.make_fresh(domain, &mut request.state)
-                .and_then(|()| domain.announce(linked))
-                .map_err(LinkError::Hardware)
-        });
-        match announced {
+        match self.announce_linked(&request.state) {
             Ok(()) => Ok(Sealed { request }),
             Err(error) => Err(Unmoved {
                 error,
@@ -315,4 +298,29 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }),
         }
     }
+
+    #[inline]
+    fn announce_linked(&self, state: &State) -> Result<(), LinkError> {
+        self.check_state(state)?;
+        if state.linked() == 0 {
+            return Err(LinkError::NotLinked { offset: 0, len: 0 });
+        }
+        let Some(domain) = self.translation() else {
+            return Ok(());
+        };
+        let granule = domain.granule();
+        let range = state.range(granule);
+        let linked = range.slice(0, state.span(granule)).unwrap_or(range);
+        domain.announce(linked).map_err(LinkError::Hardware)
+    }
+}
+
+/// All the addresses of a state.
+fn event_of<D: DirectionType>(kind: Kind, state: &State, granule: Granule) -> Event {
+    let range = state.range(granule);
+    let segment = DmaSegment {
+        addr: DmaAddr::new(range.start().raw()),
+        len: range.len(),
+    };
+    Event::new(kind, segment, D::DIRECTION)
 }

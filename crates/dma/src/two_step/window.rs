@@ -4,7 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::panic::Location;
 
-use dmakit_addr::{Address, Attributes, DirectionType, DmaAddr, Iova, PhysAddr, PhysRange};
+use dmakit_addr::{Address, Attributes, DirectionType, DmaAddr, IovaRange, PhysAddr, PhysRange};
 use dmakit_platform::Platform;
 
 use super::state::{Flag, State};
@@ -12,8 +12,7 @@ use super::{LinkError, Unmoved};
 use crate::check::{Checker, Event, Kind};
 use crate::debt::Owed;
 use crate::{
-    BounceCause, Debt, Device, DmaSegment, DomainError, MapError, StrictDomain, SyncError,
-    Translate, cache,
+    BounceCause, Debt, Device, DmaSegment, DomainError, MapError, StrictDomain, Translate, cache,
 };
 
 /// A stretch of device addresses of which pages are linked and unlinked in any order: what on-demand
@@ -78,7 +77,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     /// Links whole granules of memory at `offset` of a window, where nothing is linked; says where the
     /// device finds them after [`announce_pages`](Self::announce_pages). Pages never bounce: what
-    /// would have to is refused. Never sleeps.
+    /// would have to is refused. Where others were unlinked since the last sync this waits, for a
+    /// bounded time, until hardware has forgotten what was there. Never sleeps.
     ///
     /// # Errors
     /// [`LinkError`]: the window is as before.
@@ -94,6 +94,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             if pages.is_empty() {
                 return Err(MapError::Empty.into());
             }
+            self.make_fresh(&mut window.state)?;
             match self.translation() {
                 Some(domain) => self.link_at::<D>(domain, &window.state, offset, pages),
                 None => self.find_page::<D>(pages),
@@ -107,13 +108,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             cache::before_device(&self.platform, pages, D::DIRECTION);
         }
         if C::IS_WATCHING {
-            let event = Event {
-                kind: Kind::Window,
-                dma: dma.addr,
-                len: dma.len,
-                direction: D::DIRECTION,
-                caller,
-            };
+            let event = Event::new(Kind::Window, dma, D::DIRECTION).by(caller);
             self.checker.linked(&self.info, &event, pages);
         }
         Ok(dma)
@@ -165,8 +160,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Makes pages that were linked from `offset` on known to hardware: the device may use them from
-    /// now on. Where others were unlinked since the last sync this waits, for a bounded time, until
-    /// hardware has forgotten what was there. Never sleeps.
+    /// now on. Never sleeps.
     ///
     /// # Errors
     /// [`LinkError`].
@@ -184,30 +178,33 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let part = range
             .slice(offset, len)
             .ok_or(LinkError::NotLinked { offset, len })?;
-        self.make_fresh(domain, &mut window.state)
-            .and_then(|()| domain.announce(part))
-            .map_err(LinkError::Hardware)
+        domain.announce(part).map_err(LinkError::Hardware)
     }
 
-    /// Waits until hardware has forgotten what was unlinked before.
+    /// Waits until hardware has forgotten what was unlinked before: no entry is made where it may hold
+    /// another.
     #[inline]
-    pub(super) fn make_fresh(
-        &self,
-        domain: &T::Domain,
-        state: &mut State,
-    ) -> Result<(), SyncError> {
-        if state.has(Flag::STALE) {
-            domain.sync()?;
-            state.clear(Flag::STALE);
+    pub(super) fn make_fresh(&self, state: &mut State) -> Result<(), LinkError> {
+        match (state.has(Flag::STALE), self.translation()) {
+            (true, Some(domain)) => self.forget_stale(domain, state),
+            _ => Ok(()),
         }
+    }
+
+    #[cold]
+    fn forget_stale(&self, domain: &T::Domain, state: &mut State) -> Result<(), LinkError> {
+        domain.sync().map_err(LinkError::Hardware)?;
+        state.clear(Flag::STALE);
         Ok(())
     }
 
     /// Unlinks `len` bytes of pages from `offset` on, all of them linked: `owned`, which is or pins
     /// their memory, is owed until a sync. The device may be in the middle of using them. Never
-    /// sleeps; O(granules).
+    /// sleeps; O(leaves). One that writes past the CPU's caches is synced for at once.
     ///
-    /// Without an IOMMU nothing can take a device's reach away: the driver has stopped it.
+    /// Pages that were linked together, contiguous and aligned, may be one leaf, which is unlinked as a
+    /// whole or not at all. Without an IOMMU nothing can take a device's reach away: the driver has
+    /// stopped it.
     ///
     /// # Errors
     /// [`Unmoved`] with what was owned: nothing was unlinked.
@@ -227,16 +224,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         };
         let owed = match (part, self.translation()) {
             (Some(part), Some(domain)) => {
-                let drops_lines = D::DIRECTION.device_writes() && !self.info.is_coherent();
-                if drops_lines && !window.state.has(Flag::SKIPS_SYNC) {
-                    self.drop_lines(domain, part);
-                }
-                window.state.set(Flag::STALE);
                 if C::IS_WATCHING {
-                    let start = DmaAddr::new(part.start().raw());
-                    self.checker.unlinked(&self.info, Kind::Window, start, len);
+                    let addr = DmaAddr::new(part.start().raw());
+                    let event = Event::new(Kind::Window, DmaSegment { addr, len }, D::DIRECTION);
+                    self.checker.unlinked(&self.info, &event);
                 }
-                self.unlinked(domain, part)
+                self.end_pages::<D>(domain, &mut window.state, part)
             }
             _ => Owed::Since(self.epoch()),
         };
@@ -244,16 +237,25 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         Ok(self.debt(owned, owed))
     }
 
-    fn drop_lines(&self, domain: &T::Domain, part: dmakit_addr::IovaRange) {
-        let granule = domain.granule();
-        for index in 0..part.len() >> granule.shift() {
-            let at = Iova::new(part.start().raw() + (index << granule.shift()));
-            let page = domain.lookup(at);
-            let page = page.and_then(|phys| PhysRange::new(phys, granule.bytes()).ok());
-            if let Some(page) = page {
-                cache::before_cpu_reads(&self.platform, page);
+    fn end_pages<D: DirectionType>(
+        &self,
+        domain: &T::Domain,
+        state: &mut State,
+        part: IovaRange,
+    ) -> Owed {
+        let owed = match self.leaves_stale_lines::<D>(state) {
+            true => {
+                let (pages, none) = (part.start().raw()..part.end().raw(), &mut [][..]);
+                self.take_back::<D, [u8]>(domain, pages, false, none)
             }
+            false => self.unlinked(domain, part),
+        };
+        match owed {
+            Owed::Lost => state.set(Flag::LOST),
+            Owed::Paid => {}
+            Owed::Ticket(_) | Owed::Since(_) => state.set(Flag::STALE),
         }
+        owed
     }
 
     /// Where pages of a window are, all of them linked; `None` without an IOMMU.
@@ -262,7 +264,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         state: &State,
         offset: u64,
         len: u64,
-    ) -> Result<Option<dmakit_addr::IovaRange>, LinkError> {
+    ) -> Result<Option<IovaRange>, LinkError> {
         self.check_state(state)?;
         let missing = LinkError::NotLinked { offset, len };
         if len == 0 || len > state.linked() {
@@ -276,15 +278,15 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         if (offset | len) & granule.mask() != 0 {
             return Err(missing);
         }
-        let count = len >> granule.shift();
-        let is_linked = |index: u64| {
-            let at = Iova::new(part.start().raw() + (index << granule.shift()));
-            domain.lookup(at).is_some()
-        };
-        match (0..count).all(is_linked) {
-            true => Ok(Some(part)),
-            false => Err(missing),
+        let mut at = part.start();
+        while at < part.end() {
+            let leaf = domain.unit(at).ok_or(missing)?;
+            if leaf.start() < part.start() || part.end() < leaf.end() {
+                return Err(LinkError::PartOfLeaf { offset, leaf });
+            }
+            at = leaf.end();
         }
+        Ok(Some(part))
     }
 
     /// Gives the addresses of a window back, to which nothing is linked, and of which hardware has
@@ -302,23 +304,19 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             if bytes > 0 {
                 return Err(LinkError::StillLinked { bytes });
             }
-            match self.translation() {
-                Some(domain) => {
-                    let fresh = self.make_fresh(domain, &mut window.state);
-                    fresh.map_err(LinkError::Hardware)
-                }
-                None => Ok(()),
-            }
+            self.make_fresh(&mut window.state)
         });
         if let Err(error) = checked {
             let state = window;
             return Err(Unmoved { error, state });
         }
+        // Addresses that hardware may know still are nobody's.
+        let is_lost = window.state.has(Flag::LOST);
         let cpu = self.platform.enter_cpu();
-        if let Some(domain) = self.translation() {
+        if let Some(domain) = self.translation().filter(|_| !is_lost) {
             domain.release(&cpu, window.state.range(domain.granule()));
         }
-        self.ended_state(Kind::Window, &window.state, &cpu);
+        self.ended_state::<D>(Kind::Window, &window.state, &cpu);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use dmakit::addr::{Attributes, Bidirectional, DmaAddr};
 use dmakit::dma::{Debt, DeviceInfo};
-use dmakit::platform::CpuBuffer;
+use dmakit::platform::{CpuBuffer, Platform};
 
 use crate::rig::{Around, Rig, Strict, TestDevice, bytes_of};
 
@@ -36,10 +36,10 @@ fn round(
 
 /// How many late writes landed of those to the first line of a buffer: whichever did is in the memory
 /// that the CPU gets back, and whichever did not is not.
-fn landed(info: fn(&Rig) -> DeviceInfo<'static>, is_linked: bool) -> u64 {
+fn landed(build: fn(u64) -> Rig, info: fn(&Rig) -> DeviceInfo<'static>, is_linked: bool) -> u64 {
     let mut landed = 0;
     for seed in 0..SEEDS {
-        let rig = Rig::coherent(seed);
+        let rig = build(seed);
         let domain = rig.strict();
         let device = rig.device(info(&rig), &domain);
         let mut around = rig.buffer(0x1800, 0x800, OLD);
@@ -47,6 +47,8 @@ fn landed(info: fn(&Rig) -> DeviceInfo<'static>, is_linked: bool) -> u64 {
         let debt = round(&device, &mut around, is_linked, |addr| {
             late = Some(rig.sim.start_write(addr, &[NEW; 64]));
         });
+        // Meanwhile the CPU fetches lines that nobody asked it for.
+        rig.machine.disturb();
         let proof = device.sync().unwrap();
         let has_landed = rig.sim.complete(late.unwrap()).is_ok();
         landed += u64::from(has_landed);
@@ -62,12 +64,59 @@ fn landed(info: fn(&Rig) -> DeviceInfo<'static>, is_linked: bool) -> u64 {
 
 #[test]
 fn what_was_translated_in_time_is_in_the_memory_and_nothing_else_is() {
-    for info in [Rig::info, Rig::untrusted] {
-        for is_linked in [false, true] {
-            let landed = landed(info, is_linked);
-            assert!(0 < landed && landed < SEEDS, "{landed} of {SEEDS}");
+    for build in [Rig::coherent, Rig::non_coherent] {
+        for info in [Rig::info, Rig::untrusted] {
+            for is_linked in [false, true] {
+                let landed = landed(build, info, is_linked);
+                assert!(0 < landed && landed < SEEDS, "{landed} of {SEEDS}");
+            }
         }
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drop {
+    BeforeSync,
+    AfterSync,
+}
+
+/// How many late writes past the CPU's caches it does not see, where it drops its lines by itself.
+fn unseen(drop: Drop) -> u64 {
+    let mut unseen = 0;
+    for seed in 0..SEEDS {
+        let rig = Rig::non_coherent(seed);
+        let domain = rig.strict();
+        let device = rig.device(rig.info(), &domain);
+        let mut around = rig.buffer(4096, 0, OLD);
+        let run = around.run;
+        rig.machine.clean_invalidate(run);
+        let mapping = device.map::<Bidirectional>(around.take(), Attributes::SKIP_CPU_SYNC);
+        let mapping = mapping.unwrap();
+        let late = rig.sim.start_write(mapping.dma_addr(), &[NEW; 64]);
+        let debt = device.unmap(mapping).unwrap();
+        if drop == Drop::BeforeSync {
+            rig.machine.invalidate(run);
+            rig.machine.disturb();
+        }
+        let proof = device.sync().unwrap();
+        if drop == Drop::AfterSync {
+            rig.machine.invalidate(run);
+        }
+        let buffer = device.redeem(debt, &proof).unwrap();
+        let seen = bytes_of(&buffer)[0];
+        let has_landed = rig.sim.complete(late).is_ok();
+        unseen += u64::from(has_landed && seen != NEW);
+        rig.driver.take_events(|_| ());
+        device.remove().unwrap();
+        rig.close(domain);
+    }
+    unseen
+}
+
+#[test]
+fn lines_dropped_before_hardware_forgot_hide_what_lands_after() {
+    assert!(unseen(Drop::BeforeSync) > 0);
+    assert_eq!(unseen(Drop::AfterSync), 0);
 }
 
 /// Nothing ties a write that has not been translated to the mapping for which it was meant.

@@ -15,3 +15,4 @@ mod peers;
 mod pinned;
 mod rig;
 mod two_step;
+mod unlink;

@@ -343,16 +343,15 @@ fn doorbells_and_windows_are_mapped_as_they_are() {
     let domain = rig.strict();
     let device = rig.device(rig.info(), &domain);
     let doorbell = crate::rig::phys(0x0808_0040, 4);
-    let handle = device
-        .map_resource(doorbell, dmakit::addr::Direction::FromDevice, NONE)
-        .unwrap();
+    let way = dmakit::addr::Direction::FromDevice;
+    let handle = device.map_resource(doorbell, way, NONE).unwrap();
     assert_eq!(handle.addr.raw() & 0xfff, 0x40);
     let iova = dmakit::addr::Iova::new(handle.addr.raw());
     assert_eq!(domain.lookup(iova), Some(doorbell.start()));
-    device.unmap_resource(handle).unwrap();
+    device.unmap_resource(handle, way).unwrap();
     assert_eq!(domain.lookup(iova), None);
     assert!(
-        device.unmap_resource(handle).is_err(),
+        device.unmap_resource(handle, way).is_err(),
         "there is nothing any more"
     );
     rig.close(domain);
