@@ -41,9 +41,11 @@ impl Doorbell {
 
     /// Takes it away again.
     pub fn close<T: Translate + 'static>(self, device: &Untyped<T>) -> Result<(), &'static str> {
-        let unmapped = self
-            .mapped
-            .map(|mapped| device.device().unmap_resource(mapped, Direction::FromDevice));
+        let unmapped = self.mapped.map(|mapped| {
+            device
+                .device()
+                .unmap_resource(mapped, Direction::FromDevice)
+        });
         let unmapped = unmapped.transpose().map(drop);
         unmapped.map_err(|_| "the doorbell is not unmapped")
     }

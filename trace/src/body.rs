@@ -4,7 +4,7 @@
 
 use dmakit_addr::{Attributes, Direction, DmaAddr, DmaMask, Iova, Pfn, PhysAddr};
 
-use crate::Name;
+use crate::{Name, Stage};
 
 /// What happened.
 #[derive(Clone, PartialEq, Debug)]
@@ -36,6 +36,8 @@ pub enum Body {
     Iommu(IommuEvent),
     /// VT-d's invalidation events.
     Flush(FlushEvent),
+    /// The steps that this project's own stack writes down.
+    Stage(Stage),
     /// A line that user space wrote into the trace.
     Marker(Marker),
     /// A kprobe or uprobe, under the name that its user gave it.

@@ -50,6 +50,7 @@ mod reader;
 mod record;
 pub mod sidecar;
 mod text;
+mod two_step;
 
 pub use body::{
     AllocCall, Allocation, Body, Bounced, Cma, FlushEvent, IommuEvent, MapCall, MapPage, MapSg,
@@ -64,3 +65,4 @@ pub use options::{Format, Options};
 pub use pairing::{Mapping, Mappings, Op, OpKind, Ops, Pairer};
 pub use reader::Trace;
 pub use sidecar::{Sidecar, SidecarError};
+pub use two_step::{Stage, Step};

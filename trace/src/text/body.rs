@@ -7,7 +7,7 @@
 use dmakit_addr::{Attributes, DmaAddr, DmaMask, PhysAddr};
 
 use super::fields::{Expected, Fields, attributes, decimal, hex};
-use super::{other, raw_fields};
+use super::{other, raw_fields, two_step};
 use crate::name::Names;
 use crate::{
     AllocCall, Allocation, Body, Bounced, Fidelity, MapCall, MapPage, MapSg, MapSgError, Name,
@@ -78,13 +78,17 @@ pub(crate) fn parse(name: &str, text: &str, words: &mut Vocabulary) -> Result<Bo
         "dma_free" => Body::Free(allocation(fields, AllocCall::Coherent, words)?),
         "dma_free_pages" => Body::Free(allocation(fields, AllocCall::Pages, words)?),
         "dma_free_sgt" => Body::Free(allocation(fields, AllocCall::Sgt, words)?),
+        "dma_iova_reserve" | "dma_iova_link" | "dma_iova_unlink" | "dma_iova_withhold"
+        | "dma_iova_readmit" | "dma_iova_destroy" | "dma_map_peer" | "dma_unmap_peer" => {
+            Body::Stage(two_step::parse(name, fields, words)?)
+        }
         _ => other::parse(name, text, words)?,
     };
     words.note_truncation(&body);
     Ok(body)
 }
 
-fn device(fields: &mut Fields<'_>, words: &mut Vocabulary) -> Result<Name, Expected> {
+pub(super) fn device(fields: &mut Fields<'_>, words: &mut Vocabulary) -> Result<Name, Expected> {
     let name = device_text(fields)?;
     Ok(words.name(name))
 }

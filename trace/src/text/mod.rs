@@ -8,6 +8,7 @@ mod prefix;
 mod raw_fields;
 #[cfg(test)]
 mod tests;
+mod two_step;
 
 use std::io::BufRead;
 

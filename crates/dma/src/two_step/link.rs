@@ -8,7 +8,7 @@ use dmakit_addr::{
 use dmakit_iommu::LinkCursor;
 use dmakit_platform::{CopySource, Platform};
 
-use super::state::{Flag, State};
+use super::state::{Flag, State, attributes_of};
 use super::{LinkError, Request};
 use crate::bounce::Ask;
 use crate::cache;
@@ -283,13 +283,5 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         };
         state.set_linked(end);
         Ok(dma)
-    }
-}
-
-/// What a state was asked for, as far as links go by it.
-fn attributes_of(state: &State) -> Attributes {
-    match state.has(Flag::SKIPS_SYNC) {
-        true => Attributes::SKIP_CPU_SYNC,
-        false => Attributes::NONE,
     }
 }

@@ -1,12 +1,12 @@
-//! Linking another device's memory to a request.
+//! Linking another device's memory to a request or window.
 
 use core::panic::Location;
 
 use dmakit_addr::{Address, Attributes, DirectionType, DmaAddr};
 use dmakit_platform::Platform;
 
-use super::state::Flag;
-use super::{LinkError, Request};
+use super::state::{Flag, State};
+use super::{LinkError, PageWindow, Request};
 use crate::check::{Checker, Event, Kind};
 use crate::fragments::Piece;
 use crate::{
@@ -48,31 +48,82 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         Ok(dma)
     }
 
+    /// As [`link_page`](Self::link_page), of another device's memory: whole granules of it, by the way
+    /// that `paths` has; otherwise as [`link_peer`](Self::link_peer). What
+    /// [unlinks](Self::unlink_pages) the pages takes the memory, and gives it back after a sync.
+    ///
+    /// # Errors
+    /// [`PeerError`]: the window is as before.
+    #[track_caller]
+    pub fn link_peer_page<D: DirectionType>(
+        &self,
+        window: &mut PageWindow<D>,
+        offset: u64,
+        memory: &PeerMemory,
+        paths: &mut PeerPaths<'_>,
+    ) -> Result<DmaSegment, PeerError> {
+        let caller = Location::caller();
+        let (state, pages) = (&mut window.state, memory.range());
+        let route = self.find_way(state, memory, paths)?;
+        let dma = match (self.translation(), route) {
+            (None, route) => {
+                let dma = self.find_peer(memory, route)?;
+                self.check_peer(memory, dma)?;
+                dma.into()
+            }
+            (Some(_), PeerRoute::Bus) => {
+                let provider = memory.place();
+                return Err(PeerError::OnBus { provider });
+            }
+            (Some(domain), PeerRoute::HostBridge) => {
+                self.link_at::<D>(domain, state, offset, pages, Attributes::MMIO)?
+            }
+        };
+        state.set_linked(state.linked() + pages.len());
+        if C::IS_WATCHING {
+            let event = Event::new(Kind::Window, dma, D::DIRECTION).by(caller);
+            let event = event.at(memory.provider());
+            self.checker.linked(&self.info, &event, pages);
+        }
+        Ok(dma)
+    }
+
+    /// Which way a state's device has to another's memory.
+    fn find_way(
+        &self,
+        state: &mut State,
+        memory: &PeerMemory,
+        paths: &mut PeerPaths<'_>,
+    ) -> Result<PeerRoute, PeerError> {
+        self.check_state(state)?;
+        self.refuse_bounced()?;
+        if !self.info.is_coherent() && !state.has(Flag::SKIPS_SYNC) {
+            return Err(PeerError::Caches);
+        }
+        let path = paths.to(memory.place())?;
+        self.make_fresh(state)?;
+        Ok(path.route())
+    }
+
     fn try_link_peer<D: DirectionType>(
         &self,
         request: &mut Request<D>,
         memory: &PeerMemory,
         paths: &mut PeerPaths<'_>,
     ) -> Result<DmaSegment, PeerError> {
-        self.check_state(&request.state)?;
-        self.make_fresh(&mut request.state)?;
-        self.refuse_bounced()?;
-        if !self.info.is_coherent() && !request.state.has(Flag::SKIPS_SYNC) {
-            return Err(PeerError::Caches);
-        }
-        let path = paths.to(memory.place())?;
+        let route = self.find_way(&mut request.state, memory, paths)?;
         let end = request.state.linked() + memory.range().len();
         let Some(domain) = self.translation() else {
             let reserved = super::state::BYTES_MAX;
             if end > reserved {
                 return Err(LinkError::Full { reserved, end }.into());
             }
-            let dma = self.find_peer(memory, path.route())?;
+            let dma = self.find_peer(memory, route)?;
             self.check_peer(memory, dma)?;
             request.state.set_linked(end);
             return Ok(dma.into());
         };
-        if path.route() == PeerRoute::Bus {
+        if route == PeerRoute::Bus {
             let provider = memory.place();
             return Err(PeerError::OnBus { provider });
         }

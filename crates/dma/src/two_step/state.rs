@@ -1,6 +1,6 @@
 //! What is kept of a request or a window, in two words.
 
-use dmakit_addr::{Granule, Iova, IovaRange};
+use dmakit_addr::{Attributes, Granule, Iova, IovaRange};
 
 use crate::DeviceId;
 
@@ -191,6 +191,14 @@ impl State {
     pub(super) fn span(&self, granule: Granule) -> u64 {
         let end = self.offset(granule) + self.linked() + granule.mask();
         end & !granule.mask()
+    }
+}
+
+/// What a state was asked for, as far as links go by it.
+pub(super) fn attributes_of(state: &State) -> Attributes {
+    match state.has(Flag::SKIPS_SYNC) {
+        true => Attributes::SKIP_CPU_SYNC,
+        false => Attributes::NONE,
     }
 }
 

@@ -7,7 +7,7 @@ use core::panic::Location;
 use dmakit_addr::{Address, Attributes, DirectionType, DmaAddr, IovaRange, PhysAddr, PhysRange};
 use dmakit_platform::Platform;
 
-use super::state::{Flag, State};
+use super::state::{Flag, State, attributes_of};
 use super::{LinkError, Unmoved};
 use crate::check::{Checker, Event, Kind};
 use crate::debt::Owed;
@@ -22,7 +22,7 @@ use crate::{
 /// addresses.
 #[must_use = "a dropped window leaks its addresses; close it"]
 pub struct PageWindow<D> {
-    state: State,
+    pub(super) state: State,
     direction: PhantomData<fn() -> D>,
 }
 
@@ -96,7 +96,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }
             self.make_fresh(&mut window.state)?;
             match self.translation() {
-                Some(domain) => self.link_at::<D>(domain, &window.state, offset, pages),
+                Some(domain) => {
+                    let attributes = attributes_of(&window.state);
+                    self.link_at::<D>(domain, &window.state, offset, pages, attributes)
+                }
                 None => self.find_page::<D>(pages),
             }
         });
@@ -114,12 +117,13 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         Ok(dma)
     }
 
-    fn link_at<D: DirectionType>(
+    pub(super) fn link_at<D: DirectionType>(
         &self,
         domain: &T::Domain,
         state: &State,
         offset: u64,
         pages: PhysRange,
+        attributes: Attributes,
     ) -> Result<DmaSegment, LinkError> {
         let granule = domain.granule();
         let range = state.range(granule);
@@ -133,10 +137,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             reserved: range.len(),
             end: offset.saturating_add(pages.len()),
         })?;
-        let attributes = match state.has(Flag::SKIPS_SYNC) {
-            true => Attributes::SKIP_CPU_SYNC,
-            false => Attributes::NONE,
-        };
         let permissions = self.permissions(D::DIRECTION, attributes);
         domain
             .link(part, pages.start(), permissions)

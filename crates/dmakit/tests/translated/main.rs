@@ -14,5 +14,6 @@ mod paging;
 mod peers;
 mod pinned;
 mod rig;
+mod traced;
 mod two_step;
 mod unlink;
