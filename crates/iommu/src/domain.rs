@@ -295,7 +295,7 @@ where
     }
 
     /// Clears the table for the first bytes of a range, for which nothing was queued yet.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn clear(
         &self,
         range: IovaRange,

@@ -74,7 +74,7 @@ impl List<'_> {
     fn all(&self) {
         let machine = Machine::new(HostPlatform::new(1), self.mode, WalkCoherence::Coherent);
         let device = machine.device();
-        machine.stock(QUEUE + 1, self.runs.iter().map(PhysRange::len).sum());
+        machine.stock(2 * QUEUE + 1, self.runs.iter().map(PhysRange::len).sum());
         let peers = published::of(self.shape, self.count, self.mode);
         let peer = |way: usize| peers.map(|figures| figures[way].ns);
         let mut one = OneStep::new(&device, self.mode, &self.runs);

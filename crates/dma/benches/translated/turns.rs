@@ -114,6 +114,23 @@ fn list_of(runs: &[PhysRange]) -> CpuBuffer {
     CpuBuffer::from_segments(runs.iter().map(segment).collect(), len).expect("long enough")
 }
 
+/// Shows runs, neighbours as one, and how many bytes are before each.
+#[inline(always)]
+fn each_joined(runs: &[PhysRange], mut visit: impl FnMut(u64, PhysRange)) {
+    let (mut at, mut open, mut rest) = (0, runs[0], runs[1..].iter());
+    loop {
+        let next = rest.next();
+        if let Some(next) = next.filter(|next| next.start() == open.end()) {
+            open = PhysRange::between(open.start(), next.end()).expect("a run");
+            continue;
+        }
+        visit(at, open);
+        at += open.len();
+        let Some(next) = next else { return };
+        open = *next;
+    }
+}
+
 fn batch<P: Platform, B>(device: &Dev<'_, P>, mode: Mode) -> Option<Batch<B>> {
     let batch = Batch::new(device.domain(), BatchConfig::default()).expect("memory");
     (mode == Mode::Batched).then_some(batch)
@@ -167,41 +184,48 @@ impl<'a, P: Platform> OneStep<'a, P> {
     }
 }
 
-/// Two steps, of memory that somebody else holds: neighbours in memory are linked as one, as a driver
-/// does that walks its request.
+/// Two steps, of memory that somebody else holds. Of lists that have neighbours in memory these are
+/// linked as one, as a driver does that walks its request.
 pub struct TwoStep<'a, P: Platform> {
     device: &'a Dev<'a, P>,
     batch: Option<Batch<Nothing>>,
     runs: &'a [PhysRange],
+    has_neighbours: bool,
 }
 
 impl<'a, P: Platform> TwoStep<'a, P> {
     pub fn new(device: &'a Dev<'a, P>, mode: Mode, runs: &'a [PhysRange]) -> Self {
+        let are_neighbours = |two: &[PhysRange]| two[0].end() == two[1].start();
         Self {
             device,
             batch: batch(device, mode),
             runs,
+            has_neighbours: runs.windows(2).any(are_neighbours),
+        }
+    }
+
+    pub fn turn(&mut self) {
+        match self.has_neighbours {
+            false => self.turn_as::<false>(),
+            true => self.turn_as::<true>(),
         }
     }
 
     #[inline(never)]
-    pub fn turn(&mut self) {
+    fn turn_as<const JOINED: bool>(&mut self) {
         let len = self.runs.iter().map(PhysRange::len).sum();
         let first = self.runs[0].start();
         let request = self.device.reserve::<FromDevice>(first, len, 1, NONE);
         let mut request = request.expect("reserved");
         let mut linker = self.device.linker(&mut request).expect("own");
-        let mut open = self.runs[0];
-        let mut rest = self.runs[1..].iter();
-        loop {
-            let next = rest.next();
-            if let Some(next) = next.filter(|next| next.start() == open.end()) {
-                open = PhysRange::between(open.start(), next.end()).expect("a run");
-                continue;
+        if JOINED {
+            each_joined(self.runs, |_, run| {
+                linker.link(run, &Bytes(run.len())).expect("linked");
+            });
+        } else {
+            for run in self.runs {
+                linker.link(*run, &Bytes(run.len())).expect("linked");
             }
-            linker.link(open, &Bytes(open.len())).expect("linked");
-            let Some(next) = next else { break };
-            open = *next;
         }
         let sealed = black_box(self.device.seal(request).expect("sealed"));
         let none = core::iter::empty();
@@ -324,17 +348,7 @@ impl<'a, P: Platform> Incumbent<'a, P> {
             let mapped = table.map(part, run.start(), Permissions::READ_WRITE);
             mapped.expect("mapped");
         };
-        let (mut at, mut open) = (0, self.runs[0]);
-        for run in &self.runs[1..] {
-            if open.end() == run.start() {
-                open = PhysRange::between(open.start(), run.end()).expect("a run");
-            } else {
-                map(at, open);
-                at += open.len();
-                open = *run;
-            }
-        }
-        map(at, open);
+        each_joined(self.runs, map);
     }
 
     fn forget(&self, reserved: Reservation, gather: Gather) {

@@ -86,6 +86,22 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ) -> Owed {
         let granule = domain.granule();
         let (range, span) = (state.range(granule), state.span(granule));
+        if state.is_plain() && !self.leaves_stale_lines::<D>(state) {
+            return self.retire(range, span);
+        }
+        self.end_all_with_work::<D, B>(domain, state, target)
+    }
+
+    /// As [`end_all`](Self::end_all), where there is more to do.
+    #[cold]
+    fn end_all_with_work<D: DirectionType, B: CopyTarget>(
+        &self,
+        domain: &'m T::Domain,
+        state: &State,
+        target: &mut B,
+    ) -> Owed {
+        let granule = domain.granule();
+        let (range, span) = (state.range(granule), state.span(granule));
         if state.has(Flag::LOST) {
             // Hardware may know a part of it still: nobody gets the addresses.
             return match span {
@@ -125,36 +141,77 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         mut give: impl FnMut(B),
     ) -> Result<Result<(), SyncError>, Unmoved<(Sealed<D>, B)>> {
         let state = &request.request.state;
-        let can_wait = !state.has(Flag::LOST) && !self.works_after_sync::<D>(state);
-        let domain = self.strict_domain().filter(|_| can_wait);
-        let Some(domain) = domain else {
-            let debt = self.destroy(request, owned, segments)?;
-            return Ok(self.pay_alone(debt).map(give));
-        };
-        let mut checked = self.check_end(state, 0, segments);
-        if checked.is_ok() && batch.is_full() {
-            let closed = batch.close(domain, &self.platform.enter_cpu(), &mut give);
-            checked = closed.map_err(LinkError::Hardware);
+        let leaves_work = !state.is_plain() || self.leaves_stale_lines::<D>(state);
+        match self.strict_domain() {
+            // What has to be true in the end, and mostly is.
+            Some(domain)
+                if !leaves_work
+                    && self.owner.owns(state)
+                    && !batch.is_full()
+                    && batch.domain() == domain.id() =>
+            {
+                Ok(self.destroy_in_batch(domain, batch, request, owned, give))
+            }
+            Some(domain) if !leaves_work => {
+                match self.check_batched(domain, batch, state, segments, &mut give) {
+                    Ok(()) => Ok(self.destroy_in_batch(domain, batch, request, owned, give)),
+                    Err(error) => {
+                        let state = (request, owned);
+                        Err(Unmoved { error, state })
+                    }
+                }
+            }
+            _ => {
+                let debt = self.destroy(request, owned, segments)?;
+                Ok(self.pay_alone(debt).map(give))
+            }
         }
-        if checked.is_ok() && batch.domain() != domain.id() {
-            checked = Err(self.wrong_domain());
+    }
+
+    /// Makes room in a batch where it is full; whether a request can then wait there.
+    #[cold]
+    fn check_batched<B>(
+        &self,
+        domain: &T::Domain,
+        batch: &mut Batch<B>,
+        state: &State,
+        segments: impl Iterator<Item = DmaSegment>,
+        give: &mut impl FnMut(B),
+    ) -> Result<(), LinkError> {
+        self.check_end(state, 0, segments)?;
+        if batch.is_full() {
+            let closed = batch.close(domain, &self.platform.enter_cpu(), give);
+            closed.map_err(LinkError::Hardware)?;
         }
-        if let Err(error) = checked {
-            let state = (request, owned);
-            return Err(Unmoved { error, state });
+        match batch.domain() == domain.id() {
+            true => Ok(()),
+            false => Err(self.wrong_domain()),
         }
-        let granule = domain.granule();
+    }
+
+    /// Ends a request of this device whose memory can wait in a batch that has room and is of its
+    /// domain.
+    #[inline]
+    fn destroy_in_batch<D: DirectionType, B>(
+        &self,
+        domain: &T::Domain,
+        batch: &mut Batch<B>,
+        request: Sealed<D>,
+        owned: B,
+        give: impl FnMut(B),
+    ) -> Result<(), SyncError> {
+        let (state, granule) = (&request.request.state, domain.granule());
         let mapped = (state.range(granule), state.span(granule));
         let cpu = self.platform.enter_cpu();
         self.ended_state::<D>(Kind::Request, state, &cpu);
         let now = || self.platform.now();
         match batch.unmap_range(domain, &cpu, now, mapped, owned, give) {
-            Ok(()) => Ok(Ok(())),
-            Err(dmakit_iommu::BatchFailure::Sync(error)) => Ok(Err(error)),
+            Ok(()) => Ok(()),
+            Err(dmakit_iommu::BatchFailure::Sync(error)) => Err(error),
             // It was not full, and is of this domain.
             Err(_) => {
                 self.counters.lost();
-                Ok(Ok(()))
+                Ok(())
             }
         }
     }

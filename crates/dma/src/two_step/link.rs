@@ -58,7 +58,7 @@ impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
     /// # Errors
     /// As [`Device::link`].
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub fn link<S: CopySource + ?Sized>(
         &mut self,
         run: PhysRange,

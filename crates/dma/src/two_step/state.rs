@@ -137,10 +137,19 @@ impl State {
     #[inline(always)]
     pub(super) fn range(&self, granule: Granule) -> IovaRange {
         let start = self.address() & !granule.mask();
-        let len = (self.second & mask(GRANULE_BITS)) << granule.shift();
+        // No granule is that large: so it is seen that nothing overflows, and where only a part of this
+        // is used the rest costs nothing.
+        let len = (self.second & mask(GRANULE_BITS)) << (granule.shift() & 31);
         IovaRange::new(Iova::new(start), len)
             // It was one when the state was made.
             .unwrap_or_else(|_| unreachable!("a reserved range"))
+    }
+
+    /// Whether it lies in a domain, all of it as it is, and nothing of it is lost.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        let flags = Flag::TRANSLATED.0 | Flag::BOUNCED.0 | Flag::LOST.0;
+        self.second & flags == Flag::TRANSLATED.0
     }
 
     /// Where the first linked byte is.

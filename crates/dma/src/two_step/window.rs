@@ -185,16 +185,18 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// another.
     #[inline]
     pub(super) fn make_fresh(&self, state: &mut State) -> Result<(), LinkError> {
-        match (state.has(Flag::STALE), self.translation()) {
-            (true, Some(domain)) => self.forget_stale(domain, state),
-            _ => Ok(()),
+        match state.has(Flag::STALE) {
+            true => self.forget_stale(state),
+            false => Ok(()),
         }
     }
 
     #[cold]
-    fn forget_stale(&self, domain: &T::Domain, state: &mut State) -> Result<(), LinkError> {
-        domain.sync().map_err(LinkError::Hardware)?;
-        state.clear(Flag::STALE);
+    fn forget_stale(&self, state: &mut State) -> Result<(), LinkError> {
+        if let Some(domain) = self.translation() {
+            domain.sync().map_err(LinkError::Hardware)?;
+            state.clear(Flag::STALE);
+        }
         Ok(())
     }
 
