@@ -1,7 +1,7 @@
 //! A domain that refuses some mappings.
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
-use dmakit_io_pgtable::{Gather, MapError as LinkError, Permissions};
+use dmakit_io_pgtable::{FallenTables, Gather, MapError as LinkError, Permissions};
 use dmakit_iommu::{
     DomainId, MapError, Proof, RedeemFailure, StrictDomain, SyncError, Ticket, Translate,
     UnmapFailure, Withheld, WithholdError,
@@ -131,8 +131,17 @@ impl<D: StrictDomain> StrictDomain for Refused<D> {
         self.0.unmap_strict(range, mapped)
     }
 
-    fn unmap_later(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure> {
-        self.0.unmap_later(range, mapped)
+    fn unmap_gathered(
+        &self,
+        range: IovaRange,
+        mapped: u64,
+        gather: &mut Gather,
+    ) -> Result<(), UnmapFailure> {
+        self.0.unmap_gathered(range, mapped, gather)
+    }
+
+    fn recycle(&self, fallen: FallenTables) {
+        self.0.recycle(fallen);
     }
 
     fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(
@@ -153,10 +162,6 @@ impl<D: StrictDomain> StrictDomain for Refused<D> {
         proof: &Proof,
     ) -> Result<(), RedeemFailure> {
         self.0.redeem(cpu, ticket, proof)
-    }
-
-    fn redeem_covered(&self, cpu: &impl CpuGuard, ticket: Ticket, proof: &Proof) -> bool {
-        self.0.redeem_covered(cpu, ticket, proof)
     }
 
     fn withhold(&self, part: IovaRange) -> Result<Withheld, WithholdError> {

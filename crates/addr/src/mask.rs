@@ -34,6 +34,7 @@ impl DmaMask {
 
     /// What two limits leave, as the mask of a device and the limit of its bus.
     #[must_use]
+    #[inline]
     pub fn intersect(self, other: Self) -> Self {
         self.min(other)
     }

@@ -99,8 +99,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             }
         }
         let Mapping { memory, record } = mapping;
-        self.finish(&record);
         let cpu = self.platform.enter_cpu();
+        self.finish(&record, &cpu);
         let now = || self.platform.now();
         let unmapped = batch.unmap_range(domain, &cpu, now, (range, range.len()), memory, give);
         unmapped.map_err(|failure| match failure {

@@ -120,7 +120,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     fn end_borrowed<D: DirectionType>(&self, record: Record<D>, target: &mut [u8], len: u64) {
-        self.finish(&record);
+        self.finish(&record, &self.platform.enter_cpu());
         let wants_data = D::DIRECTION.device_writes() && !record.skips_sync;
         let drops_lines = wants_data && record.needs_caches;
         let len = if wants_data { len.min(record.len) } else { 0 };

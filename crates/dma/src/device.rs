@@ -10,6 +10,7 @@ use dmakit_swiotlb::{BouncePool, NoGrowth};
 use crate::check::{Checker, Unchecked};
 use crate::debt::Owed;
 use crate::stats::Counters;
+use crate::two_step::Owner;
 use crate::{
     CoherentSource, Debt, DeviceInfo, DeviceStats, DomainId, Epoch, NoTranslation, PoolId, Proof,
     RedeemError, RedeemFailure, SegmentLimits, StrictDomain, SyncError, Translate, Trust, cache,
@@ -85,6 +86,8 @@ pub struct Device<'m, P: Platform, M = NoGrowth, C = Unchecked, T = NoTranslatio
     pub(crate) coherent: CoherentSource<'m>,
     pub(crate) counters: Counters,
     pub(crate) checker: C,
+    /// Whose states it takes.
+    pub(crate) owner: Owner,
     untranslated: Untranslated,
 }
 
@@ -111,20 +114,26 @@ impl fmt::Display for LeftBehind {
 impl core::error::Error for LeftBehind {}
 
 impl<'m, P: Platform, M, T: Translate> Device<'m, P, M, Unchecked, T> {
-    /// A device on `platform`, with coherent memory from `coherent`; unwatched.
+    /// A device on `platform`, with coherent memory from `coherent`; unwatched. May allocate memory.
     pub fn new(
         platform: P,
         info: DeviceInfo<'m>,
         path: Path<'m, P, M, T>,
         coherent: CoherentSource<'m>,
     ) -> Self {
+        let counters = Counters::new(platform.cpu_count());
+        let owner = match path {
+            Path::Translated { domain, .. } => Owner::domain(domain.domain().id().0),
+            Path::Direct | Path::Bounced { .. } => Owner::device(info.id),
+        };
         Self {
             platform,
             info,
             path,
             coherent,
-            counters: Counters::default(),
+            counters,
             checker: Unchecked,
+            owner,
             untranslated: Untranslated::new(info.id.raw()),
         }
     }
@@ -139,6 +148,7 @@ impl<'m, P: Platform, M, T: Translate> Device<'m, P, M, Unchecked, T> {
             coherent: self.coherent,
             counters: self.counters,
             checker,
+            owner: self.owner,
             untranslated: self.untranslated,
         }
     }

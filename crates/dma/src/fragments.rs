@@ -116,6 +116,42 @@ pub(crate) fn pieces(
     })
 }
 
+/// Shows the places of joined runs to `visit` until it fails: as [`pieces`], for those who want all of
+/// them and pay for each.
+///
+/// # Errors
+/// Those of `visit`.
+#[inline(always)]
+pub(crate) fn each_piece<E>(
+    mut runs: impl Iterator<Item = PhysRange>,
+    granule: Granule,
+    mut visit: impl FnMut(Piece) -> Result<(), E>,
+) -> Result<(), E> {
+    let Some(first) = runs.find(|run| !run.is_empty()) else {
+        return Ok(());
+    };
+    let (mut run, mut at, mut base) = (first, 0, 0);
+    // One place that takes a run, and one that shows a piece: both become part of the loop.
+    loop {
+        let next = runs.next();
+        let (start, len) = next.map_or((0, 0), |next| (next.start().raw(), next.len()));
+        let is_next = start == run.end().raw();
+        if len == 0 && next.is_some() || len > 0 && is_next {
+            let joined = PhysRange::new(run.start(), run.len() + len);
+            run = joined.unwrap_or(run);
+            continue;
+        }
+        let piece = Piece { run, at, base };
+        visit(piece)?;
+        let Some(next) = next else {
+            return Ok(());
+        };
+        at += run.len();
+        base += piece.span(granule);
+        run = next;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -157,6 +193,52 @@ mod tests {
                 (0x900, 0x2000, 0x1000),
                 (0x1900, 0x3000, 0x1000)
             ]
+        );
+    }
+
+    #[test]
+    fn those_who_are_shown_all_places_see_the_same_ones() {
+        let lists = [
+            std::vec![],
+            std::vec![run(0, 0x1000), run(0x1000, 0x10), run(0x9000, 0)],
+            std::vec![
+                run(0x1800, 0x900),
+                run(0x9000, 0),
+                run(0x2100, 0x700),
+                run(0x800, 0x10)
+            ],
+            std::vec![
+                run(0, 0),
+                run(0x3000, 1),
+                run(0x3001, 0xfff),
+                run(0x3000, 0x1000)
+            ],
+        ];
+        for list in lists {
+            let mut shown = Vec::new();
+            let all = each_piece(list.iter().copied(), Granule::K4, |piece| {
+                shown.push(piece);
+                Ok::<_, ()>(())
+            });
+            assert_eq!(all, Ok(()));
+            let places: Vec<_> = pieces(list.into_iter(), Granule::K4).collect();
+            assert_eq!(shown, places);
+        }
+        let mut left = 2;
+        let list = [
+            run(0x1000, 1),
+            run(0x3000, 1),
+            run(0x5000, 1),
+            run(0x7000, 1),
+        ];
+        let stopped = each_piece(list.into_iter(), Granule::K4, |piece| {
+            left -= 1;
+            if left == 0 { Err(piece.run) } else { Ok(()) }
+        });
+        assert_eq!(
+            (stopped, left),
+            (Err(run(0x3000, 1)), 0),
+            "nothing after the failure"
         );
     }
 

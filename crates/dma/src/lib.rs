@@ -11,7 +11,8 @@
 //! * [`Coherent`]: both use it; values are copied out once, and never referred to.
 //!
 //! Tokens can be sent, never cloned. Forgetting one leaks its memory, which the device's counters
-//! and a [`Ledger`] show. Nothing here programs devices or runs by itself. Layer L3; no allocation.
+//! and a [`Ledger`] show. Nothing here programs devices or runs by itself. Layer L3; no
+//! allocation but by who makes a device, a ledger or a batch.
 #![no_std]
 #![forbid(unsafe_code)]
 

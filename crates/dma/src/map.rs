@@ -89,7 +89,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         runs: impl Iterator<Item = PhysRange> + Clone,
         caller: &'static Location<'static>,
     ) {
-        self.counters.mapped();
+        self.counters.mapped_on(&self.platform.enter_cpu());
         let segment = record.segment();
         let event = Event::new(Kind::Streaming, segment, D::DIRECTION).by(caller);
         self.checker.began(&self.info, &event, runs);

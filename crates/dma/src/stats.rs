@@ -1,8 +1,11 @@
 //! What a device's mappings have come to.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use dmakit_addr::Attributes;
+use dmakit_platform::{CpuGuard, CpuSlot, PerCpu};
 
 use crate::{LinkError, MapError};
 
@@ -68,12 +71,22 @@ impl DeviceStats {
     }
 }
 
+/// Mappings that one CPU made and ended.
+#[derive(Default, Debug)]
+struct CpuCounters {
+    mapped: AtomicU64,
+    unmapped: AtomicU64,
+}
+
 /// The counters behind [`DeviceStats`].
 ///
 /// Relaxed: they order nothing. A mapping that does not bounce costs one increment at map and one
-/// at unmap.
-#[derive(Default, Debug)]
+/// at unmap, of a line that is its CPU's own.
+#[derive(Debug)]
 pub(crate) struct Counters {
+    /// Empty where there was no memory for them.
+    cpus: PerCpu<Box<[CpuSlot<CpuCounters>]>>,
+    /// Those made and ended outside them.
     mapped: AtomicU64,
     unmapped: AtomicU64,
     bounced: AtomicU64,
@@ -92,6 +105,33 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Counters for a machine of `cpus` CPUs. May allocate memory.
+    pub(crate) fn new(cpus: usize) -> Self {
+        let mut slots = Vec::new();
+        // Without memory one counter serves all CPUs.
+        if slots.try_reserve_exact(cpus).is_ok() {
+            slots.resize_with(cpus, CpuSlot::default);
+        }
+        Self {
+            cpus: PerCpu::new(slots.into_boxed_slice()),
+            mapped: AtomicU64::default(),
+            unmapped: AtomicU64::default(),
+            bounced: AtomicU64::default(),
+            bytes_copied_in: AtomicU64::default(),
+            bytes_copied_out: AtomicU64::default(),
+            coherent_allocated: AtomicU64::default(),
+            coherent_freed: AtomicU64::default(),
+            unreachable: AtomicU64::default(),
+            pool: AtomicU64::default(),
+            limits: AtomicU64::default(),
+            coherence: AtomicU64::default(),
+            domain: AtomicU64::default(),
+            lost: AtomicU64::default(),
+            request: AtomicU64::default(),
+            failed_expected: AtomicU64::default(),
+        }
+    }
+
     #[inline]
     pub(crate) fn mapped(&self) {
         add(&self.mapped, 1);
@@ -100,6 +140,24 @@ impl Counters {
     #[inline]
     pub(crate) fn unmapped(&self) {
         add(&self.unmapped, 1);
+    }
+
+    /// As [`mapped`](Self::mapped), where a CPU was entered.
+    #[inline]
+    pub(crate) fn mapped_on(&self, cpu: &impl CpuGuard) {
+        match self.cpus.enter(cpu) {
+            Some((own, _)) => add_own(&own.mapped),
+            None => self.mapped(),
+        }
+    }
+
+    /// As [`unmapped`](Self::unmapped), where a CPU was entered.
+    #[inline]
+    pub(crate) fn unmapped_on(&self, cpu: &impl CpuGuard) {
+        match self.cpus.enter(cpu) {
+            Some((own, _)) => add_own(&own.unmapped),
+            None => self.unmapped(),
+        }
     }
 
     pub(crate) fn bounced(&self) {
@@ -164,10 +222,15 @@ impl Counters {
         }
     }
 
+    fn sum(&self, shared: &AtomicU64, of: impl Fn(&CpuCounters) -> &AtomicU64) -> u64 {
+        let own = self.cpus.iter().map(|own| get(of(own)));
+        own.fold(get(shared), u64::wrapping_add)
+    }
+
     pub(crate) fn read(&self) -> DeviceStats {
         DeviceStats {
-            mapped: get(&self.mapped),
-            unmapped: get(&self.unmapped),
+            mapped: self.sum(&self.mapped, |own| &own.mapped),
+            unmapped: self.sum(&self.unmapped, |own| &own.unmapped),
             bounced: get(&self.bounced),
             bytes_copied_in: get(&self.bytes_copied_in),
             bytes_copied_out: get(&self.bytes_copied_out),
@@ -190,6 +253,13 @@ impl Counters {
 #[inline]
 fn add(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// Nobody else writes it.
+#[inline]
+fn add_own(counter: &AtomicU64) {
+    let before = counter.load(Ordering::Relaxed);
+    counter.store(before.wrapping_add(1), Ordering::Relaxed);
 }
 
 fn get(counter: &AtomicU64) -> u64 {

@@ -4,9 +4,11 @@
 //! data and must not be shown to the device lies in bounce slots: only those edges, and only they are
 //! copied. Which edges these are is asked of the page table, never of the device's present settings.
 
+use core::convert::Infallible;
+
 use dmakit_addr::{
-    Address, AlignMask, Attributes, Direction, DirectionType, DmaRange, Granule, Iova, IovaRange,
-    PhysAddr, PhysRange,
+    Address, AlignMask, Attributes, Direction, DirectionType, DmaAddr, DmaRange, Granule, Iova,
+    IovaRange, PhysAddr, PhysRange,
 };
 use dmakit_io_pgtable::{Access, Memory, Permissions};
 use dmakit_iommu::LinkCursor;
@@ -14,7 +16,7 @@ use dmakit_platform::{CopySource, CopyTarget, Platform, Window};
 use dmakit_swiotlb::{BounceBuffer, BouncePool};
 
 use crate::check::Checker;
-use crate::fragments::{Piece, pieces};
+use crate::fragments::{Piece, each_piece, pieces};
 use crate::mapping::{Record, Route, Slots};
 use crate::{
     BounceCause, Device, DmaMemory, DomainError, MapError, MaskKind, PoolId, StrictDomain,
@@ -45,6 +47,13 @@ impl Guard {
         self.granules || self.lines.is_some()
     }
 
+    /// Why a part of a piece bounces, where one does.
+    #[inline(never)]
+    fn cause_in(self, piece: Piece, granule: Granule) -> Option<BounceCause> {
+        let mut parts = piece.fragments(granule);
+        parts.find_map(|part| self.cause(&part, granule))
+    }
+
     /// Why a part that does not have its granules to itself bounces.
     fn cause(self, part: &Piece, granule: Granule) -> Option<BounceCause> {
         let run = part.run;
@@ -56,6 +65,31 @@ impl Guard {
         }
         let line_bytes = self.lines.filter(|&line| !cache::has_whole(run, line))?;
         Some(BounceCause::SharedLine { run, line_bytes })
+    }
+}
+
+/// Memory that is to be mapped, looked at once.
+#[derive(Default)]
+struct Survey {
+    /// Bytes of all granules that it touches.
+    span: u64,
+    /// Its own bytes.
+    bytes: u64,
+    /// Where it begins.
+    first: u64,
+    /// All addresses at which one run ends and another begins.
+    seams: u64,
+    /// Why some of it must not be shown to the device.
+    cause: Option<BounceCause>,
+}
+
+impl Survey {
+    /// Where the device sees it, as one stretch; `None` where there are gaps.
+    #[inline]
+    fn seamless(&self, range: IovaRange, granule: Granule) -> Option<DmaRange> {
+        let start = range.start().raw() + (self.first & granule.mask());
+        let whole = DmaRange::new(DmaAddr::new(start), self.bytes).ok();
+        whole.filter(|_| self.seams & granule.mask() == 0)
     }
 }
 
@@ -223,25 +257,28 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         mut place: impl FnMut(DmaRange),
     ) -> Result<Translated, MapError> {
         let granule = domain.granule();
-        let (len, cause) = self.survey(runs.clone(), granule, D::DIRECTION);
+        let survey = self.survey(runs.clone(), granule, D::DIRECTION);
         let range = {
             let limit = self.info.reach(MaskKind::Streaming);
             let cpu = self.platform.enter_cpu();
-            let range = domain.reserve(&cpu, len, 1, limit);
+            let range = domain.reserve(&cpu, survey.span, 1, limit);
             range.map_err(|error| MapError::Domain(DomainError::Space(error)))?
         };
         let permissions = self.permissions(D::DIRECTION, attributes);
         let mut done = 0;
-        let slots = match cause {
-            None => Slots::None,
-            Some(_) => {
+        match survey.seamless(range, granule) {
+            Some(whole) => place(whole),
+            None => {
                 let places = pieces(runs.clone(), granule);
                 let places = places.filter_map(|piece| piece.dma(range, granule));
                 places.for_each(&mut place);
-                Slots::Edges
             }
+        }
+        let slots = match survey.cause {
+            None => Slots::None,
+            Some(_) => Slots::Edges,
         };
-        let linked = match cause {
+        let linked = match survey.cause {
             None => self.link_whole(
                 domain,
                 range,
@@ -250,7 +287,6 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 D::DIRECTION,
                 attributes,
                 &mut done,
-                &mut place,
             ),
             Some(cause) => self.link_guarded::<D, S>(
                 domain,
@@ -282,24 +318,33 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
     }
 
-    /// Bytes of all granules that runs touch, and why some of it must not be shown to the device.
+    /// What has to be known of runs before the first of them is linked.
     #[inline]
     fn survey(
         &self,
         runs: impl Iterator<Item = PhysRange> + Clone,
         granule: Granule,
         direction: Direction,
-    ) -> (u64, Option<BounceCause>) {
+    ) -> Survey {
         let guard = self.guard(direction);
-        let (mut len, mut cause) = (0, None);
-        for piece in pieces(runs, granule) {
-            len = piece.base + piece.span(granule);
-            if guard.is_needed() && cause.is_none() {
-                let mut parts = piece.fragments(granule);
-                cause = parts.find_map(|part| guard.cause(&part, granule));
+        let is_needed = guard.is_needed();
+        let (mut survey, mut end) = (Survey::default(), 0);
+        let surveyed = each_piece(runs, granule, |piece| {
+            let start = piece.run.start().raw();
+            match piece.base {
+                0 => survey.first = start,
+                _ => survey.seams |= end | start,
             }
-        }
-        (len, cause)
+            end = piece.run.end().raw();
+            survey.span = piece.base + piece.span(granule);
+            survey.bytes = piece.at + piece.run.len();
+            if is_needed && survey.cause.is_none() {
+                survey.cause = guard.cause_in(piece, granule);
+            }
+            Ok::<_, Infallible>(())
+        });
+        let Ok(()) = surveyed;
+        survey
     }
 
     /// Fills the table for runs that the device may see with all their granules.
@@ -314,27 +359,28 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         direction: Direction,
         attributes: Attributes,
         done: &mut u64,
-        place: &mut impl FnMut(DmaRange),
     ) -> Result<(), MapError> {
         let granule = domain.granule();
         let cleans = !self.info.is_coherent() && !attributes.contains(Attributes::SKIP_CPU_SYNC);
         let mut cursor = domain.cursor(permissions);
-        for piece in pieces(runs, granule) {
+        each_piece(runs, granule, |piece| {
             if cleans {
                 cache::before_device(&self.platform, piece.run, direction);
             }
-            if let Some(dma) = piece.dma(range, granule) {
-                place(dma);
-            }
-            let phys = piece.run.start().align_down(granule.bytes());
-            let part = range.slice(piece.base, piece.span(granule));
+            let (phys, span) = (
+                piece.run.start().align_down(granule.bytes()),
+                piece.span(granule),
+            );
             // A part of what was counted to be as long as the range.
-            cursor
-                .map(part.ok_or(MapError::Empty)?, phys)
-                .map_err(|error| MapError::Domain(DomainError::Table(error.failure)))?;
-            *done = piece.base + piece.span(granule);
-        }
-        Ok(())
+            let part = range.slice(piece.base, span).ok_or(MapError::Empty)?;
+            let is_linked = span == granule.bytes() && cursor.map_granule(part.start(), phys);
+            if !is_linked {
+                let linked = cursor.map(part, phys);
+                linked.map_err(|error| MapError::Domain(DomainError::Table(error.failure)))?;
+            }
+            *done = piece.base + span;
+            Ok(())
+        })
     }
 
     /// Fills the table with slots in place of the edges that the device must not see.

@@ -1,7 +1,7 @@
 //! Taking buffers back from a device.
 
 use dmakit_addr::{DirectionType, PhysRange};
-use dmakit_platform::{CopyTarget, Platform};
+use dmakit_platform::{CopyTarget, CpuGuard, Platform};
 use dmakit_swiotlb::BounceBuffer;
 
 use crate::check::{Checker, Event, Kind};
@@ -101,7 +101,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     #[inline]
     fn end<D: DirectionType, B: DmaMemory>(&self, mapping: Mapping<D, B>, len: u64) -> Debt<B> {
         let Mapping { mut memory, record } = mapping;
-        self.finish(&record);
+        self.finish(&record, &self.platform.enter_cpu());
         if let Some(translated) = record.translated() {
             let owed = self.end_translated(translated, &mut memory, len, &record);
             // What is on its way past the CPU's caches lands by the end of the sync.
@@ -118,8 +118,8 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     #[inline]
-    pub(crate) fn finish<D: DirectionType>(&self, record: &Record<D>) {
-        self.counters.unmapped();
+    pub(crate) fn finish<D: DirectionType>(&self, record: &Record<D>, cpu: &impl CpuGuard) {
+        self.counters.unmapped_on(cpu);
         let event = Event::new(Kind::Streaming, record.segment(), D::DIRECTION);
         self.checker.ended(&self.info, &event);
     }

@@ -18,10 +18,6 @@ pub struct Cursor<'a, F: Format, P: Platform, M: TableMemory> {
     permissions: Permissions,
     /// Of the smallest leaves.
     bits: u64,
-    granule: u64,
-    shift: u32,
-    /// Physical addresses from here on are looked at by the long way.
-    phys_end: u64,
     words: &'a [Word],
     /// What the first of the words maps.
     first: u64,
@@ -29,16 +25,12 @@ pub struct Cursor<'a, F: Format, P: Platform, M: TableMemory> {
 
 impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// A cursor for leaves that allow this.
-    #[inline]
+    #[inline(always)]
     pub fn cursor(&self, permissions: Permissions) -> Cursor<'_, F, P, M> {
-        let geometry = self.format.geometry();
         Cursor {
             table: self,
             permissions,
             bits: self.format.leaf(0, permissions),
-            granule: geometry.granule().bytes(),
-            shift: geometry.shift(0),
-            phys_end: 1 << geometry.output_bits().min(48),
             words: &[],
             first: 0,
         }
@@ -50,25 +42,31 @@ impl<F: Format, P: Platform, M: TableMemory> Cursor<'_, F, P, M> {
     ///
     /// # Errors
     /// [`MapError`]: nothing of the range is mapped then.
-    #[inline]
+    #[inline(never)]
     pub fn map(&mut self, range: IovaRange, phys: PhysAddr) -> Result<(), MapError> {
-        let (start, to) = (range.start().raw(), phys.raw());
-        let is_whole = (start | to) & (self.granule - 1) == 0;
-        if range.len() == self.granule && is_whole && to < self.phys_end {
-            if self.fill(start, phys) {
-                return Ok(());
-            }
-            if self.find(start) && self.fill(start, phys) {
-                return Ok(());
-            }
+        let (start, granule) = (range.start().raw(), self.table.format.geometry().granule());
+        let is_whole = (start | phys.raw()) & granule.mask() == 0;
+        if range.len() == granule.bytes() && is_whole && self.map_granule(start, phys) {
+            return Ok(());
         }
         self.table.map(range, phys, self.permissions)
     }
 
+    /// Maps one granule, both addresses multiples of it, where its table is at hand or remembered and
+    /// nothing is mapped there; false where [`map`](Self::map) has to.
+    #[inline(always)]
+    pub fn map_granule(&mut self, start: u64, phys: PhysAddr) -> bool {
+        if phys.raw() >> self.table.plain_bits != 0 {
+            return false;
+        }
+        self.fill(start, phys) || self.find(start) && self.fill(start, phys)
+    }
+
     /// Fills one leaf of the table at hand; false where it lies elsewhere or is taken.
-    #[inline]
+    #[inline(always)]
     fn fill(&self, start: u64, phys: PhysAddr) -> bool {
-        let index = (start.wrapping_sub(self.first) >> self.shift) as usize;
+        let shift = self.table.format.geometry().granule().shift();
+        let index = (start.wrapping_sub(self.first) >> shift) as usize;
         let free = self
             .words
             .get(index)
@@ -82,14 +80,17 @@ impl<F: Format, P: Platform, M: TableMemory> Cursor<'_, F, P, M> {
 
     /// Takes the table for an address to hand, where one is remembered. Entries that are to be
     /// cleaned, and those that could be one of a group, go the long way.
-    #[inline]
+    #[inline(always)]
     fn find(&mut self, start: u64) -> bool {
-        let is_plain = !self.table.cleans && self.table.has_single_leaves;
-        let Some(table) = self.table.hinted(0, start).filter(|_| is_plain) else {
+        if self.table.cleans || !self.table.has_single_leaves {
+            return false;
+        }
+        let Some(table) = self.table.hinted(0, start) else {
             return false;
         };
+        let shift = self.table.format.geometry().granule().shift();
         self.words = table.words();
-        self.first = start & !((self.words.len() as u64) * self.granule - 1);
+        self.first = start & !(((self.words.len() as u64) << shift) - 1);
         true
     }
 }

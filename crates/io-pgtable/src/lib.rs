@@ -94,7 +94,7 @@ mod withhold;
 pub use cursor::Cursor;
 pub use error::{MapError, MapFailure, TableError, UnmapError};
 pub use format::{Access, Entry, Format, Memory, Permissions};
-pub use gather::Gather;
+pub use gather::{FallenTables, Gather};
 pub use geometry::{Geometry, GeometryError};
 pub use page_table::{PageTable, Statistics, WalkCoherence};
 pub use walk::{Leaf, Leaves};

@@ -9,7 +9,7 @@ use dmakit_platform::{Platform, TableMemory};
 use crate::map::AT_ONCE;
 use crate::sync::Word;
 use crate::table::Table;
-use crate::{Format, Gather, PageTable, UnmapError};
+use crate::{FallenTables, Format, Gather, PageTable, UnmapError};
 
 impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// Clears the entries of `range`, all of it mapped, and adds it to `gather`.
@@ -18,6 +18,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     ///
     /// # Errors
     /// [`UnmapError`].
+    #[inline(always)]
     pub fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
         let (at, len) = (range.start().raw(), range.len());
         match self.unmap_entry(0, at, len, gather) {
@@ -99,8 +100,17 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// Takes the tables of a gather back into the stock.
     ///
     /// To be called only after every cache that may know them was invalidated, and that is complete.
-    pub fn recycle(&self, gather: Gather) {
-        let mut next = gather.tables;
+    #[inline]
+    pub fn recycle(&self, fallen: impl Into<FallenTables>) {
+        let FallenTables { last } = fallen.into();
+        if last != 0 {
+            self.recycle_from(last);
+        }
+    }
+
+    #[cold]
+    fn recycle_from(&self, last: u32) {
+        let mut next = last;
         while let Some(number) = next.checked_sub(1) {
             next = self
                 .tables

@@ -11,7 +11,7 @@ use dmakit_platform::{CpuGuard, Instant};
 
 use crate::hardware::SyncError;
 use crate::ticket::DomainId;
-use crate::{Mapped, StrictDomain, Ticket, UnmapFailure};
+use crate::{Mapped, StrictDomain, UnmapFailure};
 
 /// When a [`Batch`] closes, besides when its ring goes idle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +61,10 @@ pub struct Batch<B> {
     domain: DomainId,
     config: BatchConfig,
     /// Dropping the batch must not drop what devices may reach.
-    waiting: Vec<(Ticket, ManuallyDrop<B>)>,
+    waiting: Vec<(IovaRange, ManuallyDrop<B>)>,
+    /// What hardware is to forget of all that waits: one for a ring whose addresses are neighbours. At
+    /// most as many as wait.
+    gathers: Vec<Gather>,
     opened: Option<Instant>,
     held: Held,
 }
@@ -72,30 +75,39 @@ impl<B> Batch<B> {
     /// # Errors
     /// [`TryReserveError`] where there is no memory for its records; it never allocates again.
     pub fn new(domain: DomainId, config: BatchConfig) -> Result<Self, TryReserveError> {
-        let mut waiting = Vec::new();
-        waiting.try_reserve_exact(config.debts.max(1))?;
+        let (mut waiting, mut gathers) = (Vec::new(), Vec::new());
+        let debts = config.debts.max(1);
+        waiting.try_reserve_exact(debts)?;
+        gathers.try_reserve_exact(debts)?;
         Ok(Self {
             domain,
-            config,
+            config: BatchConfig { debts, ..config },
             waiting,
+            gathers,
             opened: None,
             held: Held::default(),
         })
     }
 
     /// Whose syncs it waits for.
+    #[inline]
     pub fn domain(&self) -> DomainId {
         self.domain
     }
 
     /// What it holds, and has done.
     pub fn held(&self) -> Held {
-        self.held
+        Held {
+            debts: self.waiting.len(),
+            bytes_max: self.held.bytes_max.max(self.held.bytes),
+            ..self.held
+        }
     }
 
     /// Whether it is full: the next unmap closes it first.
+    #[inline]
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= self.config.debts.max(1)
+        self.waiting.len() >= self.config.debts
     }
 
     /// Whether something has waited for the longest time allowed.
@@ -130,11 +142,12 @@ impl<B> Batch<B> {
     }
 
     /// As [`unmap`](Self::unmap), for a mapping API that keeps its own records: a range of `domain`,
-    /// and how many of its first bytes are mapped.
+    /// which is the batch's, and how many of its first bytes are mapped.
     ///
     /// # Errors
-    /// [`BatchFailure`]; where the batch is of another domain, or could not be closed to make room,
-    /// the range is mapped as before.
+    /// [`BatchFailure`]; where the batch could not be closed to make room, the range is mapped as
+    /// before.
+    #[inline]
     pub fn unmap_range<T: StrictDomain>(
         &mut self,
         domain: &T,
@@ -153,23 +166,30 @@ impl<B> Batch<B> {
                 });
             }
         }
-        let ticket = match domain.unmap_later(range, mapped) {
-            Ok(ticket) => ticket,
+        let mut gather = Gather::new();
+        if let Err(failure) = domain.unmap_gathered(range, mapped, &mut gather) {
             // Part of it may still be mapped: `owned` is lost with the addresses.
-            Err(failure) => {
-                core::mem::forget(owned);
-                return Err(BatchFailure::Lost(failure));
-            }
-        };
+            core::mem::forget(owned);
+            return Err(BatchFailure::Lost(failure));
+        }
+        self.gather(gather);
         self.opened.get_or_insert_with(now);
-        self.held.debts += 1;
-        self.held.bytes += ticket.range().len();
-        self.held.bytes_max = self.held.bytes_max.max(self.held.bytes);
-        self.waiting.push((ticket, ManuallyDrop::new(owned)));
+        self.held.bytes += range.len();
+        self.waiting.push((range, ManuallyDrop::new(owned)));
         if self.is_full() {
             self.close(domain, cpu, give).map_err(BatchFailure::Sync)?;
         }
         Ok(())
+    }
+
+    /// Keeps what hardware is to forget, together with what it touches.
+    #[inline]
+    fn gather(&mut self, gather: Gather) {
+        let apart = match self.gathers.last_mut() {
+            Some(last) => last.join(gather).err(),
+            None => Some(gather),
+        };
+        self.gathers.extend(apart);
     }
 
     /// Lets hardware forget all that waits, waits for that, and gives everything back: to be called
@@ -177,7 +197,9 @@ impl<B> Batch<B> {
     /// bounded time.
     ///
     /// # Errors
-    /// [`SyncError`]: nothing was given back, and everything still waits.
+    /// [`SyncError`]: nothing was given back, and everything still waits. Of no time at all where the
+    /// batch is another domain's.
+    #[inline(never)]
     pub fn close<T: StrictDomain>(
         &mut self,
         domain: &T,
@@ -187,21 +209,25 @@ impl<B> Batch<B> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        // Only the domain that all this is of: `unmap` saw to it, and the proof says so again.
-        self.waiting
-            .sort_unstable_by_key(|(ticket, _)| ticket.range().start());
-        let gathers = || self.waiting.iter().map(|(ticket, _)| &ticket.gather);
-        domain.invalidate_many(&gathers)?;
-        let proof = domain.sync()?;
+        if self.domain != domain.id() {
+            return Err(SyncError {
+                waited: Duration::ZERO,
+            });
+        }
+        self.gathers.sort_unstable_by_key(Gather::range_start);
+        domain.invalidate_many(&|| self.gathers.iter())?;
+        domain.sync()?;
+        // Everything that waits was queued before that sync began, and is forgotten.
         self.held.syncs += 1;
+        self.held.redeemed += self.waiting.len() as u64;
+        self.held.bytes_max = self.held.bytes_max.max(self.held.bytes);
+        self.held.bytes = 0;
         self.opened = None;
-        for (ticket, owned) in self.waiting.drain(..) {
-            self.held.debts -= 1;
-            self.held.bytes -= ticket.range().len();
-            self.held.redeemed += 1;
-            // Its invalidation was queued just now, and its number is older: it is covered.
-            let paid = domain.redeem_covered(cpu, ticket, &proof);
-            debug_assert!(paid, "a batch of one domain, closed on another");
+        for gather in self.gathers.drain(..) {
+            domain.recycle(gather.into());
+        }
+        for (range, owned) in self.waiting.drain(..) {
+            domain.release(cpu, range);
             give(ManuallyDrop::into_inner(owned));
         }
         Ok(())

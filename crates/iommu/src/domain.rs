@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use dmakit_addr::{DmaMask, Iova, IovaRange, PhysRange};
-use dmakit_io_pgtable::{Format, Gather, PageTable, Permissions};
+use dmakit_io_pgtable::{FallenTables, Format, Gather, PageTable, Permissions};
 use dmakit_iova::{CpuCache, Request, Reservation, Space};
 use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
 
@@ -66,21 +66,25 @@ where
     }
 
     /// Its number.
+    #[inline]
     pub fn id(&self) -> DomainId {
         self.id
     }
 
     /// The page table, for dumps and checks.
+    #[inline]
     pub fn table(&self) -> &PageTable<F, P, M> {
         &self.table
     }
 
     /// The addresses, for statistics and [`Space::maintain`].
+    #[inline]
     pub fn space(&self) -> &Space<P, S> {
         &self.space
     }
 
     /// The hardware.
+    #[inline]
     pub fn hardware(&self) -> &H {
         &self.hardware
     }
@@ -177,18 +181,6 @@ where
         }
     }
 
-    /// As [`unmap_range`](Self::unmap_range), with nothing queued yet.
-    #[inline]
-    pub(crate) fn unmap_range_later(
-        &self,
-        range: IovaRange,
-        mapped: u64,
-    ) -> Result<Ticket, UnmapFailure> {
-        let mut gather = Gather::new();
-        self.clear(range, mapped, &mut gather)?;
-        Ok(self.ticket(range, gather))
-    }
-
     /// Ends the domain, and gives its parts: the hardware, so that its tag can be released, and
     /// then the page table, to be dropped.
     ///
@@ -208,6 +200,7 @@ where
     ///
     /// # Errors
     /// [`SyncError`]: no ticket can be redeemed by it.
+    #[inline]
     pub fn sync(&self) -> Result<Proof, SyncError> {
         let completed = self.epochs.begin();
         self.hardware.sync()?;
@@ -221,6 +214,7 @@ where
     ///
     /// # Errors
     /// [`RedeemFailure`] with the ticket, where the proof does not cover it.
+    #[inline]
     pub fn redeem(
         &self,
         cpu: &impl CpuGuard,
@@ -237,20 +231,13 @@ where
         if let Err(error) = proof.covers(&ticket) {
             return Err(RedeemFailure { error, ticket });
         }
-        self.take_back_ticket(cpu, ticket);
+        self.take_back(cpu, ticket);
         Ok(())
     }
 
-    /// Takes back what hardware has forgotten.
     #[inline]
-    pub(crate) fn take_back(&self, cpu: &impl CpuGuard, reservation: Reservation, gather: Gather) {
-        self.table.recycle(gather);
-        self.space.free(cpu, reservation);
-    }
-
-    #[inline]
-    fn take_back_ticket(&self, cpu: &impl CpuGuard, ticket: Ticket) {
-        self.table.recycle(ticket.gather);
+    fn take_back(&self, cpu: &impl CpuGuard, ticket: Ticket) {
+        self.table.recycle(ticket.fallen);
         if ticket.frees {
             self.release(cpu, ticket.range);
         }
@@ -258,7 +245,7 @@ where
 
     /// The tables of a part that hardware has forgotten, and whose addresses stay reserved.
     pub(crate) fn forgotten(&self, ticket: Ticket) {
-        self.table.recycle(ticket.gather);
+        self.table.recycle(ticket.fallen);
     }
 
     /// Clears a part, and queues its invalidation; its addresses stay reserved.
@@ -276,20 +263,26 @@ where
             domain: self.id,
             range: part,
             frees: false,
-            gather,
+            fallen: gather.into(),
             since: self.epochs.now(),
         })
     }
 
+    /// Takes the number of a sync that is about to begin.
+    pub(crate) fn begin_sync(&self) -> Epoch {
+        self.epochs.begin()
+    }
+
     /// Lets hardware forget everything, and waits.
-    pub(crate) fn flush_all(&self) -> Result<Proof, SyncError> {
-        let completed = self.epochs.begin();
+    pub(crate) fn forget_all(&self) -> Result<(), SyncError> {
         self.hardware.invalidate_all()?;
-        self.hardware.sync()?;
-        Ok(Proof {
-            domain: self.id,
-            completed,
-        })
+        self.hardware.sync()
+    }
+
+    /// Takes tables back that hardware has forgotten.
+    #[inline]
+    pub(crate) fn recycle(&self, fallen: FallenTables) {
+        self.table.recycle(fallen);
     }
 
     /// The addresses of a mapping of this domain.
@@ -302,7 +295,7 @@ where
     }
 
     /// Clears the table for the first bytes of a range, for which nothing was queued yet.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn clear(
         &self,
         range: IovaRange,
@@ -313,10 +306,13 @@ where
         if part.is_empty() {
             return Ok(());
         }
-        self.table.unmap(part, gather).map_err(|error| {
-            self.quarantine(range);
-            UnmapFailure::Table { range, error }
-        })
+        match self.table.unmap(part, gather) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.quarantine(range);
+                Err(UnmapFailure::Table { range, error })
+            }
+        }
     }
 
     /// Gives addresses back at which nothing is mapped, and that hardware has forgotten.
@@ -338,12 +334,13 @@ where
             domain: self.id,
             range,
             frees: true,
-            gather,
+            fallen: gather.into(),
             since: self.epochs.now(),
         }
     }
 
     /// Queues what forgets a gather.
+    #[inline]
     pub(crate) fn invalidate(&self, gather: &Gather) -> Result<(), SyncError> {
         match Joined::of(gather) {
             Some(joined) => self.hardware.invalidate(&self.invalidation(&joined)),
@@ -370,22 +367,7 @@ where
         })
     }
 
-    /// Takes back what a proof covers that was made after its invalidation was queued, though the
-    /// ticket was written before; false, and the ticket lost, for another domain's.
-    pub(crate) fn redeem_covered(
-        &self,
-        cpu: &impl CpuGuard,
-        ticket: Ticket,
-        proof: &Proof,
-    ) -> bool {
-        let covered = proof.covers(&ticket).is_ok();
-        match covered {
-            true => self.take_back_ticket(cpu, ticket),
-            false => self.quarantine(ticket.range),
-        }
-        covered
-    }
-
+    #[inline]
     fn invalidation(&self, joined: &Joined) -> Invalidation {
         let geometry = self.table.format().geometry();
         Invalidation {
@@ -431,12 +413,9 @@ where
         let cleared = mapped.is_none_or(|mapped| {
             mapped.is_empty() || self.table.unmap(mapped, &mut gather).is_ok()
         });
-        let forgotten = self
-            .hardware
-            .invalidate_all()
-            .and_then(|()| self.hardware.sync());
-        if cleared && forgotten.is_ok() {
-            self.take_back(cpu, reservation, gather);
+        if cleared && self.forget_all().is_ok() {
+            self.table.recycle(gather);
+            self.space.free(cpu, reservation);
         } else {
             self.quarantine(reservation.into_range());
         }

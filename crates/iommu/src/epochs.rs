@@ -92,4 +92,41 @@ mod protocol {
             }
         });
     }
+
+    /// A lazy domain: a queue under its lock, an entry that its range clears, hardware that walks.
+    #[test]
+    fn a_flush_frees_only_ranges_whose_entries_were_clear_when_hardware_forgot() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let epochs = Arc::new(Epochs::default());
+            let queue = Arc::new(Mutex::new(None));
+            let entry = Arc::new(AtomicU64::new(1));
+            let unmaps = {
+                let (epochs, queue, entry) = (epochs.clone(), queue.clone(), entry.clone());
+                thread::spawn(move || {
+                    entry.store(0, Ordering::Relaxed);
+                    let mut queue = queue.lock().unwrap();
+                    *queue = Some(epochs.now());
+                })
+            };
+            let flushes = move |epochs: Arc<Epochs>,
+                                queue: Arc<Mutex<Option<Epoch>>>,
+                                entry: Arc<AtomicU64>| {
+                let completed = epochs.begin();
+                drop(queue.lock().unwrap());
+                let walked = entry.load(Ordering::Relaxed);
+                let waiting = *queue.lock().unwrap();
+                let is_covered = waiting.is_some_and(|since| since <= completed);
+                assert!(!is_covered || walked == 0, "freed while hardware knows it");
+            };
+            let other = {
+                let all = (epochs.clone(), queue.clone(), entry.clone());
+                thread::spawn(move || flushes(all.0, all.1, all.2))
+            };
+            flushes(epochs, queue, entry);
+            other.join().unwrap();
+            unmaps.join().unwrap();
+        });
+    }
 }

@@ -6,13 +6,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use dmakit_addr::IovaRange;
-use dmakit_io_pgtable::{Format, Gather};
+use dmakit_io_pgtable::{FallenTables, Format, Gather};
 use dmakit_iova::CpuCache;
-use dmakit_platform::{Barrier, CpuGuard, CpuSlot, Instant, IrqMutex, Platform, TableMemory};
+use dmakit_platform::{CpuGuard, CpuSlot, Instant, IrqMutex, Platform, TableMemory};
 
 use crate::error::UnmapFailure;
 use crate::hardware::{Hardware, SyncError};
-use crate::ticket::{Epoch, Proof};
+use crate::ticket::Epoch;
 use crate::{Domain, Mapped};
 
 /// When a [`Lazy`] domain flushes.
@@ -22,14 +22,19 @@ pub struct LazyConfig {
     pub queue: usize,
     /// The longest that a range waits, if [`Lazy::maintain`] is called as often.
     pub age_max: Duration,
+    /// So many ranges that follow one another in a queue share one look at the clock, which costs as
+    /// much as the rest of an unmap: what is said of their exposure counts from the first of them, and
+    /// is never too little. 1 looks for each.
+    pub ranges_per_look: usize,
 }
 
 impl Default for LazyConfig {
-    /// 256 ranges and 10 ms, as Linux has them.
+    /// 256 ranges and 10 ms, as Linux has them, and a look at the clock for 16.
     fn default() -> Self {
         Self {
             queue: 256,
             age_max: Duration::from_millis(10),
+            ranges_per_look: 16,
         }
     }
 }
@@ -42,7 +47,7 @@ pub struct Exposure {
     /// Flushes so far.
     pub flushes: u64,
     /// Sum over all ranges that were forgotten of their frames (4 KiB) times the microseconds
-    /// between unmap and flush.
+    /// between unmap and flush, or a little more: see [`LazyConfig::ranges_per_look`].
     pub page_microseconds: u64,
 }
 
@@ -50,9 +55,28 @@ struct Waiting {
     range: IovaRange,
     /// Bytes that were mapped.
     mapped: u64,
-    gather: Gather,
+    fallen: FallenTables,
     since: Epoch,
     at: Instant,
+}
+
+/// What one CPU has waiting, on cache lines of its own: nobody else comes here but to flush.
+#[repr(align(128))]
+struct Queue<P: Platform> {
+    /// The oldest first.
+    waiting: IrqMutex<P, Vec<Waiting>>,
+    /// Bytes that wait. Written under the lock, read without.
+    exposed: AtomicU64,
+}
+
+impl<P: Platform> Queue<P> {
+    /// Adds to the bytes that wait, under the lock.
+    #[inline]
+    fn expose(&self, bytes: u64) {
+        let exposed = self.exposed.load(Ordering::Relaxed);
+        self.exposed
+            .store(exposed.wrapping_add(bytes), Ordering::Relaxed);
+    }
 }
 
 /// A domain whose unmaps are forgotten by hardware some time later, all at once.
@@ -65,8 +89,7 @@ pub struct Lazy<P: Platform, S, F: Format, M: TableMemory, H: Hardware> {
     platform: P,
     config: LazyConfig,
     /// One queue for each CPU.
-    queues: Box<[IrqMutex<P, Vec<Waiting>>]>,
-    exposed: AtomicU64,
+    queues: Box<[Queue<P>]>,
     flushes: AtomicU64,
     page_microseconds: AtomicU64,
 }
@@ -99,20 +122,23 @@ where
             if queue.try_reserve_exact(config.queue.max(1)).is_err() {
                 return Err(domain);
             }
-            queues.push(IrqMutex::<P, _>::new(queue));
+            queues.push(Queue {
+                waiting: IrqMutex::<P, _>::new(queue),
+                exposed: AtomicU64::new(0),
+            });
         }
         Ok(Self {
             domain,
             platform,
             config,
             queues: queues.into_boxed_slice(),
-            exposed: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
             page_microseconds: AtomicU64::new(0),
         })
     }
 
     /// The domain: to map, and for everything that does not differ.
+    #[inline]
     pub fn domain(&self) -> &Domain<P, S, F, M, H> {
         &self.domain
     }
@@ -120,7 +146,11 @@ where
     /// How much is, and was, exposed.
     pub fn exposure(&self) -> Exposure {
         Exposure {
-            bytes: self.exposed.load(Ordering::Relaxed),
+            bytes: self
+                .queues
+                .iter()
+                .map(|queue| queue.exposed.load(Ordering::Relaxed))
+                .sum(),
             flushes: self.flushes.load(Ordering::Relaxed),
             page_microseconds: self.page_microseconds.load(Ordering::Relaxed),
         }
@@ -138,6 +168,7 @@ where
     }
 
     /// As [`unmap`](Self::unmap), of a range of which the first bytes are mapped.
+    #[inline]
     pub(crate) fn unmap_range(
         &self,
         cpu: &impl CpuGuard,
@@ -146,45 +177,65 @@ where
     ) -> Result<(), UnmapFailure> {
         let mut gather = Gather::new();
         self.domain.clear(range, mapped, &mut gather)?;
-        // The cleared entries before the count of syncs: a flush that this range will be held to
-        // have been covered by must not begin between the two.
-        self.platform.barrier(Barrier::Full);
-        self.exposed.fetch_add(mapped, Ordering::Relaxed);
-        let mut waiting = Waiting {
+        let fallen = gather.into();
+        match self.wait(cpu, range, mapped, fallen) {
+            Ok(()) => Ok(()),
+            Err(fallen) => self.wait_after_flush(cpu, range, mapped, fallen),
+        }
+    }
+
+    /// Lets a range wait, whose entries are clear; the tables that fell out, where there is no room.
+    #[inline]
+    fn wait(
+        &self,
+        cpu: &impl CpuGuard,
+        range: IovaRange,
+        mapped: u64,
+        fallen: FallenTables,
+    ) -> Result<(), FallenTables> {
+        let Some(queue) = self.queues.get(cpu.cpu().index()) else {
+            return Err(fallen);
+        };
+        let mut waiting = queue.waiting.lock();
+        let count = waiting.len();
+        if count >= self.config.queue.max(1) {
+            return Err(fallen);
+        }
+        let shares_look = count % self.config.ranges_per_look.max(1) != 0;
+        let at = match waiting.last().filter(|_| shares_look) {
+            Some(last) => last.at,
+            None => self.platform.now(),
+        };
+        waiting.push(Waiting {
             range,
             mapped,
-            gather,
+            fallen,
+            // Under the lock: see `flush`.
             since: self.domain.epoch(),
-            at: self.platform.now(),
-        };
-        let Some(queue) = self.queues.get(cpu.cpu().index()) else {
+            at,
+        });
+        queue.expose(mapped);
+        Ok(())
+    }
+
+    #[cold]
+    fn wait_after_flush(
+        &self,
+        cpu: &impl CpuGuard,
+        range: IovaRange,
+        mapped: u64,
+        fallen: FallenTables,
+    ) -> Result<(), UnmapFailure> {
+        let flushed = self.flush(cpu).and_then(|()| {
+            // A queue that was flushed has room; a CPU that the machine does not have has no queue.
+            let waits = self.wait(cpu, range, mapped, fallen);
+            waits.map_err(|_| SyncError {
+                waited: Duration::ZERO,
+            })
+        });
+        flushed.map_err(|error| {
             self.domain.quarantine(range);
-            let error = SyncError {
-                waited: Duration::ZERO,
-            };
-            return Err(UnmapFailure::Hardware { range, error });
-        };
-        // Twice at the most: a queue that was flushed has room.
-        for _ in 0..2 {
-            waiting = {
-                let mut queue = queue.lock();
-                if queue.len() < self.config.queue.max(1) {
-                    queue.push(waiting);
-                    return Ok(());
-                }
-                waiting
-            };
-            if let Err(error) = self.flush(cpu) {
-                self.domain.quarantine(range);
-                return Err(UnmapFailure::Hardware { range, error });
-            }
-        }
-        self.domain.quarantine(range);
-        Err(UnmapFailure::Hardware {
-            range,
-            error: SyncError {
-                waited: Duration::ZERO,
-            },
+            UnmapFailure::Hardware { range, error }
         })
     }
 
@@ -198,7 +249,7 @@ where
         let due = self
             .queues
             .iter()
-            .any(|queue| queue.lock().first().is_some_and(is_old));
+            .any(|queue| queue.waiting.lock().first().is_some_and(is_old));
         if due { self.flush(cpu) } else { Ok(()) }
     }
 
@@ -223,36 +274,36 @@ where
     /// # Errors
     /// [`SyncError`]: nothing was given back.
     pub fn flush(&self, cpu: &impl CpuGuard) -> Result<(), SyncError> {
-        let proof = self.domain.flush_all()?;
+        let completed = self.domain.begin_sync();
+        // Passing through each lock parts what waits in two. Whoever put a range there before has
+        // cleared its entries before hardware forgets them now; whoever does so later finds the number
+        // of this flush passed, and is not held to have been covered by it.
+        for queue in &self.queues {
+            drop(queue.waiting.lock());
+        }
+        self.domain.forget_all()?;
         self.flushes.fetch_add(1, Ordering::Relaxed);
         let now = self.platform.now();
         for queue in &self.queues {
-            self.drain(cpu, queue, &proof, now);
+            self.drain(cpu, queue, completed, now);
         }
         Ok(())
     }
 
-    fn drain(
-        &self,
-        cpu: &impl CpuGuard,
-        queue: &IrqMutex<P, Vec<Waiting>>,
-        proof: &Proof,
-        now: Instant,
-    ) {
-        let mut queue = queue.lock();
-        // From the end, so that taking one out moves only one that was kept.
-        for index in (0..queue.len()).rev() {
-            if queue[index].since > proof.completed() {
-                continue;
-            }
-            let waiting = queue.swap_remove(index);
-            let bytes = waiting.mapped;
-            let waited = now.saturating_since(waiting.at).as_micros() as u64;
-            self.exposed.fetch_sub(bytes, Ordering::Relaxed);
-            self.page_microseconds
-                .fetch_add((bytes >> 12) * waited, Ordering::Relaxed);
-            self.domain.table().recycle(waiting.gather);
+    fn drain(&self, cpu: &impl CpuGuard, queue: &Queue<P>, completed: Epoch, now: Instant) {
+        let mut waiting = queue.waiting.lock();
+        // Numbers were read under the lock, so they rise along the queue.
+        let covered = waiting.partition_point(|waiting| waiting.since <= completed);
+        let (mut bytes, mut page_microseconds) = (0, 0_u64);
+        for waiting in waiting.drain(..covered) {
+            let waited = now.as_nanos().saturating_sub(waiting.at.as_nanos()) / 1000;
+            bytes += waiting.mapped;
+            page_microseconds += (waiting.mapped >> 12) * waited;
+            self.domain.recycle(waiting.fallen);
             self.domain.release(cpu, waiting.range);
         }
+        queue.expose(0_u64.wrapping_sub(bytes));
+        self.page_microseconds
+            .fetch_add(page_microseconds, Ordering::Relaxed);
     }
 }

@@ -1,7 +1,7 @@
 //! The domain of machines without an IOMMU.
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
-use dmakit_io_pgtable::{Gather, MapError as LinkError, Permissions};
+use dmakit_io_pgtable::{FallenTables, Gather, MapError as LinkError, Permissions};
 use dmakit_iova::AllocError;
 use dmakit_platform::CpuGuard;
 
@@ -74,7 +74,11 @@ impl StrictDomain for NoTranslation {
         match *self {}
     }
 
-    fn unmap_later(&self, _: IovaRange, _: u64) -> Result<Ticket, UnmapFailure> {
+    fn unmap_gathered(&self, _: IovaRange, _: u64, _: &mut Gather) -> Result<(), UnmapFailure> {
+        match *self {}
+    }
+
+    fn recycle(&self, _: FallenTables) {
         match *self {}
     }
 
@@ -90,10 +94,6 @@ impl StrictDomain for NoTranslation {
     }
 
     fn redeem(&self, _: &impl CpuGuard, _: Ticket, _: &Proof) -> Result<(), RedeemFailure> {
-        match *self {}
-    }
-
-    fn redeem_covered(&self, _: &impl CpuGuard, _: Ticket, _: &Proof) -> bool {
         match *self {}
     }
 
@@ -116,6 +116,10 @@ impl StrictDomain for NoTranslation {
 
 impl LinkCursor for NoTranslation {
     fn map(&mut self, _: IovaRange, _: PhysAddr) -> Result<(), LinkError> {
+        match *self {}
+    }
+
+    fn map_granule(&mut self, _: Iova, _: PhysAddr) -> bool {
         match *self {}
     }
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use dmakit_addr::IovaRange;
-use dmakit_io_pgtable::Gather;
+use dmakit_io_pgtable::FallenTables;
 
 /// A domain, told from all others that its maker numbered. 63 bits count: the numbers above are of
 /// devices without translation.
@@ -54,7 +54,7 @@ pub struct Ticket {
     pub(crate) range: IovaRange,
     /// Whether the addresses are to be free again.
     pub(crate) frees: bool,
-    pub(crate) gather: Gather,
+    pub(crate) fallen: FallenTables,
     pub(crate) since: Epoch,
 }
 
@@ -98,6 +98,7 @@ impl Proof {
     ///
     /// # Errors
     /// [`RedeemError`].
+    #[inline]
     pub(crate) fn covers(&self, ticket: &Ticket) -> Result<(), RedeemError> {
         self.pays(ticket.domain, ticket.since)
     }

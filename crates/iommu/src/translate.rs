@@ -1,7 +1,7 @@
 //! What a mapping API needs of a domain.
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, PhysAddr, PhysRange};
-use dmakit_io_pgtable::{Cursor, Format, Gather, MapError as LinkError, Permissions};
+use dmakit_io_pgtable::{Cursor, FallenTables, Format, Gather, MapError as LinkError, Permissions};
 use dmakit_iova::{AllocError, CpuCache};
 use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
 
@@ -128,12 +128,21 @@ pub trait StrictDomain: Send + Sync {
     /// [`UnmapFailure`]: what lay behind it must not be used again.
     fn unmap_strict(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure>;
 
-    /// As [`unmap_strict`](Self::unmap_strict), with nothing queued yet: for a
-    /// [`Batch`](crate::Batch), which does so when it closes.
+    /// Clears the first `mapped` bytes of `range`, and adds them to `gather`, with nothing queued yet:
+    /// for a [`Batch`](crate::Batch), which does so when it closes. After the sync that follows it
+    /// [`recycles`](Self::recycle) what fell out and [`releases`](Self::release) the addresses.
     ///
     /// # Errors
     /// As [`unmap_strict`](Self::unmap_strict).
-    fn unmap_later(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure>;
+    fn unmap_gathered(
+        &self,
+        range: IovaRange,
+        mapped: u64,
+        gather: &mut Gather,
+    ) -> Result<(), UnmapFailure>;
+
+    /// Takes tables back that hardware has forgotten.
+    fn recycle(&self, fallen: FallenTables);
 
     /// Queues what forgets many that were unmapped later, in order of their addresses.
     ///
@@ -160,11 +169,6 @@ pub trait StrictDomain: Send + Sync {
         ticket: Ticket,
         proof: &Proof,
     ) -> Result<(), RedeemFailure>;
-
-    /// As [`redeem`](Self::redeem), of a ticket whose invalidation was queued by
-    /// [`invalidate_many`](Self::invalidate_many) before the proof's sync began; false, and the
-    /// ticket lost, where the proof does not cover it.
-    fn redeem_covered(&self, cpu: &impl CpuGuard, ticket: Ticket, proof: &Proof) -> bool;
 
     /// Keeps hardware from a part while the memory behind it moves, as [`Domain::withhold`].
     ///
@@ -193,12 +197,21 @@ pub trait LinkCursor {
     /// # Errors
     /// [`LinkError`]: nothing of the part is mapped then.
     fn map(&mut self, part: IovaRange, phys: PhysAddr) -> Result<(), LinkError>;
+
+    /// Links one granule, where that is short; false where [`map`](Self::map) has to. Both addresses
+    /// are multiples of it.
+    fn map_granule(&mut self, start: Iova, phys: PhysAddr) -> bool;
 }
 
 impl<F: Format, P: Platform, M: TableMemory> LinkCursor for Cursor<'_, F, P, M> {
     #[inline]
     fn map(&mut self, part: IovaRange, phys: PhysAddr) -> Result<(), LinkError> {
         Cursor::map(self, part, phys)
+    }
+
+    #[inline(always)]
+    fn map_granule(&mut self, start: Iova, phys: PhysAddr) -> bool {
+        Cursor::map_granule(self, start.raw(), phys)
     }
 }
 
@@ -210,6 +223,7 @@ where
     M: TableMemory + Send + Sync,
     H: Hardware,
 {
+    #[inline]
     fn id(&self) -> DomainId {
         Self::id(self)
     }
@@ -232,7 +246,7 @@ where
         Ok(mapped.reservation.into_range())
     }
 
-    #[inline]
+    #[inline(always)]
     fn reserve(
         &self,
         cpu: &impl CpuGuard,
@@ -264,7 +278,7 @@ where
     where
         Self: 'a;
 
-    #[inline]
+    #[inline(always)]
     fn cursor(&self, permissions: Permissions) -> Self::Cursor<'_> {
         self.table().cursor(permissions)
     }
@@ -296,8 +310,18 @@ where
     }
 
     #[inline]
-    fn unmap_later(&self, range: IovaRange, mapped: u64) -> Result<Ticket, UnmapFailure> {
-        self.unmap_range_later(range, mapped)
+    fn unmap_gathered(
+        &self,
+        range: IovaRange,
+        mapped: u64,
+        gather: &mut Gather,
+    ) -> Result<(), UnmapFailure> {
+        self.clear(range, mapped, gather)
+    }
+
+    #[inline]
+    fn recycle(&self, fallen: FallenTables) {
+        Self::recycle(self, fallen);
     }
 
     fn invalidate_many<'a, I: Iterator<Item = &'a Gather>>(
@@ -307,6 +331,7 @@ where
         Self::invalidate_many(self, gathers)
     }
 
+    #[inline]
     fn sync(&self) -> Result<Proof, SyncError> {
         Self::sync(self)
     }
@@ -319,11 +344,6 @@ where
         proof: &Proof,
     ) -> Result<(), RedeemFailure> {
         Self::redeem(self, cpu, ticket, proof)
-    }
-
-    #[inline]
-    fn redeem_covered(&self, cpu: &impl CpuGuard, ticket: Ticket, proof: &Proof) -> bool {
-        Self::redeem_covered(self, cpu, ticket, proof)
     }
 
     fn withhold(&self, part: IovaRange) -> Result<Withheld, WithholdError> {

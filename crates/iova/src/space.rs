@@ -104,6 +104,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     }
 
     /// The granule of the space.
+    #[inline]
     pub fn granule(&self) -> Granule {
         self.granule
     }
@@ -116,20 +117,26 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     /// # Errors
     /// [`AllocError`] with the numbers; the space is as before, but that caches may have gone back
     /// to it.
-    #[inline]
+    #[inline(always)]
     pub fn alloc(&self, cpu: &impl CpuGuard, request: &Request) -> Result<Reservation, AllocError> {
-        if let Some((order, end)) = request.plain(self.granule) {
-            if let Some((cache, flush)) = self.cpus.enter(cpu) {
-                if flush {
-                    self.flush(cache, u64::MAX);
-                }
-                if let Some(start) = cache.pop(order, end) {
-                    let range = self.bytes(start, 1 << order);
-                    return Ok(Reservation { range, order });
-                }
-            }
+        match self.alloc_cached(cpu, request) {
+            Some(reservation) => Ok(reservation),
+            None => self.alloc_shaped(cpu, request),
         }
-        self.alloc_shaped(cpu, request)
+    }
+
+    /// A block that this CPU has at hand, for the common kind of request.
+    #[inline(always)]
+    fn alloc_cached(&self, cpu: &impl CpuGuard, request: &Request) -> Option<Reservation> {
+        let (order, end) = request.plain(self.granule)?;
+        let (cache, flush) = self.cpus.enter(cpu)?;
+        if flush {
+            self.flush(cache, u64::MAX);
+        }
+        let start = Iova::new(cache.pop(order, end)? << self.granule.shift());
+        // Below the limit, so it does not overflow.
+        let range = IovaRange::new(start, request.len).ok()?;
+        Some(Reservation { range, order })
     }
 
     /// Any request, also one that the CPU's cache does not serve at once.
@@ -191,6 +198,13 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     /// nobody has resumed since.
     #[inline]
     pub fn resume(&self, range: IovaRange) -> Reservation {
+        let order = range
+            .len()
+            .trailing_zeros()
+            .wrapping_sub(self.granule.shift()) as usize;
+        if range.len().is_power_of_two() && order < ORDERS {
+            return Reservation { range, order };
+        }
         let granules = taken(range.len() >> self.granule.shift());
         Reservation {
             range,

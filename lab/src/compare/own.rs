@@ -226,7 +226,12 @@ impl Run<'_> {
             Forgetting::Strict => Served::Strict(domain),
             Forgetting::Batched => Served::Batched(domain, HashMap::new()),
             Forgetting::Lazy => {
-                let lazy = Lazy::new(domain, self.platform.clone(), LazyConfig::default());
+                let config = LazyConfig {
+                    // Time is the trace's: looking costs nothing.
+                    ranges_per_look: 1,
+                    ..LazyConfig::default()
+                };
+                let lazy = Lazy::new(domain, self.platform.clone(), config);
                 let lazy = lazy.map_err(|_| anyhow::anyhow!("no memory for flush queues"))?;
                 Served::Lazy(Box::new(lazy))
             }

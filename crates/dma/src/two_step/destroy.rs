@@ -19,6 +19,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         self.looks_at_segments(&request.request.state)
     }
 
+    #[inline]
     pub(super) fn looks_at_segments(&self, state: &State) -> bool {
         let has_work = state.has(Flag::BOUNCED) || !self.info.is_coherent() || C::IS_WATCHING;
         !state.has(Flag::TRANSLATED) && has_work
@@ -33,6 +34,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ///
     /// # Errors
     /// [`Unmoved`] with both, where the request is of another domain.
+    #[inline]
     pub fn destroy<D: DirectionType, B: CopyTarget>(
         &self,
         request: Sealed<D>,
@@ -54,6 +56,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     ///
     /// # Errors
     /// As [`destroy`](Self::destroy).
+    #[inline]
     pub fn cancel<D: DirectionType, B: CopyTarget>(
         &self,
         request: Request<D>,
@@ -69,12 +72,29 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             None => self.end_alone::<D, B>(state, &mut owned, segments),
             Some(domain) => self.end_all::<D, B>(domain, state, &mut owned),
         };
-        self.ended_state::<D>(Kind::Request, state);
+        self.ended_state::<D>(Kind::Request, state, &self.platform.enter_cpu());
         Ok(self.debt(owned, owed))
     }
 
     /// Ends all that is linked, and gives the addresses back.
+    #[inline]
     fn end_all<D: DirectionType, B: CopyTarget>(
+        &self,
+        domain: &'m T::Domain,
+        state: &State,
+        target: &mut B,
+    ) -> Owed {
+        let granule = domain.granule();
+        let (range, span) = (state.range(granule), state.span(granule));
+        if state.is_plain() && !self.leaves_stale_lines::<D>(state) {
+            return self.retire(range, span);
+        }
+        self.end_all_with_work::<D, B>(domain, state, target)
+    }
+
+    /// As [`end_all`](Self::end_all), where there is more to do.
+    #[cold]
+    fn end_all_with_work<D: DirectionType, B: CopyTarget>(
         &self,
         domain: &'m T::Domain,
         state: &State,
@@ -90,7 +110,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             };
         }
         if span == 0 || !self.works_after_sync::<D>(state) {
-            self.drop_lines_now::<D>(domain, state);
+            if self.leaves_stale_lines::<D>(state) {
+                self.drop_lines_now(domain, state);
+            }
             return self.retire(range, span);
         }
         let owed = self.end_part::<D, B>(domain, state, 0, target);
@@ -109,6 +131,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// cannot be closed. The inner result: [`SyncError`] where they wait, and the batch that they
     /// filled did not close; where they could not wait, what was `owned` is lost.
     #[allow(clippy::type_complexity)]
+    #[inline]
     pub fn destroy_batched<D: DirectionType, B: CopyTarget>(
         &self,
         batch: &mut Batch<B>,
@@ -118,41 +141,83 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         mut give: impl FnMut(B),
     ) -> Result<Result<(), SyncError>, Unmoved<(Sealed<D>, B)>> {
         let state = &request.request.state;
-        let can_wait = !state.has(Flag::LOST) && !self.works_after_sync::<D>(state);
-        let domain = self.strict_domain().filter(|_| can_wait);
-        let Some(domain) = domain else {
-            let debt = self.destroy(request, owned, segments)?;
-            return Ok(self.pay_alone(debt).map(give));
-        };
-        let mut checked = self.check_end(state, 0, segments);
-        if checked.is_ok() && batch.is_full() {
-            let closed = batch.close(domain, &self.platform.enter_cpu(), &mut give);
-            checked = closed.map_err(LinkError::Hardware);
+        let leaves_work = !state.is_plain() || self.leaves_stale_lines::<D>(state);
+        match self.strict_domain() {
+            // What has to be true in the end, and mostly is.
+            Some(domain)
+                if !leaves_work
+                    && self.owner.owns(state)
+                    && !batch.is_full()
+                    && batch.domain() == domain.id() =>
+            {
+                Ok(self.destroy_in_batch(domain, batch, request, owned, give))
+            }
+            Some(domain) if !leaves_work => {
+                match self.check_batched(domain, batch, state, segments, &mut give) {
+                    Ok(()) => Ok(self.destroy_in_batch(domain, batch, request, owned, give)),
+                    Err(error) => {
+                        let state = (request, owned);
+                        Err(Unmoved { error, state })
+                    }
+                }
+            }
+            _ => {
+                let debt = self.destroy(request, owned, segments)?;
+                Ok(self.pay_alone(debt).map(give))
+            }
         }
-        if checked.is_ok() && batch.domain() != domain.id() {
-            checked = Err(self.wrong_domain());
+    }
+
+    /// Makes room in a batch where it is full; whether a request can then wait there.
+    #[cold]
+    fn check_batched<B>(
+        &self,
+        domain: &T::Domain,
+        batch: &mut Batch<B>,
+        state: &State,
+        segments: impl Iterator<Item = DmaSegment>,
+        give: &mut impl FnMut(B),
+    ) -> Result<(), LinkError> {
+        self.check_end(state, 0, segments)?;
+        if batch.is_full() {
+            let closed = batch.close(domain, &self.platform.enter_cpu(), give);
+            closed.map_err(LinkError::Hardware)?;
         }
-        if let Err(error) = checked {
-            let state = (request, owned);
-            return Err(Unmoved { error, state });
+        match batch.domain() == domain.id() {
+            true => Ok(()),
+            false => Err(self.wrong_domain()),
         }
-        let granule = domain.granule();
-        self.ended_state::<D>(Kind::Request, state);
+    }
+
+    /// Ends a request of this device whose memory can wait in a batch that has room and is of its
+    /// domain.
+    #[inline]
+    fn destroy_in_batch<D: DirectionType, B>(
+        &self,
+        domain: &T::Domain,
+        batch: &mut Batch<B>,
+        request: Sealed<D>,
+        owned: B,
+        give: impl FnMut(B),
+    ) -> Result<(), SyncError> {
+        let (state, granule) = (&request.request.state, domain.granule());
         let mapped = (state.range(granule), state.span(granule));
         let cpu = self.platform.enter_cpu();
+        self.ended_state::<D>(Kind::Request, state, &cpu);
         let now = || self.platform.now();
         match batch.unmap_range(domain, &cpu, now, mapped, owned, give) {
-            Ok(()) => Ok(Ok(())),
-            Err(dmakit_iommu::BatchFailure::Sync(error)) => Ok(Err(error)),
+            Ok(()) => Ok(()),
+            Err(dmakit_iommu::BatchFailure::Sync(error)) => Err(error),
             // It was not full, and is of this domain.
             Err(_) => {
                 self.counters.lost();
-                Ok(Ok(()))
+                Ok(())
             }
         }
     }
 
     /// Whether what is linked from byte `from` on can be ended.
+    #[inline]
     pub(super) fn check_end(
         &self,
         state: &State,

@@ -2,7 +2,9 @@
 
 use core::panic::Location;
 
-use dmakit_addr::{Attributes, DirectionType, DmaAddr, DmaRange, Iova, IovaRange, PhysRange};
+use dmakit_addr::{
+    Attributes, DirectionType, DmaAddr, DmaRange, Iova, IovaRange, PhysAddr, PhysRange,
+};
 use dmakit_iommu::LinkCursor;
 use dmakit_platform::{CopySource, Platform};
 
@@ -38,6 +40,16 @@ where
     mask: u64,
 }
 
+impl<T: Translate> Plain<'_, T> {
+    /// Links any number of granules to the next addresses; false where the long way has to say why not.
+    #[inline]
+    fn map_granules(&mut self, len: u64, phys: PhysAddr) -> bool {
+        let part = IovaRange::new(Iova::new(self.at), len);
+        let part = part.ok().filter(|part| !part.is_empty());
+        part.is_some_and(|part| self.cursor.map(part, phys).is_ok())
+    }
+}
+
 impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
     Linker<'_, 'm, D, P, M, C, T>
 {
@@ -46,7 +58,7 @@ impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
     /// # Errors
     /// As [`Device::link`].
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub fn link<S: CopySource + ?Sized>(
         &mut self,
         run: PhysRange,
@@ -64,15 +76,17 @@ impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
         caller: &'static Location<'static>,
     ) -> Result<DmaSegment, LinkError> {
         if let Some(plain) = &mut self.plain {
-            let len = run.len();
-            let is_whole = (run.start().raw() | len) & plain.mask == 0 && len > 0;
-            if is_whole && len <= plain.end - plain.at && source.len_bytes() == len {
-                let part = IovaRange::new(Iova::new(plain.at), len);
-                let linked = part.map(|part| plain.cursor.map(part, run.start()));
-                if let Ok(Ok(())) = linked {
-                    let addr = DmaAddr::new(plain.at);
+            let (at, len) = (plain.at, run.len());
+            let is_whole = (run.start().raw() | len) & plain.mask == 0;
+            if is_whole && len <= plain.end - at && source.len_bytes() == len {
+                let is_linked = match len == plain.mask + 1 {
+                    true => plain.cursor.map_granule(Iova::new(at), run.start()),
+                    false => plain.map_granules(len, run.start()),
+                };
+                if is_linked {
                     plain.at += len;
                     self.request.state.add_linked(len);
+                    let addr = DmaAddr::new(at);
                     return Ok(DmaSegment { addr, len });
                 }
             }

@@ -62,4 +62,5 @@ pub use error::{LinkError, Unmoved};
 pub use link::Linker;
 pub use moving::{Moving, StaysPut};
 pub use request::{Request, Sealed};
+pub(crate) use state::Owner;
 pub use window::PageWindow;

@@ -5,9 +5,9 @@ use core::marker::PhantomData;
 use core::panic::Location;
 
 use dmakit_addr::{Attributes, DirectionType, DmaAddr, Granule, PhysAddr};
-use dmakit_platform::Platform;
+use dmakit_platform::{CpuGuard, Platform};
 
-use super::state::{BYTES_MAX, DOMAINS_MAX, Flag, Owner, State};
+use super::state::{BYTES_MAX, DOMAINS_MAX, Flag, State};
 use super::{LinkError, Unmoved};
 use crate::check::{Checker, Event, Kind};
 use crate::{Device, DmaSegment, DomainError, MapError, MaskKind, StrictDomain, Translate};
@@ -126,6 +126,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// # Errors
     /// [`LinkError`]: nothing is reserved then.
     #[track_caller]
+    #[inline]
     pub fn reserve<D: DirectionType>(
         &self,
         first: PhysAddr,
@@ -134,14 +135,20 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         attributes: Attributes,
     ) -> Result<Request<D>, LinkError> {
         let caller = Location::caller();
-        let state = self
-            .take_state(first, len, align, attributes)
-            .inspect_err(|error| self.counters.step_failed(error, attributes))?;
-        self.began_state::<D>(Kind::Request, &state, caller);
-        Ok(Request::of(state))
+        match self.take_state(first, len, align, attributes) {
+            Ok(state) => {
+                self.began_state::<D>(Kind::Request, &state, caller);
+                Ok(Request::of(state))
+            }
+            Err(error) => {
+                self.counters.step_failed(&error, attributes);
+                Err(error)
+            }
+        }
     }
 
-    /// What reserving does, for requests and windows.
+    /// What reserving does, for requests and windows; counts them.
+    #[inline]
     pub(super) fn take_state(
         &self,
         first: PhysAddr,
@@ -149,6 +156,31 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         align: u64,
         attributes: Attributes,
     ) -> Result<State, LinkError> {
+        let is_asked = attributes != Attributes::NONE;
+        if is_asked || len.wrapping_sub(1) >= BYTES_MAX || !align.is_power_of_two() {
+            self.check_state_request(len, align, attributes)?;
+        }
+        let mut state = match self.translation() {
+            Some(domain) => self.take_addresses(domain, first, len, align)?,
+            None => {
+                self.counters.mapped();
+                State::untranslated(self.info.id)
+            }
+        };
+        if attributes.contains(Attributes::SKIP_CPU_SYNC) {
+            state.set(Flag::SKIPS_SYNC);
+        }
+        Ok(state)
+    }
+
+    /// Whether a request or window can be asked for like this.
+    #[cold]
+    fn check_state_request(
+        &self,
+        len: u64,
+        align: u64,
+        attributes: Attributes,
+    ) -> Result<(), LinkError> {
         let refused = Attributes::from_bits(attributes.bits() & !STEPS.bits());
         if refused != Attributes::NONE {
             return Err(MapError::Attributes(refused).into());
@@ -163,16 +195,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         if len > max || !align.is_power_of_two() {
             return Err(LinkError::Shape { len, align, max });
         }
-        let mut state = match self.translation() {
-            Some(domain) => self.take_addresses(domain, first, len, align)?,
-            None => State::untranslated(self.info.id),
-        };
-        if attributes.contains(Attributes::SKIP_CPU_SYNC) {
-            state.set(Flag::SKIPS_SYNC);
-        }
-        Ok(state)
+        Ok(())
     }
 
+    #[inline]
     fn take_addresses(
         &self,
         domain: &T::Domain,
@@ -190,30 +216,42 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         let whole = (first.raw() & granule.mask()) + len;
         let limit = self.info.reach(MaskKind::Streaming);
         let cpu = self.platform.enter_cpu();
-        let range = domain.reserve(&cpu, whole, align, limit);
-        let range = range.map_err(|error| MapError::Domain(DomainError::Space(error)))?;
-        State::translated(range, granule, number.0).ok_or_else(|| {
+        let range = match domain.reserve(&cpu, whole, align, limit) {
+            Ok(range) => range,
+            Err(error) => return Err(MapError::Domain(DomainError::Space(error)).into()),
+        };
+        let Some(state) = State::translated(range, granule, &self.owner) else {
             domain.release(&cpu, range);
             let max = BYTES_MAX;
-            LinkError::Shape { len, align, max }
-        })
+            return Err(LinkError::Shape { len, align, max });
+        };
+        self.counters.mapped_on(&cpu);
+        Ok(state)
     }
 
+    /// Tells the checker of a request or window.
+    #[inline]
     pub(super) fn began_state<D: DirectionType>(
         &self,
         kind: Kind,
         state: &State,
         caller: &'static Location<'static>,
     ) {
-        self.counters.mapped();
         if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
             let event = event_of::<D>(kind, state, domain.granule()).by(caller);
             self.checker.began(&self.info, &event, core::iter::empty());
         }
     }
 
-    pub(super) fn ended_state<D: DirectionType>(&self, kind: Kind, state: &State) {
-        self.counters.unmapped();
+    /// Counts a request or window that has ended, and tells the checker.
+    #[inline]
+    pub(super) fn ended_state<D: DirectionType>(
+        &self,
+        kind: Kind,
+        state: &State,
+        cpu: &impl CpuGuard,
+    ) {
+        self.counters.unmapped_on(cpu);
         if let (Some(domain), true) = (self.translation(), C::IS_WATCHING) {
             let event = event_of::<D>(kind, state, domain.granule());
             self.checker.ended(&self.info, &event);
@@ -223,12 +261,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Whether a state is of this device's domain, or of this device where it has none.
     #[inline]
     pub(super) fn check_state(&self, state: &State) -> Result<(), LinkError> {
-        let is_own = match (state.owner(), self.translation()) {
-            (Owner::Domain(number), Some(domain)) => number == domain.id().0,
-            (Owner::Device(device), None) => device == self.info.id,
-            _ => false,
-        };
-        if is_own {
+        if self.owner.owns(state) {
             return Ok(());
         }
         Err(self.wrong_domain())
@@ -252,31 +285,33 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// # Errors
     /// [`Unmoved`] with the request: of another domain, without a link, or where hardware takes no
     /// commands.
+    #[inline]
     pub fn seal<D: DirectionType>(
         &self,
         request: Request<D>,
     ) -> Result<Sealed<D>, Unmoved<Request<D>>> {
-        let announced = self.check_state(&request.state).and_then(|()| {
-            if request.is_empty() {
-                return Err(LinkError::NotLinked { offset: 0, len: 0 });
-            }
-            let Some(domain) = self.translation() else {
-                return Ok(());
-            };
-            let granule = domain.granule();
-            let linked = request.state.range(granule);
-            let linked = linked
-                .slice(0, request.state.span(granule))
-                .unwrap_or(linked);
-            domain.announce(linked).map_err(LinkError::Hardware)
-        });
-        match announced {
+        match self.announce_linked(&request.state) {
             Ok(()) => Ok(Sealed { request }),
             Err(error) => Err(Unmoved {
                 error,
                 state: request,
             }),
         }
+    }
+
+    #[inline]
+    fn announce_linked(&self, state: &State) -> Result<(), LinkError> {
+        self.check_state(state)?;
+        if state.linked() == 0 {
+            return Err(LinkError::NotLinked { offset: 0, len: 0 });
+        }
+        let Some(domain) = self.translation() else {
+            return Ok(());
+        };
+        let granule = domain.granule();
+        let range = state.range(granule);
+        let linked = range.slice(0, state.span(granule)).unwrap_or(range);
+        domain.announce(linked).map_err(LinkError::Hardware)
     }
 }
 

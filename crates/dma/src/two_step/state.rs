@@ -51,13 +51,47 @@ pub(super) struct State {
     second: u64,
 }
 
-/// Whose a state is.
+/// Bits of the second word that say whose a state is.
+const OWNER_BITS: u64 = mask(DOMAIN_BITS - DOMAIN_LOW_BITS) << DOMAIN_SHIFT | Flag::TRANSLATED.0;
+
+/// What the states of one device have in common, so that one of another shows at a glance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Owner {
-    /// A domain, by number.
-    Domain(u64),
+pub(crate) struct Owner {
+    first: u64,
+    /// Which bits of a first word count.
+    first_bits: u64,
+    second: u64,
+}
+
+impl Owner {
+    /// A domain, by number; one of [`DOMAINS_MAX`] or more has no states.
+    pub(crate) fn domain(number: u64) -> Self {
+        let high = number >> DOMAIN_LOW_BITS << DOMAIN_SHIFT;
+        Self {
+            first: number << ADDRESS_BITS,
+            first_bits: !mask(ADDRESS_BITS),
+            second: match number < DOMAINS_MAX {
+                true => high | Flag::TRANSLATED.0,
+                false => u64::MAX,
+            },
+        }
+    }
+
     /// A device without translation.
-    Device(DeviceId),
+    pub(crate) fn device(device: DeviceId) -> Self {
+        Self {
+            first: device.raw(),
+            first_bits: u64::MAX,
+            second: 0,
+        }
+    }
+
+    /// Whether a state is one of its own.
+    #[inline]
+    pub(super) fn owns(&self, state: &State) -> bool {
+        let first = (state.first ^ self.first) & self.first_bits;
+        first | (state.second & OWNER_BITS ^ self.second) == 0
+    }
 }
 
 const fn mask(bits: u32) -> u64 {
@@ -65,15 +99,14 @@ const fn mask(bits: u32) -> u64 {
 }
 
 impl State {
-    /// Addresses of domain `number`, below [`DOMAINS_MAX`]; `None` where they do not fit.
-    pub(super) fn translated(range: IovaRange, granule: Granule, number: u64) -> Option<Self> {
-        let low = number & mask(DOMAIN_LOW_BITS);
-        let high = number >> DOMAIN_LOW_BITS;
+    /// Addresses of a domain that has states; `None` where they do not fit.
+    #[inline]
+    pub(super) fn translated(range: IovaRange, granule: Granule, owner: &Owner) -> Option<Self> {
         let granules = range.len() >> granule.shift();
         let fits = range.end().raw() >> ADDRESS_BITS == 0 && granules >> GRANULE_BITS == 0;
         fits.then_some(Self {
-            first: range.start().raw() | low << ADDRESS_BITS,
-            second: granules | high << DOMAIN_SHIFT | Flag::TRANSLATED.0,
+            first: range.start().raw() | owner.first,
+            second: granules | owner.second,
         })
     }
 
@@ -100,24 +133,23 @@ impl State {
         self.second &= !flag.0;
     }
 
-    #[inline]
-    pub(super) fn owner(&self) -> Owner {
-        if !self.has(Flag::TRANSLATED) {
-            return Owner::Device(DeviceId::new(self.first));
-        }
-        let low = self.first >> ADDRESS_BITS;
-        let high = self.second >> DOMAIN_SHIFT & mask(DOMAIN_BITS - DOMAIN_LOW_BITS);
-        Owner::Domain(high << DOMAIN_LOW_BITS | low)
-    }
-
     /// All that is reserved.
-    #[inline]
+    #[inline(always)]
     pub(super) fn range(&self, granule: Granule) -> IovaRange {
         let start = self.address() & !granule.mask();
-        let len = (self.second & mask(GRANULE_BITS)) << granule.shift();
+        // No granule is that large: so it is seen that nothing overflows, and where only a part of this
+        // is used the rest costs nothing.
+        let len = (self.second & mask(GRANULE_BITS)) << (granule.shift() & 31);
         IovaRange::new(Iova::new(start), len)
             // It was one when the state was made.
             .unwrap_or_else(|_| unreachable!("a reserved range"))
+    }
+
+    /// Whether it lies in a domain, all of it as it is, and nothing of it is lost.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        let flags = Flag::TRANSLATED.0 | Flag::BOUNCED.0 | Flag::LOST.0;
+        self.second & flags == Flag::TRANSLATED.0
     }
 
     /// Where the first linked byte is.
@@ -190,8 +222,8 @@ mod tests {
             let bytes = bytes.min(mask(GRANULE_BITS) << granule.shift());
             let start = (1 << ADDRESS_BITS) - 2 * bytes;
             let range = IovaRange::new(Iova::new(start & !granule.mask()), bytes).unwrap();
-            let mut state = State::translated(range, granule, DOMAINS_MAX - 2).unwrap();
-            assert_eq!(state.owner(), Owner::Domain(DOMAINS_MAX - 2));
+            let owner = Owner::domain(DOMAINS_MAX - 2);
+            let mut state = State::translated(range, granule, &owner).unwrap();
             assert_eq!((state.range(granule), state.linked()), (range, 0));
             state.set_offset(granule.mask(), granule);
             state.set_linked(BYTES_MAX);
@@ -199,7 +231,7 @@ mod tests {
             assert_eq!(state.linked(), BYTES_MAX);
             assert_eq!(state.address(), range.start().raw() + granule.mask());
             assert_eq!(state.range(granule), range);
-            assert_eq!(state.owner(), Owner::Domain(DOMAINS_MAX - 2));
+            assert!(owner.owns(&state));
             assert!(state.has(Flag::BOUNCED) && !state.has(Flag::STALE));
             state.clear(Flag::BOUNCED);
             assert!(!state.has(Flag::BOUNCED) && state.has(Flag::TRANSLATED));
@@ -207,9 +239,29 @@ mod tests {
         let device = DeviceId::new(u64::MAX);
         let mut state = State::untranslated(device);
         state.set_linked(BYTES_MAX);
-        assert_eq!(
-            (state.owner(), state.linked()),
-            (Owner::Device(device), BYTES_MAX)
-        );
+        assert!(Owner::device(device).owns(&state));
+        assert_eq!(state.linked(), BYTES_MAX);
+    }
+
+    #[test]
+    fn states_of_one_owner_are_nobody_elses() {
+        let range = IovaRange::new(Iova::new(0x1000), 0x1000).unwrap();
+        let numbers = [0, 1, 0xfff, 0x1000, 0x1001, DOMAINS_MAX - 1];
+        for number in numbers {
+            let owner = Owner::domain(number);
+            let state = State::translated(range, Granule::K4, &owner).unwrap();
+            for other in numbers {
+                assert_eq!(Owner::domain(other).owns(&state), other == number);
+            }
+            for above in [DOMAINS_MAX | number, DOMAINS_MAX * 2 + number] {
+                assert!(!Owner::domain(above).owns(&state), "{above:#x} is too high");
+            }
+            assert!(!Owner::device(DeviceId::new(state.first)).owns(&state));
+            let device = State::untranslated(DeviceId::new(state.first));
+            assert!(!owner.owns(&device));
+        }
+        let [one, two] = [1, 2].map(|number| Owner::device(DeviceId::new(number)));
+        let state = State::untranslated(DeviceId::new(1));
+        assert!(one.owns(&state) && !two.owns(&state));
     }
 }

@@ -29,6 +29,7 @@ struct Stretch {
 
 impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Whether the CPU may hold lines of what the device wrote, and has to drop them.
+    #[inline]
     pub(super) fn leaves_stale_lines<D: DirectionType>(&self, state: &State) -> bool {
         let wants_data = D::DIRECTION.device_writes() && !state.has(Flag::SKIPS_SYNC);
         wants_data && !self.info.is_coherent()
@@ -36,12 +37,14 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
 
     /// Whether something has to be done for what is linked once hardware has forgotten it. A lazy
     /// domain's says nothing, and the driver has said that the device is done.
+    #[inline]
     pub(super) fn works_after_sync<D: DirectionType>(&self, state: &State) -> bool {
         let waits = self.strict_domain().is_some();
         state.has(Flag::BOUNCED) || waits && self.leaves_stale_lines::<D>(state)
     }
 
     /// Ends what is linked from byte `from` on, some of it at least; the addresses stay.
+    #[inline(never)]
     pub(super) fn end_part<D: DirectionType, B: CopyTarget>(
         &self,
         domain: &'m T::Domain,
@@ -186,9 +189,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     /// Drops the lines of what the device wrote where nobody waits for hardware to forget it.
-    pub(super) fn drop_lines_now<D: DirectionType>(&self, domain: &T::Domain, state: &State) {
+    #[cold]
+    pub(super) fn drop_lines_now(&self, domain: &T::Domain, state: &State) {
         let (mut at, end) = (state.address(), state.address() + state.linked());
-        while at < end && self.leaves_stale_lines::<D>(state) {
+        while at < end {
             let Some(stretch) = self.stretch(domain, at..end, false) else {
                 return;
             };

@@ -192,9 +192,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// another.
     #[inline]
     pub(super) fn make_fresh(&self, state: &mut State) -> Result<(), LinkError> {
-        match (state.has(Flag::STALE), self.translation()) {
-            (true, Some(domain)) => self.forget_stale(domain, state),
-            _ => Ok(()),
+        match state.has(Flag::STALE) {
+            true => self.forget_stale(state),
+            false => Ok(()),
         }
     }
 
@@ -210,9 +210,11 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     }
 
     #[cold]
-    fn forget_stale(&self, domain: &T::Domain, state: &mut State) -> Result<(), LinkError> {
-        domain.sync().map_err(LinkError::Hardware)?;
-        state.clear(Flag::STALE);
+    fn forget_stale(&self, state: &mut State) -> Result<(), LinkError> {
+        if let Some(domain) = self.translation() {
+            domain.sync().map_err(LinkError::Hardware)?;
+            state.clear(Flag::STALE);
+        }
         Ok(())
     }
 
@@ -330,11 +332,11 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         }
         // Addresses that hardware may know still are nobody's.
         let is_lost = window.state.has(Flag::LOST);
+        let cpu = self.platform.enter_cpu();
         if let Some(domain) = self.translation().filter(|_| !is_lost) {
-            let range = window.state.range(domain.granule());
-            domain.release(&self.platform.enter_cpu(), range);
+            domain.release(&cpu, window.state.range(domain.granule()));
         }
-        self.ended_state::<D>(Kind::Window, &window.state);
+        self.ended_state::<D>(Kind::Window, &window.state, &cpu);
         Ok(())
     }
 }

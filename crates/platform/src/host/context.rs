@@ -48,6 +48,7 @@ thread_local! {
         cpu_guards: 0,
         interrupts: 0,
     }) };
+    static IRQ_LOCKS_TAKEN: Cell<u64> = const { Cell::new(0) };
     static SINK: RefCell<Option<ViolationSink>> = const { RefCell::new(None) };
     // Its address is unlike that of any other live thread.
     static HERE: u8 = const { 0 };
@@ -58,6 +59,11 @@ impl ThreadContext {
     #[inline]
     pub fn current() -> Self {
         CONTEXT.get()
+    }
+
+    /// How many [`CheckedIrqLock`]s the calling thread has taken so far, for those who count costs.
+    pub fn irq_locks_taken() -> u64 {
+        IRQ_LOCKS_TAKEN.get()
     }
 
     /// Whether nothing forbids to sleep.
@@ -218,6 +224,12 @@ pub struct CheckedIrqLock(OwnedLock);
 /// Trying counts as taking. Taking one that the thread already holds panics.
 pub struct CheckedSleepLock(OwnedLock);
 
+#[inline]
+fn count_irq_lock() {
+    ThreadContext::change(|context| context.irq_locks += 1);
+    IRQ_LOCKS_TAKEN.set(IRQ_LOCKS_TAKEN.get() + 1);
+}
+
 // SAFETY: mutual exclusion is `RawSpinLock`'s; the rest only counts.
 unsafe impl lock_api::RawMutex for CheckedIrqLock {
     #[allow(clippy::declare_interior_mutable_const)]
@@ -228,14 +240,14 @@ unsafe impl lock_api::RawMutex for CheckedIrqLock {
     #[inline]
     fn lock(&self) {
         self.0.lock("an interrupt-safe lock");
-        ThreadContext::change(|context| context.irq_locks += 1);
+        count_irq_lock();
     }
 
     #[inline]
     fn try_lock(&self) -> bool {
         let taken = self.0.try_lock();
         if taken {
-            ThreadContext::change(|context| context.irq_locks += 1);
+            count_irq_lock();
         }
         taken
     }

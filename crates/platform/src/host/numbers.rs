@@ -73,6 +73,7 @@ impl Numbers {
     #[inline]
     pub(crate) fn of_thread(self: &Arc<Self>) -> (u32, bool) {
         match KNOWN.get() {
+            Known::Bound(cpu) if cpu <= self.last => (cpu, false),
             Known::Bound(cpu) => (cpu % (self.last + 1), false),
             Known::Number { machine, cpu } if machine == self.machine => (cpu, cpu == self.last),
             _ => self.find(),

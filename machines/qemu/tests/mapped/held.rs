@@ -100,7 +100,7 @@ pub fn lend<D: DirectionType>(
         }
         Kind::Apart => {
             let mapping = device.map_request::<D, _>(pieces, NONE).unwrap();
-            let segments = device.segments_apart(&mapping).collect();
+            let segments = device.segments_apart(&mapping).unwrap().collect();
             (Held::Lent(Lent::Mapping(mapping)), segments)
         }
         Kind::Request => {
