@@ -185,6 +185,7 @@ impl CallsIngest {
                     direction,
                     kind: BufferKind::Single,
                     pieces: vec![piece],
+                    merged: Vec::new(),
                     bytes: map.size,
                     skips_sync: map.attributes.contains(Attributes::SKIP_CPU_SYNC),
                 };
@@ -199,6 +200,7 @@ impl CallsIngest {
                     kind: BufferKind::List,
                     bytes: shown.bytes(),
                     pieces: shown.pieces,
+                    merged: shown.merged,
                     skips_sync: map.attributes.contains(Attributes::SKIP_CPU_SYNC),
                 };
                 let number = self.add(buffer, dma, shown.segments);
@@ -238,6 +240,7 @@ impl CallsIngest {
                 phys: None,
                 bytes: Some(alloc.size),
             }],
+            merged: Vec::new(),
             bytes: alloc.size,
             skips_sync: false,
         };

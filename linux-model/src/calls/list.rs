@@ -8,6 +8,8 @@ use crate::calls::load::Piece;
 
 /// Entries after which the kernel cuts the list of a mapping.
 const SHOWN_MAX: usize = 128;
+/// No IOMMU has larger ones.
+const GRANULE_MAX: u64 = 64 << 10;
 
 /// Scatterlist events that await their operation, by the index of the event.
 #[derive(Debug, Default)]
@@ -26,6 +28,8 @@ pub(super) struct ListEvents {
 pub(super) struct ShownList {
     pub pieces: Vec<Piece>,
     pub segments: Vec<u64>,
+    /// Segments of pieces whose own lengths are hidden, as [`Buffer::merged`](super::Buffer::merged).
+    pub merged: Vec<(u64, u64)>,
     pub is_cut: bool,
 }
 
@@ -40,7 +44,12 @@ impl ShownList {
         if pieces.len() == 1 {
             pieces[0].bytes = Some(event.sizes.iter().sum());
         }
+        // Within a granule, a device address is that of the memory.
+        let starts = event.dma.iter().map(|dma| dma.raw() % GRANULE_MAX);
+        let merged = starts.zip(event.sizes.iter().copied());
+        let are_hidden = pieces.iter().any(|piece| piece.bytes.is_none());
         Self {
+            merged: merged.filter(|_| are_hidden).collect(),
             pieces,
             segments: event.sizes.clone(),
             is_cut: event

@@ -58,6 +58,9 @@ pub struct Buffer {
     pub kind: BufferKind,
     /// Its parts in order, at least one.
     pub pieces: Vec<Piece>,
+    /// What pieces of hidden length became together: where each segment begins within 64 KiB of memory,
+    /// and its bytes. Empty where each piece shows its own.
+    pub merged: Vec<(u64, u64)>,
     /// Bytes of all of it.
     pub bytes: u64,
     /// Whether unmapping copies nothing back.

@@ -88,6 +88,7 @@ fn buffer(ops: &[RecordedOp], runs: &[usize]) -> (Buffer, u64) {
         kind,
         bytes: pieces.iter().filter_map(|piece| piece.bytes).sum(),
         pieces,
+        merged: Vec::new(),
         skips_sync: false,
     };
     (buffer, first)

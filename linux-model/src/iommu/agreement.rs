@@ -205,15 +205,22 @@ impl<'a> Matching<'a> {
         let from = flow.find(call.event, begins)?;
         let mut at = from;
         let (mut taken, mut sum) = (Vec::new(), 0);
+        let mut run = 0..0;
         for (index, start) in runs.starts.iter().enumerate() {
+            // Neighbours enter the tables as one run.
+            if runs.may_join.get(index) == Some(&true) && run.contains(start) && run.start != *start
+            {
+                continue;
+            }
             // Interrupts have flows of their own, unless the format does not tell them apart.
             at += flow.ops[at..].iter().position(
                 |op| matches!(op.kind, RecordedOpKind::Map { phys, .. } if phys == *start),
             )?;
             let op = flow.ops[at];
-            let RecordedOpKind::Map { bytes, .. } = op.kind else {
+            let RecordedOpKind::Map { phys, bytes, .. } = op.kind else {
                 return None;
             };
+            run = phys..phys.saturating_add(bytes);
             if op.event > call.event || runs.lengths.get(index).is_some_and(|len| *len != bytes) {
                 return None;
             }

@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::calls::{Call, CallKind, Calls, Flow, RecordedTranslation};
+use crate::calls::{Call, CallKind, Calls, DeviceCalls, Flow, RecordedTranslation};
 use crate::iommu::agreement::DifferenceReason;
 use crate::iommu::domain::{Domain, Timer, Translated};
 use crate::iommu::runs::total;
@@ -100,11 +100,13 @@ pub(super) fn agree(
     recorded: &RecordedTranslation,
     setup: &TranslationSetup,
 ) -> Addresses {
+    let domains = domains_of(calls, setup);
     let facts = Facts {
         calls,
         recorded,
         setup,
-        numbers: domain_numbers(calls),
+        numbers: domain_numbers(calls, &domains, setup),
+        domains,
     };
     let mut state = State::default();
     let mut addresses = Addresses {
@@ -140,7 +142,9 @@ struct Facts<'a> {
     calls: &'a Calls,
     recorded: &'a RecordedTranslation,
     setup: &'a TranslationSetup,
-    /// Devices by the numbers of their domains.
+    /// The domain of each device: the first device that has it.
+    domains: Vec<u32>,
+    /// Domains by the numbers that the kernel gives them.
     numbers: HashMap<u32, u32>,
 }
 
@@ -149,7 +153,7 @@ struct Facts<'a> {
 struct State {
     domains: HashMap<u32, Domain>,
     held: HashMap<u32, Translated>,
-    /// Buffers by device and address.
+    /// Buffers by domain and address.
     holders: HashMap<(u32, u64), u32>,
     /// The last call of each flow, by event.
     previous: HashMap<Flow, u64>,
@@ -195,7 +199,7 @@ impl Facts<'_> {
             return None;
         };
         let since = state.previous.get(&mapping.flow).copied().unwrap_or(0);
-        let device = self.calls.buffers[buffer as usize].device;
+        let device = self.domain_of(buffer);
         let bytes = total(&self.calls.buffers[buffer as usize], self.setup.granule);
         let now = state.domains.get(&device)?.next_kept(mapping.cpu, bytes)?;
         if since > call.event || Some(now) != self.address(buffer) {
@@ -214,9 +218,10 @@ impl Facts<'_> {
     fn map(&self, state: &mut State, index: usize, number: u32) -> Verdict {
         let call = &self.calls.order[index];
         let buffer = &self.calls.buffers[number as usize];
+        let key = self.domain_of(number);
         let domain = state
             .domains
-            .entry(buffer.device)
+            .entry(key)
             .or_insert_with(|| self.first_domain(call, buffer.device));
         let bytes = total(buffer, self.setup.granule);
         let Ok(mut translated) = domain.reserve(call.cpu, call.at_ns, bytes) else {
@@ -232,7 +237,7 @@ impl Facts<'_> {
             }
             Some(recorded) => {
                 let is_open = self.is_open(state, index, translated.iova, recorded);
-                self.correct(state, buffer.device, call.cpu, translated, recorded);
+                self.correct(state, key, call.cpu, translated, recorded);
                 translated.iova = recorded;
                 match is_open {
                     true => Verdict::Open,
@@ -240,20 +245,20 @@ impl Facts<'_> {
                 }
             }
         };
-        let place = (buffer.device, translated.iova);
+        let place = (key, translated.iova);
         state.holders.insert(place, number);
         state.held.insert(number, translated);
         verdict
     }
 
     fn unmap(&self, state: &mut State, call: &Call, number: u32) {
-        let device = self.calls.buffers[number as usize].device;
+        let key = self.domain_of(number);
         let (Some(translated), Some(domain)) =
-            (state.held.remove(&number), state.domains.get_mut(&device))
+            (state.held.remove(&number), state.domains.get_mut(&key))
         else {
             return;
         };
-        state.holders.remove(&(device, translated.iova));
+        state.holders.remove(&(key, translated.iova));
         domain.release(call.cpu, call.at_ns, translated);
         if state.freed.len() == FREED_KEPT {
             state.freed.pop_front();
@@ -290,6 +295,10 @@ impl Facts<'_> {
         late || early || swapped
     }
 
+    fn domain_of(&self, buffer: u32) -> u32 {
+        self.domains[self.calls.buffers[buffer as usize].device as usize]
+    }
+
     fn address(&self, buffer: u32) -> Option<u64> {
         let dma = self.recorded.dma[buffer as usize]?;
         Some(dma - dma % self.setup.granule)
@@ -308,8 +317,8 @@ impl Facts<'_> {
         let CallKind::Map(buffer) = call.kind else {
             return false;
         };
-        let device = self.calls.buffers[buffer as usize].device;
-        let Some(domain) = state.domains.get_mut(&device) else {
+        let key = self.domain_of(buffer);
+        let Some(domain) = state.domains.get_mut(&key) else {
             return false;
         };
         if !self.numbers.is_empty() || !domain.is_waiting(recorded) {
@@ -322,18 +331,18 @@ impl Facts<'_> {
             Err(_) => return false,
         }
         if taken.iova != recorded {
-            self.correct(state, device, call.cpu, *taken, recorded);
+            self.correct(state, key, call.cpu, *taken, recorded);
             taken.iova = recorded;
         }
         true
     }
 
-    fn correct(&self, state: &mut State, device: u32, cpu: u32, taken: Translated, recorded: u64) {
-        if let Some(domain) = state.domains.get_mut(&device) {
+    fn correct(&self, state: &mut State, key: u32, cpu: u32, taken: Translated, recorded: u64) {
+        if let Some(domain) = state.domains.get_mut(&key) {
             domain.correct(cpu, taken, recorded);
         }
         // Whoever held it has given it back already.
-        if let Some(holder) = state.holders.remove(&(device, recorded)) {
+        if let Some(holder) = state.holders.remove(&(key, recorded)) {
             state.held.remove(&holder);
         }
     }
@@ -436,9 +445,21 @@ fn level(flow: Flow) -> u8 {
     }
 }
 
-/// Domains are numbered in the order in which their devices were found, which is that of their
-/// names.
-fn domain_numbers(calls: &Calls) -> HashMap<u32, u32> {
+/// Devices of one group share a domain.
+fn domains_of(calls: &Calls, setup: &TranslationSetup) -> Vec<u32> {
+    let group = |device: &DeviceCalls| setup.groups.get(&device.name);
+    let first = |(index, device)| {
+        let mut before = calls.devices[..index].iter();
+        let same =
+            before.position(|other| group(device).is_some() && group(device) == group(other));
+        same.unwrap_or(index) as u32
+    };
+    calls.devices.iter().enumerate().map(first).collect()
+}
+
+/// VT-d numbers domains from 2 on, in the order in which groups were found; where groups are not known,
+/// or this is not so, by the names of the devices.
+fn domain_numbers(calls: &Calls, domains: &[u32], setup: &TranslationSetup) -> HashMap<u32, u32> {
     let mut numbers: Vec<u32> = calls
         .order
         .iter()
@@ -449,9 +470,18 @@ fn domain_numbers(calls: &Calls) -> HashMap<u32, u32> {
         .collect();
     numbers.sort_unstable();
     numbers.dedup();
+    let name = |device: u32| &calls.devices[device as usize].name;
     let mut devices: Vec<u32> = (0..calls.devices.len() as u32)
         .filter(|device| calls.devices[*device as usize].is_translated)
+        .map(|device| domains[device as usize])
         .collect();
-    devices.sort_by_key(|device| &calls.devices[*device as usize].name);
-    numbers.into_iter().zip(devices).collect()
+    devices.sort_by_key(|device| name(*device));
+    devices.dedup();
+    let by_group = |number: &u32| {
+        let is_it =
+            |device: &&u32| setup.groups.get(name(**device)) == number.checked_sub(2).as_ref();
+        Some((*number, *devices.iter().find(is_it)?))
+    };
+    let by_group: Option<HashMap<u32, u32>> = numbers.iter().map(by_group).collect();
+    by_group.unwrap_or_else(|| numbers.into_iter().zip(devices).collect())
 }

@@ -6,6 +6,9 @@ use crate::iommu::layout::{SegmentLimits, lay_out};
 /// What enters the tables for a buffer.
 pub(super) struct Runs {
     pub starts: Vec<u64>,
+    /// Where lengths are hidden: whether it may be part of the run before it, as its memory begins at a
+    /// granule.
+    pub may_join: Vec<bool>,
     /// Empty where only the sum is known.
     pub lengths: Vec<u64>,
     pub bytes: u64,
@@ -28,12 +31,17 @@ impl Runs {
                 let layout = lay_out(&entries, granule, &SegmentLimits::default());
                 Self {
                     starts: layout.runs.iter().map(|(phys, _)| *phys).collect(),
+                    may_join: Vec::new(),
                     lengths: layout.runs.iter().map(|(_, bytes)| *bytes).collect(),
                     bytes: layout.bytes,
                 }
             }
             None => Self {
                 starts: pieces.iter().filter_map(|p| p.phys.map(round)).collect(),
+                may_join: pieces
+                    .iter()
+                    .filter_map(|p| Some(round(p.phys?) == p.phys?))
+                    .collect(),
                 lengths: Vec::new(),
                 bytes: total(buffer, granule),
             },
@@ -41,8 +49,8 @@ impl Runs {
     }
 }
 
-/// Bytes of the range that a buffer takes: each piece rounded out to granules. Where only the sum is
-/// known, pieces but the first and the last are taken for whole granules.
+/// Bytes of the range that a buffer takes: each piece rounded out to granules. Where their lengths are
+/// hidden, each segment: inside of one, pieces meet at granules.
 pub(super) fn total(buffer: &Buffer, granule: u64) -> u64 {
     let taken = |phys: Option<u64>, bytes: u64| {
         (phys.unwrap_or(0) % granule + bytes).next_multiple_of(granule)
@@ -52,6 +60,10 @@ pub(super) fn total(buffer: &Buffer, granule: u64) -> u64 {
         .iter()
         .map(|piece| Some(taken(piece.phys, piece.bytes?)))
         .sum();
-    let first = buffer.pieces.first().and_then(|piece| piece.phys);
-    known.unwrap_or_else(|| taken(first, buffer.bytes))
+    known.unwrap_or_else(|| {
+        let merged = buffer.merged.iter();
+        merged
+            .map(|(start, bytes)| taken(Some(*start), *bytes))
+            .sum()
+    })
 }

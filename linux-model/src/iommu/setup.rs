@@ -39,6 +39,8 @@ pub struct TranslationSetup {
     pub last: u64,
     /// The highest address that each device's mask allows, by its name, where that is known.
     pub masks: BTreeMap<String, u64>,
+    /// The group of each device, by its name, where that is known: a group shares one domain.
+    pub groups: BTreeMap<String, u32>,
 }
 
 impl TranslationSetup {
@@ -78,6 +80,7 @@ impl TranslationSetup {
             tries_32_bits: line.value("iommu.forcedac") != Some("1"),
             last: vtd_last(log).unwrap_or(ADDRESS_LAST),
             masks: sidecar.map(masks).unwrap_or_default(),
+            groups: sidecar.map(groups).unwrap_or_default(),
         }
     }
 
@@ -134,6 +137,13 @@ fn masks(sidecar: &Sidecar) -> BTreeMap<String, u64> {
         Some((device.address.clone(), u64::MAX >> (64 - bits)))
     };
     devices.filter_map(mask).collect()
+}
+
+/// Who is isolated from others only together.
+fn groups(sidecar: &Sidecar) -> BTreeMap<String, u32> {
+    let devices = sidecar.devices.pci.iter();
+    let group = |device: &PciDevice| Some((device.address.clone(), device.iommu_group?));
+    devices.filter_map(group).collect()
 }
 
 /// Whole domains are forgotten only now and then: lazy. Without such events strict.

@@ -1,8 +1,17 @@
 //! Claims about the parts, with worked figures.
 
+use dmakit_addr::Direction;
+
+use crate::calls::{
+    Buffer, BufferKind, Call, CallKind, CallSource, Calls, DeviceCalls, Flow, Piece,
+    RecordedTranslation,
+};
 use crate::engine::Engine;
+use crate::iommu::agreement::agree_on_translation;
 use crate::iommu::domain::{Domain, DomainConfig, Invalidation, Timer};
 use crate::iommu::layout::{SegmentLimits, lay_out};
+use crate::iommu::runs::Runs;
+use crate::iommu::setup::TranslationSetup;
 use crate::iommu::tables::Tables;
 use crate::iommu::tree::Tree;
 
@@ -185,4 +194,84 @@ fn tables_are_written_once_for_each_leaf_and_each_table() {
     assert_eq!(tables.unmap(2 << 20, 2 << 20), 1);
     assert_eq!(tables.map(2 << 20, 4 << 12, 2 << 20), (513, 1));
     assert_eq!(tables.unmap(2 << 20, 2 << 20), 1);
+}
+
+/// A page at each of two devices, one after the other.
+fn two_devices() -> Calls {
+    let device = |name: &str| DeviceCalls {
+        name: name.to_owned(),
+        is_translated: true,
+    };
+    let page = |device| Buffer {
+        device,
+        direction: Direction::ToDevice,
+        kind: BufferKind::Single,
+        pieces: vec![Piece {
+            phys: Some(0x10_0000),
+            bytes: Some(4 * K),
+        }],
+        merged: Vec::new(),
+        bytes: 4 * K,
+        skips_sync: false,
+    };
+    let map = |buffer: u32| Call {
+        at_ns: u64::from(buffer),
+        cpu: 0,
+        flow: Flow::Task(1),
+        event: u64::from(buffer),
+        kind: CallKind::Map(buffer),
+    };
+    Calls {
+        source: CallSource::Calls,
+        devices: vec![device("0000:00:1f.2"), device("0000:00:1f.3")],
+        buffers: vec![page(0), page(1)],
+        order: vec![map(0), map(1)],
+        unmaps_unseen: 0,
+        cut_lists: 0,
+        mixed_domains: 0,
+    }
+}
+
+#[test]
+fn devices_of_one_group_take_their_addresses_from_one_domain() {
+    let calls = two_devices();
+    let apart = |dma: [u64; 2], groups: [u32; 2]| {
+        let recorded = RecordedTranslation {
+            dma: dma.map(Some).to_vec(),
+            ..RecordedTranslation::default()
+        };
+        let mut setup = TranslationSetup::new(None, &calls, &recorded, Engine::Linux6_12);
+        for (device, group) in calls.devices.iter().zip(groups) {
+            setup.groups.insert(device.name.clone(), group);
+        }
+        agree_on_translation(&calls, &recorded, &setup)
+            .addresses
+            .equal
+    };
+    let top = (1 << 32) - 4 * K;
+    assert_eq!(apart([top, top], [3, 4]), 2);
+    assert_eq!(apart([top, top - 4 * K], [3, 3]), 2);
+    assert_eq!(apart([top, top], [3, 3]), 1);
+    assert_eq!(apart([top, top - 4 * K], [3, 4]), 1);
+}
+
+/// Entries of 3.5 KiB from half a KiB into its page and of two pages became one segment of 11.5 KiB,
+/// an entry of 2 KiB from 1 KiB into its page another: four granules.
+#[test]
+fn where_lengths_are_hidden_segments_tell_how_many_granules() {
+    let mut calls = two_devices();
+    let buffer = &mut calls.buffers[0];
+    let hidden = |phys| Piece {
+        phys: Some(phys),
+        bytes: None,
+    };
+    buffer.kind = BufferKind::List;
+    buffer.pieces = [0x20_0200, 0x30_0000, 0x40_0400].map(hidden).to_vec();
+    buffer.merged = vec![(0x200, 11 * K + K / 2), (3 * 4 * K + K, 2 * K)];
+    buffer.bytes = 13 * K + K / 2;
+    let runs = Runs::of(buffer, 4 * K);
+    assert_eq!(runs.bytes, 16 * K);
+    assert_eq!(runs.starts, [0x20_0000, 0x30_0000, 0x40_0000]);
+    assert_eq!(runs.may_join, [false, true, false]);
+    assert!(runs.lengths.is_empty());
 }

@@ -1,6 +1,6 @@
 //! Drivers of two devices, as clients of the stack: nothing in the stack knows them.
 //!
-//! A driver has registers and a [`Device`](dmakit_dma::Device), and takes all memory that it shares
+//! A driver has registers and a [`Device`], and takes all memory that it shares
 //! with the hardware from that: coherent blocks for queues and lists, streaming mappings for buffers,
 //! made in [one step or in two](Lent). What stands between the device and memory it is not told: the
 //! same code runs strict, batched and lazy behind an IOMMU, directly, and by way of a bounce pool.
