@@ -68,7 +68,7 @@ impl<'m, D: DirectionType, P: Platform, M, C: Checker<'m>, T: Translate>
     }
 
     /// The same, for `caller`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn link_as<S: CopySource + ?Sized>(
         &mut self,
         run: PhysRange,
