@@ -6,6 +6,7 @@ use dmakit_addr::{
     Address, Attributes, Direction, DirectionType, DmaAddr, DmaRange, Iova, IovaRange, PhysRange,
     ReadableByCpu, WritableByCpu,
 };
+use dmakit_iommu::Ticket;
 use dmakit_platform::{CopySource, CopyTarget, Platform};
 
 use crate::check::Checker;
@@ -94,6 +95,22 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
                 }
             },
             _ => false,
+        }
+    }
+
+    /// What a strict unmap owes. A lazy domain's debts are not for a device's syncs to pay, so it is
+    /// synced at once.
+    pub(crate) fn owed_strictly<E>(&self, unmapped: Result<Ticket, E>) -> Owed {
+        match unmapped {
+            Ok(ticket) if self.strict_domain().is_some() => Owed::Ticket(ticket),
+            Ok(ticket) => match self.settle(Owed::Ticket(ticket)) {
+                true => Owed::Paid,
+                false => Owed::Lost,
+            },
+            Err(_) => {
+                self.counters.lost();
+                Owed::Lost
+            }
         }
     }
 

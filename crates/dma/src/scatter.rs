@@ -43,14 +43,7 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         attributes: Attributes,
         segments: &mut [DmaSegment],
     ) -> Result<Mapping<D, B>, MapFailure<B>> {
-        let caller = Location::caller();
-        match self.try_map_scatter(&memory, attributes, Told::Joined(segments)) {
-            Ok(record) => {
-                self.begin(&record, memory.runs(), caller);
-                Ok(Mapping { memory, record })
-            }
-            Err(error) => Err(self.refuse(error, memory, attributes)),
-        }
+        self.map_told(memory, attributes, Told::Joined(segments))
     }
 
     /// As [`map_scatter`](Self::map_scatter), without the joining: each run of the memory has segments
@@ -66,8 +59,19 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         attributes: Attributes,
         segments: &mut [DmaSegment],
     ) -> Result<Mapping<D, B>, MapFailure<B>> {
+        self.map_told(memory, attributes, Told::Apart(segments))
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn map_told<D: DirectionType, B: DmaMemory>(
+        &self,
+        memory: B,
+        attributes: Attributes,
+        told: Told<'_>,
+    ) -> Result<Mapping<D, B>, MapFailure<B>> {
         let caller = Location::caller();
-        match self.try_map_scatter(&memory, attributes, Told::Apart(segments)) {
+        match self.try_map_scatter(&memory, attributes, told) {
             Ok(record) => {
                 self.begin(&record, memory.runs(), caller);
                 Ok(Mapping { memory, record })

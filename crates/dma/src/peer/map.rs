@@ -216,17 +216,9 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
             .granule
             .and_then(|granule| granules(mapping.segment, granule));
         let owed = match (range, self.translation()) {
-            (Some(range), Some(domain)) => match domain.unmap_strict(range, range.len()) {
-                Ok(ticket) if self.strict_domain().is_some() => Owed::Ticket(ticket),
-                Ok(ticket) => match self.settle(Owed::Ticket(ticket)) {
-                    true => Owed::Paid,
-                    false => Owed::Lost,
-                },
-                Err(_) => {
-                    self.counters.lost();
-                    Owed::Lost
-                }
-            },
+            (Some(range), Some(domain)) => {
+                self.owed_strictly(domain.unmap_strict(range, range.len()))
+            }
             _ => Owed::Paid,
         };
         self.counters.unmapped();

@@ -87,20 +87,10 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
         Owed::Lost
     }
 
-    /// Unmaps a part whose addresses stay reserved. A lazy domain's debts are not for its syncs to pay,
-    /// so it is synced at once: what is linked there next must not be taken for what was.
+    /// Unmaps a part whose addresses stay reserved, strictly: what is linked there next must not be
+    /// taken for what was.
     pub(super) fn unlinked(&self, domain: &T::Domain, part: IovaRange) -> Owed {
-        match domain.unlink(part) {
-            Ok(ticket) if self.strict_domain().is_some() => Owed::Ticket(ticket),
-            Ok(ticket) => match self.settle(Owed::Ticket(ticket)) {
-                true => Owed::Paid,
-                false => Owed::Lost,
-            },
-            Err(_) => {
-                self.counters.lost();
-                Owed::Lost
-            }
-        }
+        self.owed_strictly(domain.unlink(part))
     }
 
     /// Unmaps addresses, waits until hardware has forgotten them, and only then drops the lines of the
