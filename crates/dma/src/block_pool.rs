@@ -4,14 +4,15 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use dmakit_addr::{Address, Attributes};
-use dmakit_platform::{Carved, IrqMutex, Platform, Segment};
+use dmakit_platform::{IrqMutex, Platform, Segment};
 
 use crate::block_layout::BLOCKS_MAX;
 use crate::check::Checker;
+use crate::chunk::{ChunkMemory, check_source, give_home, put_back};
 use crate::coherent::{Home, Origin};
 use crate::{
-    BlockLayout, Coherent, CoherentError, CoherentSource, Device, DeviceId, DeviceShared, NotHere,
-    Translate,
+    BlockLayout, Coherent, CoherentError, Device, DeviceId, DeviceShared, NotHere, PoolBusy,
+    PoolError, PoolStats, Translate,
 };
 
 const WORDS: usize = BLOCKS_MAX / 64;
@@ -23,15 +24,10 @@ const NONE: u32 = u32::MAX;
 /// device can write it.
 #[derive(Default)]
 pub struct PoolChunk {
-    memory: Option<ChunkMemory>,
+    memory: Option<ChunkMemory<WORDS>>,
     free: [u64; WORDS],
     free_count: u32,
     next: Option<u32>,
-}
-
-struct ChunkMemory {
-    carved: Carved<[u64; WORDS]>,
-    origin: Origin,
 }
 
 /// Small blocks of coherent memory for one device: descriptors, completion words, command headers.
@@ -57,78 +53,6 @@ struct Inner<S> {
     installed: usize,
 }
 
-/// A pool's numbers at one moment.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct PoolStats {
-    /// Blocks (of a [`CoherentPool`](crate::CoherentPool): pages) that are out.
-    pub live: u64,
-    /// Those that are free.
-    pub free: u64,
-    /// Chunks that the pool has.
-    pub chunks: usize,
-    /// Chunks for which it has room.
-    pub chunks_max: usize,
-}
-
-/// Why a pool gave no block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum PoolError {
-    /// A value is longer than a block or needs more alignment.
-    TooLarge {
-        /// Bytes in the value.
-        size: u64,
-        /// Bytes in a block.
-        block: u64,
-    },
-    /// No run of free blocks is long enough; a refill has been requested.
-    Exhausted {
-        /// Blocks asked for.
-        wanted: u64,
-        /// The pool's numbers.
-        stats: PoolStats,
-    },
-}
-
-impl fmt::Display for PoolError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLarge { size, block } => {
-                write!(f, "a value of {size} bytes does not fit blocks of {block}")
-            }
-            Self::Exhausted { wanted, stats } => write!(
-                f,
-                "no {wanted} blocks together: {} are out, {} free, {} of {} chunks there",
-                stats.live, stats.free, stats.chunks, stats.chunks_max
-            ),
-        }
-    }
-}
-
-impl core::error::Error for PoolError {}
-
-/// A pool that cannot be taken down, given back as it was.
-pub struct PoolBusy<T> {
-    /// How many blocks are out.
-    pub live: u64,
-    /// The pool.
-    pub pool: T,
-}
-
-impl<T> fmt::Debug for PoolBusy<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PoolBusy({} live)", self.live)
-    }
-}
-
-impl<T> fmt::Display for PoolBusy<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} blocks of the pool are still out", self.live)
-    }
-}
-
-impl<T> core::error::Error for PoolBusy<T> {}
-
 impl fmt::Debug for PoolChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.memory {
@@ -143,7 +67,7 @@ impl fmt::Debug for PoolChunk {
 }
 
 impl PoolChunk {
-    fn install(&mut self, memory: ChunkMemory, blocks: usize) {
+    fn install(&mut self, memory: ChunkMemory<WORDS>, blocks: usize) {
         for (index, word) in self.free.iter_mut().enumerate() {
             let here = blocks.saturating_sub(index * 64).min(64);
             *word = if here == 0 {
@@ -181,8 +105,7 @@ impl<S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> Inner<S> {
         let memory = chunk.memory.as_mut()?;
         let offset = layout.offset(block);
         let first_unit = (offset / layout.unit_bytes()) as usize;
-        let segment = memory.carved.take(first_unit, layout.units())?;
-        let origin = memory.origin;
+        let (segment, origin) = memory.take(first_unit, layout.units())?;
         chunk.free[block / 64] &= !(1 << (block % 64));
         chunk.free_count -= 1;
         if chunk.free_count == 0 {
@@ -286,17 +209,9 @@ impl<P: Platform, S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> DmaPool<P, S> {
     /// # Errors
     /// [`NotHere`] with the block where it did not come from this pool.
     pub fn free<T>(&self, block: Coherent<T>) -> Result<(), NotHere<T>> {
-        let owner = block.device;
-        let Home::Blocks { chunk } = block.home else {
-            return Err(NotHere { owner, block });
-        };
-        let (segment, rest) = block
-            .into_parts()
-            .map_err(|block| NotHere { owner, block })?;
-        let put = self.inner.lock().put(&self.layout, chunk, segment);
-        put.map_err(|segment| NotHere {
-            owner,
-            block: rest.with(segment),
+        put_back(block, |home, segment| match home {
+            Home::Blocks { chunk } => self.inner.lock().put(&self.layout, chunk, segment),
+            _ => Err(segment),
         })
     }
 
@@ -314,15 +229,7 @@ impl<P: Platform, S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> DmaPool<P, S> {
         device: &Device<'m, P, M, C, T>,
         chunks: usize,
     ) -> Result<usize, CoherentError> {
-        if device.info().id != self.device {
-            return Err(CoherentError::Foreign {
-                owner: self.device,
-                device: device.info().id,
-            });
-        }
-        if let CoherentSource::Pool = device.coherent {
-            return Err(CoherentError::Indivisible);
-        }
+        check_source(device, self.device)?;
         if !self.wants_refill.swap(false, Ordering::Relaxed) {
             return Ok(0);
         }
@@ -349,30 +256,22 @@ impl<P: Platform, S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> DmaPool<P, S> {
     }
 
     fn install(&self, memory: Coherent<u8>) -> Result<(), Coherent<u8>> {
-        let (segment, rest) = memory.into_parts()?;
-        let origin = rest.origin(&segment);
-        let carved = match Carved::new(segment, self.layout.unit_bytes()) {
-            Ok(carved) => carved,
-            Err(segment) => return Err(rest.with(segment)),
-        };
+        let memory = ChunkMemory::new(memory, self.layout.unit_bytes())?;
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let chunks = inner.chunks.as_mut().iter_mut().enumerate();
         let mut empty = chunks.filter(|(_, chunk)| chunk.memory.is_none());
         if let Some((index, chunk)) = empty.next() {
             let blocks = self.layout.blocks_per_chunk();
-            chunk.install(ChunkMemory { carved, origin }, blocks);
+            chunk.install(memory, blocks);
             chunk.next = Some(inner.first).filter(|first| *first != NONE);
             inner.first = index as u32;
             inner.free += blocks as u64;
             inner.installed += 1;
             return Ok(());
         }
-        match carved.into_segment() {
-            Ok(segment) => Err(rest.with(segment)),
-            // Nothing was taken from it, so it is whole.
-            Err(_) => Ok(()),
-        }
+        // Nothing was taken from it, so it is whole.
+        memory.into_whole().map_or(Ok(()), Err)
     }
 
     /// Takes the pool down and sends its chunks home. May sleep.
@@ -390,11 +289,8 @@ impl<P: Platform, S: AsMut<[PoolChunk]> + AsRef<[PoolChunk]>> DmaPool<P, S> {
         }
         let mut inner = self.inner.into_inner();
         for chunk in inner.chunks.as_mut() {
-            let Some(ChunkMemory { carved, origin }) = chunk.memory.take() else {
-                continue;
-            };
-            if let Ok(segment) = carved.into_segment() {
-                give_home(device, origin.whole(segment));
+            if let Some(memory) = chunk.memory.take() {
+                memory.go_home(device);
             }
         }
         Ok(inner.chunks)
@@ -405,13 +301,4 @@ impl<P: Platform, S> fmt::Debug for DmaPool<P, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DmaPool of {}, {:?}", self.device, self.layout)
     }
-}
-
-pub(crate) fn give_home<'m, P: Platform, M, C: Checker<'m>, T: Translate>(
-    device: &Device<'m, P, M, C, T>,
-    memory: Coherent<u8>,
-) {
-    // It was made by this device, with this home, so it is taken.
-    let taken = device.free_coherent(memory);
-    debug_assert!(taken.is_ok());
 }

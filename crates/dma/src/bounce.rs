@@ -8,7 +8,7 @@ use dmakit_platform::{CopySource, CopyTarget, Platform};
 use dmakit_swiotlb::{BounceBuffer, BouncePool, DeviceLimits, Lifetime, MapRequest};
 
 use crate::fragments::Piece;
-use crate::translated::{Part, Touched};
+use crate::part::{Part, Touched};
 use crate::{BounceCause, DeviceInfo, MapError, MaskKind, PoolId, SegmentLimits, Trust};
 
 /// What a mapping needs of its slots.

@@ -27,6 +27,7 @@ mod bounce;
 mod bus;
 mod cache;
 mod check;
+mod chunk;
 mod coherent;
 mod coherent_alloc;
 mod debt;
@@ -40,14 +41,16 @@ mod map;
 mod mapping;
 mod memory;
 mod noncontiguous;
+mod page_chunk;
 mod page_pool;
 mod paging;
+mod part;
 mod peer;
 #[cfg(feature = "phys")]
 mod pinned;
+mod pool_error;
 mod raw;
 mod raw_error;
-mod raw_translated;
 mod scatter;
 mod segments;
 mod shared;
@@ -56,13 +59,12 @@ mod sync;
 mod tables;
 mod tracer;
 mod translated;
-mod translated_end;
 mod two_step;
 mod unmap;
 
 pub use batch::BatchFailure;
 pub use block_layout::{BlockLayout, LayoutError};
-pub use block_pool::{DmaPool, PoolBusy, PoolChunk, PoolError, PoolStats};
+pub use block_pool::{DmaPool, PoolChunk};
 pub use bus::{BusMap, BusMapError, BusRange};
 pub use check::{Checker, Event, Kind, Unchecked};
 pub use coherent::{Coherent, CoherentSource, CoherentView, DeviceShared, Field, Shared};
@@ -81,7 +83,8 @@ pub use ledger::Ledger;
 pub use mapping::{CpuMapping, CpuPart, Mapping};
 pub use memory::{DmaMemory, ScatterList};
 pub use noncontiguous::NoncontiguousError;
-pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained, PageChunk};
+pub use page_chunk::PageChunk;
+pub use page_pool::{CoherentPool, CoherentPoolConfig, Maintained};
 pub use paging::{Expected, PageSlot, PagedWindow, PagingError, Withdrawn};
 pub use peer::{
     Forwards, Held, Holder, Import, PeerError, PeerFailure, PeerImporter, PeerList, PeerMapping,
@@ -90,6 +93,7 @@ pub use peer::{
 };
 #[cfg(feature = "phys")]
 pub use pinned::{NotPinned, PinnedMemory};
+pub use pool_error::{PoolBusy, PoolError, PoolStats};
 pub use raw_error::RawError;
 pub use segments::DmaSegment;
 pub use shared::{NoCommonMemory, Placement, SharedConstraints};

@@ -5,20 +5,16 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use dmakit_addr::{Attributes, PAGE_BYTES};
-use dmakit_platform::{Carved, Instant, IrqMutex, Platform, Segment};
+use dmakit_platform::{Instant, IrqMutex, Platform, Segment};
 
-use crate::block_pool::give_home;
 use crate::check::Checker;
+use crate::chunk::{ChunkMemory, check_source, give_home, put_back};
 use crate::coherent::{Home, Origin};
+use crate::page_chunk::{CHUNK_PAGES_MAX, PageChunk};
 use crate::{
-    Coherent, CoherentError, CoherentSource, Device, DeviceId, DeviceShared, NotHere, PoolBusy,
-    PoolError, PoolStats, Translate,
+    Coherent, CoherentError, Device, DeviceId, DeviceShared, NotHere, PoolBusy, PoolError,
+    PoolStats, Translate,
 };
-
-const WORDS: usize = 16;
-
-/// The largest chunk: 4 MiB.
-const CHUNK_PAGES_MAX: u64 = WORDS as u64 * 64;
 
 /// When a [`CoherentPool`] grows and shrinks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,15 +34,6 @@ pub struct Maintained {
     pub added: u64,
     /// Bytes sent home.
     pub released: u64,
-}
-
-/// Room for one chunk in a [`CoherentPool`]: its bookkeeping.
-#[derive(Default)]
-pub struct PageChunk {
-    memory: Option<(Carved<[u64; WORDS]>, Origin)>,
-    taken: [u64; WORDS],
-    pages: u32,
-    free: u32,
 }
 
 /// Coherent memory by the page for one device, ready for hard interrupts.
@@ -71,73 +58,6 @@ struct Inner<S> {
     calm_since: Option<Instant>,
 }
 
-impl fmt::Debug for PageChunk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.memory {
-            Some((carved, _)) => write!(f, "PageChunk({carved:?}, {} free)", self.free),
-            None => f.write_str("PageChunk(empty)"),
-        }
-    }
-}
-
-impl PageChunk {
-    fn is_whole(&self) -> bool {
-        self.memory.is_some() && self.free == self.pages
-    }
-
-    /// The lowest free run of `count` pages that starts at a multiple of `align`.
-    fn find(&self, count: u32, align: u32) -> Option<u32> {
-        if self.memory.is_none() || count > self.free {
-            return None;
-        }
-        let mut first = 0;
-        while first + count <= self.pages {
-            match self.last_taken(first, count) {
-                None => return Some(first),
-                Some(page) => first = (page + 1).next_multiple_of(align),
-            }
-        }
-        None
-    }
-
-    /// The highest page of the run that is out.
-    fn last_taken(&self, first: u32, count: u32) -> Option<u32> {
-        let hit = each_word(first, count).filter_map(|(index, bits)| {
-            let hit = self.taken[index] & bits;
-            (hit != 0).then(|| index as u32 * 64 + 63 - hit.leading_zeros())
-        });
-        hit.last()
-    }
-
-    fn mark(&mut self, first: u32, count: u32, is_taken: bool) {
-        for (index, bits) in each_word(first, count) {
-            if is_taken {
-                self.taken[index] |= bits;
-            } else {
-                self.taken[index] &= !bits;
-            }
-        }
-        self.free = if is_taken {
-            self.free - count
-        } else {
-            self.free + count
-        };
-    }
-}
-
-/// The words that a run of at least one page touches, each with the run's bits.
-fn each_word(first: u32, count: u32) -> impl Iterator<Item = (usize, u64)> {
-    let end = first + count;
-    (first / 64..end.div_ceil(64)).map(move |index| {
-        let low = first.saturating_sub(index * 64);
-        let high = (end - index * 64).min(64);
-        (
-            index as usize,
-            (u64::MAX >> (64 - high)) & (u64::MAX << low),
-        )
-    })
-}
-
 impl<S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> Inner<S> {
     fn stats(&self) -> PoolStats {
         PoolStats {
@@ -157,9 +77,8 @@ impl<S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> Inner<S> {
             let Some(first) = chunk.find(count, align) else {
                 continue;
             };
-            let (carved, origin) = chunk.memory.as_mut()?;
-            let segment = carved.take(first as usize, count as usize)?;
-            let origin = *origin;
+            let memory = chunk.memory.as_mut()?;
+            let (segment, origin) = memory.take(first as usize, count as usize)?;
             chunk.mark(first, count, true);
             self.live += u64::from(count);
             self.free -= u64::from(count);
@@ -173,11 +92,11 @@ impl<S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> Inner<S> {
         let Some(chunk) = self.chunks.as_mut().get_mut(index as usize) else {
             return Err(segment);
         };
-        let Some((carved, _)) = &mut chunk.memory else {
+        let Some(memory) = &mut chunk.memory else {
             return Err(segment);
         };
-        carved.put(segment)?;
-        let offset = range.start().raw() - carved.range().start().raw();
+        memory.carved.put(segment)?;
+        let offset = range.start().raw() - memory.carved.range().start().raw();
         let count = (range.len() / PAGE_BYTES) as u32;
         chunk.mark((offset / PAGE_BYTES) as u32, count, false);
         self.live -= u64::from(count);
@@ -257,17 +176,9 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
     /// # Errors
     /// [`NotHere`] with the block where it did not come from this pool.
     pub fn free<T>(&self, block: Coherent<T>) -> Result<(), NotHere<T>> {
-        let owner = block.device;
-        let Home::Pages { chunk } = block.home else {
-            return Err(NotHere { owner, block });
-        };
-        let (segment, rest) = block
-            .into_parts()
-            .map_err(|block| NotHere { owner, block })?;
-        let put = self.inner.lock().put(chunk, segment);
-        put.map_err(|segment| NotHere {
-            owner,
-            block: rest.with(segment),
+        put_back(block, |home, segment| match home {
+            Home::Pages { chunk } => self.inner.lock().put(chunk, segment),
+            _ => Err(segment),
         })
     }
 
@@ -290,15 +201,7 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
         now: Instant,
         budget_bytes: u64,
     ) -> Result<Maintained, CoherentError> {
-        if device.info().id != self.device {
-            return Err(CoherentError::Foreign {
-                owner: self.device,
-                device: device.info().id,
-            });
-        }
-        if let CoherentSource::Pool = device.coherent {
-            return Err(CoherentError::Indivisible);
-        }
+        check_source(device, self.device)?;
         let mut done = Maintained::default();
         if self.wants_more.swap(false, Ordering::Relaxed) {
             self.grow(device, budget_bytes, &mut done)?;
@@ -370,12 +273,7 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
     }
 
     fn install(&self, memory: Coherent<u8>) -> Result<(), Coherent<u8>> {
-        let (segment, rest) = memory.into_parts()?;
-        let origin = rest.origin(&segment);
-        let carved = match Carved::new(segment, PAGE_BYTES) {
-            Ok(carved) => carved,
-            Err(segment) => return Err(rest.with(segment)),
-        };
+        let memory = ChunkMemory::new(memory, PAGE_BYTES)?;
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let mut empty = inner
@@ -384,22 +282,13 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
             .iter_mut()
             .filter(|chunk| chunk.memory.is_none());
         if let Some(chunk) = empty.next() {
-            let pages = carved.units() as u32;
-            *chunk = PageChunk {
-                memory: Some((carved, origin)),
-                taken: [0; WORDS],
-                pages,
-                free: pages,
-            };
-            inner.free += u64::from(pages);
+            *chunk = PageChunk::new(memory);
+            inner.free += u64::from(chunk.pages);
             inner.installed += 1;
             return Ok(());
         }
-        match carved.into_segment() {
-            Ok(segment) => Err(rest.with(segment)),
-            // Nothing was taken from it, so it is whole.
-            Err(_) => Ok(()),
-        }
+        // Nothing was taken from it, so it is whole.
+        memory.into_whole().map_or(Ok(()), Err)
     }
 
     fn shrink<'m, M, C: Checker<'m>, T: Translate>(
@@ -420,15 +309,13 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
         if now.saturating_since(since) < self.config.calm || pages * PAGE_BYTES > budget_bytes {
             return 0;
         }
-        let Some((carved, origin)) = chunk.memory.take() else {
+        let Some(memory) = chunk.memory.take() else {
             return 0;
         };
         inner.free -= pages;
         inner.installed -= 1;
         drop(guard);
-        if let Ok(segment) = carved.into_segment() {
-            give_home(device, origin.whole(segment));
-        }
+        memory.go_home(device);
         pages * PAGE_BYTES
     }
 
@@ -447,10 +334,8 @@ impl<P: Platform, S: AsMut<[PageChunk]> + AsRef<[PageChunk]>> CoherentPool<P, S>
         }
         let mut inner = self.inner.into_inner();
         for chunk in inner.chunks.as_mut() {
-            if let Some((carved, origin)) = chunk.memory.take() {
-                if let Ok(segment) = carved.into_segment() {
-                    give_home(device, origin.whole(segment));
-                }
+            if let Some(memory) = chunk.memory.take() {
+                memory.go_home(device);
             }
         }
         Ok(inner.chunks)

@@ -13,7 +13,8 @@ use super::state::{Flag, State};
 use crate::check::{Checker, Event, Kind};
 use crate::debt::Owed;
 use crate::mapping::Slots;
-use crate::translated::{OneRun, Part, Translated};
+use crate::part::Part;
+use crate::translated::{OneRun, Translated};
 use crate::{Device, DmaSegment, StrictDomain, Translate, cache};
 
 /// How many stretches of memory wait for one sync together.

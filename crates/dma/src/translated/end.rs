@@ -3,10 +3,11 @@
 use dmakit_addr::{Bidirectional, Direction, DirectionType, FromDevice, IovaRange, PhysAddr};
 use dmakit_platform::{CopyTarget, Platform};
 
+use super::{Original, Translated};
 use crate::check::Checker;
 use crate::debt::Owed;
 use crate::mapping::{Record, Slots};
-use crate::translated::{Original, Part, Translated};
+use crate::part::Part;
 use crate::{Device, Path, StrictDomain, Translate, bounce, cache};
 
 impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {

@@ -9,12 +9,13 @@ use dmakit_addr::{
 use dmakit_iommu::Ticket;
 use dmakit_platform::{CopySource, CopyTarget, Platform};
 
+use super::{OneRun, Translated};
 use crate::check::Checker;
 use crate::debt::Owed;
 use crate::fragments::{Piece, pieces};
 use crate::mapping::Slots;
+use crate::part::Touched;
 use crate::segments::OneSegment;
-use crate::translated::{OneRun, Touched, Translated};
 use crate::{
     BounceCause, Device, DmaSegment, DomainError, MapError, MaskKind, RawError, StrictDomain,
     Translate, Trust, bounce, cache,
