@@ -4,6 +4,7 @@
 //! `DMAKIT_STEPS` sets the number of I/Os, a hundredth of it in all; `DMAKIT_SEED` changes every seed.
 
 mod disk;
+mod fabric;
 mod mapped;
 
 use std::os::unix::fs::FileExt;

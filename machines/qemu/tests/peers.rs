@@ -1,9 +1,10 @@
 //! An `edu` behind the SMMU that reads and writes the memory of an NVMe controller.
 
+mod fabric;
+
 use dmakit_addr::{Attributes, Bidirectional, DmaAddr, DmaMask};
 use dmakit_dma::{
-    DeviceId, DeviceInfo, DmaSegment, Forwards, PeerImporter, PeerPaths, PeerProvider, PeerRoute,
-    PeerWindow, Place, PlaceId, ProviderId, Redirect, TakeBack, Topology,
+    DeviceId, DeviceInfo, DmaSegment, PeerProvider, PeerRoute, PeerWindow, ProviderId,
 };
 use dmakit_iommu::FaultReason;
 use dmakit_platform::Mmio;
@@ -12,34 +13,13 @@ use dmakit_qemu::devices::{Edu, edu};
 use dmakit_qemu::smmu::{AttachConfig, Mode, SmmuStack};
 use dmakit_qemu::{Config, FunctionId, Machine, QemuMmio};
 
+use fabric::{Client, PROVIDER, paths};
+
 const EDU: FunctionId = FunctionId::on_root(2, 0);
 const DISK: FunctionId = FunctionId::on_root(3, 0);
 /// The BAR of the controller memory buffer.
 const BUFFER: u8 = 2;
 const LEN: u64 = 256;
-
-/// QEMU's host bridge forwards what its devices send to one another.
-const PLACES: [Place; 3] = [
-    Place::HostBridge {
-        forwards: Forwards::Below,
-    },
-    function(0),
-    function(0),
-];
-
-const fn function(above: u32) -> Place {
-    Place::Function {
-        above: PlaceId(above),
-        redirect: Redirect::Off,
-    }
-}
-
-/// Ends its mappings by itself.
-struct Client;
-
-impl PeerImporter for Client {
-    fn revoked(&self, _: ProviderId, _: &TakeBack<'_>) {}
-}
 
 fn fill(buffer: &QemuMmio, at: u64, bytes: &[u8]) {
     for (word, bytes) in bytes.chunks(4).enumerate() {
@@ -76,9 +56,9 @@ fn edu_reaches_a_controllers_memory_while_it_is_mapped_and_faults_afterwards() {
 
     let window = PeerWindow::new(range, DmaAddr::new(range.start().raw())).unwrap();
     let provider: PeerProvider<'_, HostPlatform> =
-        PeerProvider::new(machine.platform(), ProviderId(1), PlaceId(1), window);
+        PeerProvider::new(machine.platform(), ProviderId(1), PROVIDER, window);
     let import = provider.import(device.info().id, &Client).unwrap();
-    let mut paths = PeerPaths::new(Topology::new(&PLACES).unwrap(), PlaceId(2));
+    let mut paths = paths();
     let part = provider.lend(&import, 0x4000, 0x2000).unwrap();
     let mapping = device
         .map_peer::<Bidirectional>(part, &mut paths, Attributes::NONE)

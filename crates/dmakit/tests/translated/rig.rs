@@ -212,9 +212,13 @@ impl Rig {
     }
 
     pub fn segment(&self, len: u64) -> Segment {
+        self.aligned_segment(len, 4096)
+    }
+
+    pub fn aligned_segment(&self, len: u64, align: u64) -> Segment {
         let request = SegmentRequest {
             len: len.next_multiple_of(4096),
-            align: 4096,
+            align,
             node: Some(NodeId::new(0)),
             limit: DmaMask::ALL,
         };

@@ -475,13 +475,7 @@ fn a_large_region_takes_the_largest_leaves_that_its_alignment_allows() {
     let rig = Rig::coherent(50);
     let domain = rig.strict();
     let device = rig.device(rig.info(), &domain);
-    let request = dmakit::platform::SegmentRequest {
-        len: 16 << 20,
-        align: 2 << 20,
-        node: None,
-        limit: dmakit::addr::DmaMask::ALL,
-    };
-    let segment = rig.memory.allocate(&request).unwrap();
+    let segment = rig.aligned_segment(16 << 20, 2 << 20);
     let run = segment.range();
     let memory = CpuBuffer::from_segment(segment, run.len()).unwrap();
     let mut request = device

@@ -147,13 +147,7 @@ fn a_tail_that_begins_inside_a_leaf_or_past_the_end_stays() {
     let rig = Rig::coherent(62);
     let domain = rig.strict();
     let device = rig.device(rig.info(), &domain);
-    let request = dmakit::platform::SegmentRequest {
-        len: 4 << 20,
-        align: 2 << 20,
-        node: None,
-        limit: dmakit::addr::DmaMask::ALL,
-    };
-    let segment = rig.memory.allocate(&request).unwrap();
+    let segment = rig.aligned_segment(4 << 20, 2 << 20);
     let run = segment.range();
     let memory = CpuBuffer::from_segment(segment, run.len()).unwrap();
     let mut request = device
@@ -198,13 +192,7 @@ fn pages_of_one_leaf_are_unlinked_together_or_not_at_all() {
     let rig = Rig::coherent(63);
     let domain = rig.strict();
     let device = rig.device(rig.info(), &domain);
-    let request = dmakit::platform::SegmentRequest {
-        len: 2 << 20,
-        align: 2 << 20,
-        node: None,
-        limit: dmakit::addr::DmaMask::ALL,
-    };
-    let huge = rig.memory.allocate(&request).unwrap();
+    let huge = rig.aligned_segment(2 << 20, 2 << 20);
     let small: Segment = rig.segment(PAGE);
     let mut window = device
         .open_window::<Bidirectional>(4 << 20, 2 << 20, NONE)

@@ -2,8 +2,8 @@
 
 use dmakit_addr::{Attributes, Bidirectional, DmaAddr};
 use dmakit_dma::{
-    Forwards, Import, PeerError, PeerImporter, PeerMapping, PeerMemory, PeerPaths, PeerProvider,
-    PeerRoute, PeerWindow, Place, PlaceId, ProviderId, Redirect, TakeBack, Topology,
+    Import, PeerError, PeerMapping, PeerMemory, PeerPaths, PeerProvider, PeerRoute, PeerWindow,
+    ProviderId,
 };
 use dmakit_platform::Mmio;
 use dmakit_platform::host::HostPlatform;
@@ -12,32 +12,10 @@ use dmakit_qemu::smmu::QemuDevice;
 
 use super::buffers::PAGE;
 use crate::disk::{Rig, SPARE};
+use crate::fabric::{Client, PROVIDER, paths};
 
 /// The BAR of the memory.
 const BUFFER: u8 = 2;
-
-/// QEMU's host bridge forwards what its devices send to one another.
-const PLACES: [Place; 3] = [
-    Place::HostBridge {
-        forwards: Forwards::Below,
-    },
-    function(0),
-    function(0),
-];
-
-const fn function(above: u32) -> Place {
-    Place::Function {
-        above: PlaceId(above),
-        redirect: Redirect::Off,
-    }
-}
-
-/// Ends its mappings by itself.
-struct Client;
-
-impl PeerImporter for Client {
-    fn revoked(&self, _: ProviderId, _: &TakeBack<'_>) {}
-}
 
 /// The provider, and what its clients have of it.
 pub struct Peer {
@@ -53,14 +31,14 @@ impl Peer {
         let (range, memory) = (spare.bar_range(BUFFER).unwrap(), spare.bar(BUFFER).unwrap());
         let window = PeerWindow::new(range, DmaAddr::new(range.start().raw())).unwrap();
         let platform = rig.machine.platform();
-        let provider = PeerProvider::new(platform, ProviderId(1), PlaceId(1), window);
+        let provider = PeerProvider::new(platform, ProviderId(1), PROVIDER, window);
         let imports = devices
             .each_ref()
             .map(|device| provider.import(device.info().id, &Client).unwrap());
         Self {
             provider,
             imports,
-            paths: PeerPaths::new(Topology::new(&PLACES).unwrap(), PlaceId(2)),
+            paths: paths(),
             memory,
         }
     }
