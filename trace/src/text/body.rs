@@ -51,6 +51,9 @@ pub(crate) fn parse(name: &str, text: &str, words: &mut Vocabulary) -> Result<Bo
     if text.starts_with(raw_fields::MARK) {
         return raw_fields::parse(name, text, words);
     }
+    if raw_fields::is_bare(text) {
+        return Err(raw_fields::BARE);
+    }
     let fields = Fields::new(text);
     let body = match name {
         "swiotlb_bounced" => bounced(fields, words)?,

@@ -10,6 +10,16 @@ use crate::record::{self, Record};
 
 pub(super) const MARK: &str = "[FAILED TO PARSE]";
 
+/// What to have instead of raw fields alone.
+pub(super) const BARE: Expected = "the text of events, as trace-cmd report prints it without -R";
+
+/// Whether these are the raw fields of an event that could be printed otherwise (`trace-cmd report
+/// -R`). Whether an address is hexadecimal there depends on the version of `trace-cmd`, so they are
+/// not read.
+pub(super) fn is_bare(text: &str) -> bool {
+    text.starts_with("device=") || text.starts_with("dev_name=")
+}
+
 pub(super) fn parse(name: &str, text: &str, words: &mut Vocabulary) -> Result<Body, Expected> {
     let fields = split(text.strip_prefix(MARK).unwrap_or(text))?;
     match record::body(name, &RawFields(fields), words)? {

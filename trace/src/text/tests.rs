@@ -3,7 +3,7 @@
 use dmakit_addr::{Attributes, Direction, DmaAddr, DmaMask, Pfn, PhysAddr};
 
 use super::body::{Vocabulary, parse};
-use super::prefix;
+use super::{prefix, raw_fields};
 use crate::*;
 
 fn body(name: &str, text: &str) -> Body {
@@ -201,6 +201,14 @@ fn an_unmapped_scatterlist_has_memory_addresses_only() {
         let text = format!("0000:00:01.0 dir=FROM_DEVICE phys_addrs={damaged} attrs=");
         refused("dma_unmap_sg", &text);
     }
+}
+
+#[test]
+fn raw_fields_alone_are_refused_with_what_to_print_instead() {
+    let map = "device=0000:00:01.0 phys_addr=98b000 dma_addr=98b000 size=4096 dir=2 attrs=0x0";
+    assert_eq!(refused("dma_map_page", map), raw_fields::BARE);
+    let bounced = "dev_name=0000:00:01.0 dma_mask=ffffffff dev_addr=1036b78c0 size=1522 force=0";
+    assert_eq!(refused("swiotlb_bounced", bounced), raw_fields::BARE);
 }
 
 #[test]
