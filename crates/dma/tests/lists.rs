@@ -3,29 +3,12 @@
 mod rig;
 
 use dmakit_addr::{Attributes, Bidirectional, BoundaryMask, ToDevice};
-use dmakit_dma::{Coherence, Device, DeviceInfo, DmaSegment, MapError, ScatterList, SegmentLimits};
+use dmakit_dma::{DmaSegment, MapError, ScatterList, SegmentLimits};
 use dmakit_platform::CpuBuffer;
 use dmakit_sim::SimDevice;
-use rig::{Forgetful, PathKind, Rig, pattern};
+use rig::{PathKind, Rig, pattern};
 
 const NONE: Attributes = Attributes::NONE;
-
-fn device_with<'r>(
-    rig: &'r Rig,
-    path: PathKind,
-    bits: u32,
-    change: impl FnOnce(&mut DeviceInfo<'_>),
-) -> (SimDevice, Device<'r, Forgetful>) {
-    let (sim, mut info) = rig.device(1, bits, Coherence::Coherent);
-    change(&mut info);
-    (sim, rig.attach(info, path))
-}
-
-fn filled(rig: &Rig, len: u64, offset: u64, is_high: bool) -> CpuBuffer {
-    let mut buffer = rig.buffer(len, offset, is_high).take();
-    buffer.write(0, &pattern(1, len));
-    buffer
-}
 
 /// Three buffers, of which the last is out of reach where `is_high`.
 fn list(rig: &Rig, is_high: bool) -> ScatterList<Vec<CpuBuffer>> {
@@ -65,7 +48,7 @@ fn a_list_becomes_the_fewest_segments_that_the_limits_allow() {
         (0x1800, BoundaryMask::NONE, 3),
         (u64::MAX, BoundaryMask::of_size(0x800).unwrap(), 6),
     ] {
-        let (sim, device) = device_with(&rig, PathKind::Direct, 64, |info| {
+        let (sim, device) = rig.ready_with(PathKind::Direct, 64, |info| {
             info.limits = SegmentLimits {
                 max_bytes,
                 boundary,
@@ -86,7 +69,7 @@ fn a_list_becomes_the_fewest_segments_that_the_limits_allow() {
 #[test]
 fn a_list_of_which_one_run_must_bounce_bounces_as_one_stretch() {
     let rig = Rig::coherent(15);
-    let (sim, device) = device_with(&rig, PathKind::Needed, 32, |info| {
+    let (sim, device) = rig.ready_with(PathKind::Needed, 32, |info| {
         info.limits.max_bytes = 0x1000;
     });
     let mut segments = [DmaSegment::default(); 8];
@@ -115,7 +98,7 @@ fn a_list_of_which_one_run_must_bounce_bounces_as_one_stretch() {
 fn a_list_longer_than_its_slice_says_how_long() {
     let rig = Rig::coherent(16);
     for path in [PathKind::Direct, PathKind::Always] {
-        let (_, device) = device_with(&rig, path, 64, |info| info.limits.max_bytes = 0x800);
+        let (_, device) = rig.ready_with(path, 64, |info| info.limits.max_bytes = 0x800);
         let used = rig.pool.used();
         let mut segments = [DmaSegment::default(); 4];
         let refused = device.map_scatter::<ToDevice, _>(list(&rig, false), NONE, &mut segments);
@@ -132,11 +115,11 @@ fn a_list_longer_than_its_slice_says_how_long() {
 #[test]
 fn one_segment_is_one_segment_or_an_error() {
     let rig = Rig::coherent(17);
-    let (_, device) = device_with(&rig, PathKind::Direct, 64, |info| {
+    let (_, device) = rig.ready_with(PathKind::Direct, 64, |info| {
         info.limits.boundary = BoundaryMask::of_size(0x1000).unwrap();
     });
     let refused = device
-        .map::<ToDevice>(filled(&rig, 0x1000, 1, false), NONE)
+        .map::<ToDevice>(rig.filled(0x1000, 1, false), NONE)
         .unwrap_err();
     assert!(
         matches!(refused.error, MapError::Limits { .. }),
@@ -156,11 +139,11 @@ fn one_segment_is_one_segment_or_an_error() {
         device.map::<ToDevice>(empty, NONE).unwrap_err().error,
         MapError::Empty
     );
-    let (_, device) = device_with(&rig, PathKind::Always, 64, |info| {
+    let (_, device) = rig.ready_with(PathKind::Always, 64, |info| {
         info.limits.max_bytes = 10;
     });
     let refused = device
-        .map::<ToDevice>(filled(&rig, 11, 0, false), NONE)
+        .map::<ToDevice>(rig.filled(11, 0, false), NONE)
         .unwrap_err();
     assert_eq!(refused.error, MapError::TooLong { len: 11, max: 10 });
     assert_eq!(rig.pool.used(), 0);

@@ -182,6 +182,13 @@ impl Rig {
         }
     }
 
+    /// A buffer with a pattern in it.
+    pub fn filled(&self, len: u64, offset: u64, is_high: bool) -> CpuBuffer {
+        let mut buffer = self.buffer(len, offset, is_high).take();
+        buffer.write(0, &pattern(1, len));
+        buffer
+    }
+
     pub fn segment(&self, len: u64, is_high: bool) -> Segment {
         let limit = if is_high {
             u64::MAX
@@ -243,6 +250,23 @@ impl Rig {
         info.bus = BusMap::new(Vec::leak(ranges)).unwrap();
         info.coherence = coherence;
         (sim, info)
+    }
+
+    /// Device number 1, coherent and with all address lines.
+    pub fn ready(&self, path: PathKind) -> (SimDevice, Device<'_, Forgetful>) {
+        self.ready_with(path, 64, |_| {})
+    }
+
+    /// The same with `bits` address lines, and what `change` makes of it.
+    pub fn ready_with<'m>(
+        &'m self,
+        path: PathKind,
+        bits: u32,
+        change: impl FnOnce(&mut DeviceInfo<'m>),
+    ) -> (SimDevice, Device<'m, Forgetful>) {
+        let (sim, mut info) = self.device(1, bits, Coherence::Coherent);
+        change(&mut info);
+        (sim, self.attach(info, path))
     }
 
     pub fn attach<'m>(&'m self, info: DeviceInfo<'m>, path: PathKind) -> Device<'m, Forgetful> {
