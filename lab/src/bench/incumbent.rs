@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Where the figures come from.
-pub const SOURCE: &str = "Linux 6.12.117 swiotlb.c, iova.c, io-pgtable-arm.c and the SMMUv3 queue \
+pub const SOURCE: &str = "Linux 6.12.117 swiotlb.c, cma.c, iova.c, io-pgtable-arm.c and the SMMUv3 queue \
      built for user space (gcc 12.2 -O2, memcpy of glibc), AMD EPYC Genoa at 3.6 GHz, shared machine";
 
 /// Nanoseconds for an operation.
@@ -53,7 +53,7 @@ const COPIES: [Line; 8] = [
 ];
 
 #[rustfmt::skip]
-const TRANSLATION: [(&str, f64, f64); 35] = [
+const TRANSLATION: [(&str, f64, f64); 37] = [
     ("iova/pair/1", 15.8, 11.7),
     ("iova/pair/8", 10.0, 9.6),
     ("iova/pair/64", 19.8, 19.1),
@@ -85,10 +85,76 @@ const TRANSLATION: [(&str, f64, f64); 35] = [
     ("commands/1", 66.5, 66.2),
     ("commands/16", 155., 148.),
     ("commands/64", 456., 440.),
+    ("commands/1/2threads", 291., 184.),
+    ("commands/16/2threads", 395., 389.),
     ("commands/range/64KiB", 70.0, 69.0),
     ("commands/range/2MiB", 69.7, 69.3),
     ("commands/by-page/64KiB", 154., 151.),
     ("commands/by-page/2MiB", 3087., 3039.),
+];
+
+#[rustfmt::skip]
+const AREAS: [(&str, f64, f64); 60] = [
+    ("areas/1GiB/4KiB/full0/pair", 25.4, 16.6),
+    ("areas/1GiB/4KiB/full50/pair", 27., 25.7),
+    ("areas/1GiB/4KiB/full50/random", 395., 353.),
+    ("areas/1GiB/4KiB/full90/pair", 17.1, 16.1),
+    ("areas/1GiB/4KiB/full90/random", 647., 628.),
+    ("areas/1GiB/4KiB/prefix50/pair", 597., 584.),
+    ("areas/1GiB/4KiB/prefix90/pair", 1025., 1016.),
+    ("areas/1GiB/64KiB/full0/pair", 16.8, 16.),
+    ("areas/1GiB/64KiB/full50/pair", 17.3, 16.3),
+    ("areas/1GiB/64KiB/full50/random", 316., 313.),
+    ("areas/1GiB/64KiB/full90/pair", 17.8, 17.7),
+    ("areas/1GiB/64KiB/full90/random", 567., 543.),
+    ("areas/1GiB/64KiB/prefix50/pair", 592., 588.),
+    ("areas/1GiB/64KiB/prefix90/pair", 1016., 1011.),
+    ("areas/1GiB/64KiB/failing-in-4096-full75", 133e3, 132e3),
+    ("areas/1GiB/2MiB/full0/pair", 26.1, 23.9),
+    ("areas/1GiB/2MiB/full50/pair", 24.6, 24.4),
+    ("areas/1GiB/2MiB/full50/random", 319., 315.),
+    ("areas/1GiB/2MiB/full90/pair", 24.9, 24.4),
+    ("areas/1GiB/2MiB/full90/random", 554., 537.),
+    ("areas/1GiB/2MiB/prefix50/pair", 593., 590.),
+    ("areas/1GiB/2MiB/prefix90/pair", 1025., 1012.),
+    ("areas/1GiB/2MiB/failing-in-4096-full75", 8242., 8235.),
+    ("areas/1GiB/64MiB/full0/pair", 252., 247.),
+    ("areas/1GiB/64MiB/full50/pair", 269., 262.),
+    ("areas/1GiB/64MiB/full50/random", 564., 539.),
+    ("areas/1GiB/64MiB/full90/pair", 262., 250.),
+    ("areas/1GiB/64MiB/full90/random", 723., 717.),
+    ("areas/1GiB/mixed/full50/random", 300., 297.),
+    ("areas/1GiB/mixed/full90/random", 521., 513.),
+    ("areas/8GiB/4KiB/full0/pair", 16.1, 15.8),
+    ("areas/8GiB/4KiB/full50/pair", 16.1, 15.8),
+    ("areas/8GiB/4KiB/full50/random", 2190., 1911.),
+    ("areas/8GiB/4KiB/full90/pair", 16.3, 16.),
+    ("areas/8GiB/4KiB/full90/random", 4445., 4052.),
+    ("areas/8GiB/4KiB/prefix50/pair", 5165., 4599.),
+    ("areas/8GiB/4KiB/prefix90/pair", 8502., 8152.),
+    ("areas/8GiB/64KiB/full0/pair", 18.5, 15.6),
+    ("areas/8GiB/64KiB/full50/pair", 16.2, 16.1),
+    ("areas/8GiB/64KiB/full50/random", 2533., 2438.),
+    ("areas/8GiB/64KiB/full90/pair", 16.6, 16.3),
+    ("areas/8GiB/64KiB/full90/random", 4370., 4194.),
+    ("areas/8GiB/64KiB/prefix50/pair", 4763., 4540.),
+    ("areas/8GiB/64KiB/prefix90/pair", 9630., 8448.),
+    ("areas/8GiB/64KiB/failing-in-4096-full75", 1.08e6, 1.06e6),
+    ("areas/8GiB/2MiB/full0/pair", 35.9, 34.6),
+    ("areas/8GiB/2MiB/full50/pair", 34., 29.7),
+    ("areas/8GiB/2MiB/full50/random", 3341., 2300.),
+    ("areas/8GiB/2MiB/full90/pair", 48.9, 47.5),
+    ("areas/8GiB/2MiB/full90/random", 4594., 4342.),
+    ("areas/8GiB/2MiB/prefix50/pair", 4581., 4508.),
+    ("areas/8GiB/2MiB/prefix90/pair", 8921., 8614.),
+    ("areas/8GiB/2MiB/failing-in-4096-full75", 67.3e3, 65.3e3),
+    ("areas/8GiB/64MiB/full0/pair", 293., 262.),
+    ("areas/8GiB/64MiB/full50/pair", 354., 281.),
+    ("areas/8GiB/64MiB/full50/random", 2588., 2475.),
+    ("areas/8GiB/64MiB/full90/pair", 279., 248.),
+    ("areas/8GiB/64MiB/full90/random", 5077., 4533.),
+    ("areas/8GiB/mixed/full50/random", 2170., 1636.),
+    ("areas/8GiB/mixed/full90/random", 4089., 3825.),
 ];
 
 const OTHERS: [(&str, f64, f64); 10] = [
@@ -107,7 +173,7 @@ const OTHERS: [(&str, f64, f64); 10] = [
 /// The figure of a row of this name.
 pub fn figure(row: &str) -> Option<Figure> {
     let of = |(median, min): (f64, f64)| Figure { median, min };
-    let mut others = OTHERS.iter().chain(&TRANSLATION);
+    let mut others = OTHERS.iter().chain(&TRANSLATION).chain(&AREAS);
     if let Some((_, median, min)) = others.find(|(name, ..)| *name == row) {
         return Some(of((*median, *min)));
     }
@@ -137,6 +203,10 @@ mod tests {
         assert_eq!(median("search/areas2/512/full90/random"), Some(8934.));
         assert_eq!(median("copies/areas1/4096/full0/pair/2threads"), Some(746.));
         assert_eq!(median("floor/cold-walk/4096"), Some(329.));
+        assert_eq!(
+            median("areas/8GiB/64KiB/failing-in-4096-full75"),
+            Some(1.08e6)
+        );
         assert_eq!(median("search/areas3/512/full0/pair"), None);
     }
 }

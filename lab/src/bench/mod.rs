@@ -1,8 +1,11 @@
-//! What bounce buffers, device addresses, page tables and invalidation cost on this machine, counted
+//! What bounce buffers, contiguous areas, device addresses, page tables and invalidation cost on this machine, counted
 //! and timed.
 
 mod against;
+mod areas;
 mod args;
+#[path = "../../../crates/cma/benches/claims.rs"]
+mod claims;
 mod counted;
 mod cpu;
 mod incumbent;
@@ -207,11 +210,19 @@ impl Plan {
 
     fn closing(&self, report: &BenchReport) -> Closing {
         let beyond = report.rows.iter().filter(|row| row.count > row.bound);
+        const TIMES: &str = "times hold for this machine and this run";
+        let (confidence, times) = match &report.timing {
+            Some(_) => (Confidence::Extrapolated, format!("; {TIMES}")),
+            None => (Confidence::Exact, String::new()),
+        };
         let why = match beyond.count() {
-            0 if report.rows.is_empty() => "times hold for this machine and this run".to_owned(),
-            0 => format!("all {} counted rows keep their bounds", report.rows.len()),
+            0 if report.rows.is_empty() => TIMES.to_owned(),
+            0 => format!(
+                "all {} counted rows keep their bounds{times}",
+                report.rows.len()
+            ),
             count => format!(
-                "{count} of {} counted rows exceed their bounds",
+                "{count} of {} counted rows exceed their bounds{times}",
                 report.rows.len()
             ),
         };
@@ -231,7 +242,7 @@ impl Plan {
         }
         Closing {
             setting: "none: this measures".to_owned(),
-            confidence: Confidence::Exact,
+            confidence,
             why,
             reproduce,
         }

@@ -48,6 +48,22 @@ pub fn render(report: &BenchReport, closing: &Closing, look: Look) -> String {
     text
 }
 
+/// Nanoseconds, with a tenth where that is worth reading.
+fn time(ns: f64) -> String {
+    match ns < 100.0 {
+        true => format!("{ns:.1}"),
+        false => grouped(ns.round() as u64),
+    }
+}
+
+/// How many times as much, and of how many times as little one part.
+fn ratio(ratio: f64) -> String {
+    match ratio < 0.095 && ratio > 0.0 {
+        true => format!("1/{}", grouped((1.0 / ratio).round() as u64)),
+        false => format!("{ratio:.2}x"),
+    }
+}
+
 fn times(rows: &[TimedRow]) -> Table {
     let mut table = Table::new(&[
         "timed", "least", "median", "most", "of floor", "Linux", "of Linux",
@@ -56,18 +72,12 @@ fn times(rows: &[TimedRow]) -> Table {
         let floor = row.floor.as_ref();
         table.row(vec![
             Cell::from(row.row.as_str()),
-            Cell::from(format!("{:.1}", row.ns.min)),
-            Cell::from(format!("{:.1}", row.ns.median)),
-            Cell::from(format!("{:.1}", row.ns.max)),
-            Cell::from(floor.map_or_else(String::new, |floor| format!("{:.1}x", floor.ratio))),
-            Cell::from(
-                row.incumbent
-                    .map_or_else(String::new, |f| format!("{:.1}", f.min)),
-            ),
-            Cell::from(
-                row.to_incumbent
-                    .map_or_else(String::new, |r| format!("{r:.3}x")),
-            ),
+            Cell::from(time(row.ns.min)),
+            Cell::from(time(row.ns.median)),
+            Cell::from(time(row.ns.max)),
+            Cell::from(floor.map_or_else(String::new, |floor| ratio(floor.ratio))),
+            Cell::from(row.incumbent.map_or_else(String::new, |f| time(f.min))),
+            Cell::from(row.to_incumbent.map_or_else(String::new, ratio)),
         ]);
     }
     table
@@ -92,4 +102,22 @@ fn comparisons(rows: &[Comparison]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_ratios_keep_what_is_worth_reading() {
+        assert_eq!(
+            [time(7.04), time(99.94), time(121_330.4)],
+            ["7.0", "99.9", "121,330"]
+        );
+        assert_eq!(
+            [ratio(1.276), ratio(0.095), ratio(0.000_08)],
+            ["1.28x", "0.10x", "1/12,500"]
+        );
+        assert_eq!(ratio(0.0), "0.00x");
+    }
 }

@@ -60,6 +60,9 @@ pub struct Timer<'a> {
     pub rows: Vec<TimedRow>,
 }
 
+/// Times what it is given.
+pub type Run<'r> = dyn FnMut(&mut dyn FnMut(u32)) + 'r;
+
 impl Timer<'_> {
     /// Times everything that is wanted, the floors first.
     pub fn run(&mut self) {
@@ -91,6 +94,7 @@ impl Timer<'_> {
                 });
             }
         }
+        self.areas();
         self.spaces();
         self.tables();
         self.commands();
@@ -115,30 +119,51 @@ impl Timer<'_> {
         }
     }
 
-    /// Each thread maps and unmaps on a CPU of its own; the time of the slower one.
+    /// Each thread maps and unmaps on a CPU of its own.
     fn two_threads(&mut self, areas: u32, size: u32, count: u32) {
         let row = format!("search/areas{areas}/{size}/full0/pair/2threads");
-        if self.cpus < 2 || !(self.wants)(&row) {
+        if !(self.wants)(&row) {
             return;
         }
-        (self.tell)(&row);
         let pool = pool(32768, areas);
+        self.on_two_cpus(&row, count, &|cpu, run| {
+            let mut sequence = slots(&pool, cpu);
+            run(&mut |n| {
+                black_box(sequence.pairs(size, n));
+            });
+        });
+    }
+
+    /// Two threads on a CPU each, with what `with` makes for it: the time of the slower one.
+    pub fn on_two_cpus(
+        &mut self,
+        row: &str,
+        count: u32,
+        with: &(dyn Fn(u32, &mut Run<'_>) + Sync),
+    ) {
+        if self.cpus < 2 || !(self.wants)(row) {
+            return;
+        }
+        (self.tell)(row);
         let count = self.count(count);
         let passes: Vec<f64> = (0..PASSES)
             .map(|_| {
                 let barrier = Barrier::new(2);
                 thread::scope(|scope| {
                     let threads = [0, 1].map(|cpu| {
-                        let (pool, barrier) = (&pool, &barrier);
+                        let barrier = &barrier;
                         scope.spawn(move || {
                             pin(cpu as usize);
                             HostPlatform::bind_thread(CpuId::new(cpu));
-                            let mut sequence = slots(pool, cpu);
-                            sequence.pairs(size, count);
-                            barrier.wait();
-                            let start = ThreadTime::now();
-                            sequence.pairs(size, count);
-                            start.elapsed_ns() / f64::from(count)
+                            let mut took = f64::NAN;
+                            with(cpu, &mut |body| {
+                                body(count);
+                                barrier.wait();
+                                let start = ThreadTime::now();
+                                body(count);
+                                took = start.elapsed_ns() / f64::from(count);
+                            });
+                            took
                         })
                     });
                     let each = threads.map(|thread| thread.join().unwrap_or(f64::NAN));
@@ -146,7 +171,7 @@ impl Timer<'_> {
                 })
             })
             .collect();
-        self.note(&row, count, passes);
+        self.note(row, count, passes);
     }
 
     fn floors(&mut self) {
@@ -232,7 +257,7 @@ impl Timer<'_> {
 /// The floor that a row stands on: the lock that each operation takes, or the copies without any
 /// allocator, to one slot over and over for pairs and through a whole pool for random ones.
 pub fn floor_of(row: &str) -> Option<String> {
-    if row.starts_with("search/") {
+    if row.starts_with("search/") || row.starts_with("areas/") {
         return Some("floor/lock-pair".to_owned());
     }
     if let Some(floor) = super::translation::floor_of(row) {

@@ -43,6 +43,7 @@ pub fn floor_of(row: &str) -> Option<String> {
         ["iova", "tree" | "cached", "random", live] => format!("floor/touches/{live}"),
         ["tables", size @ ("4KiB" | "64KiB" | "1MiB"), _] => format!("floor/checked-stores/{size}"),
         ["tables", "1GiB-as-4KiB", _] => "floor/stores/1GiB-as-4KiB".to_owned(),
+        ["commands", _, "2threads"] => "floor/lock-pair/2threads".to_owned(),
         ["commands", count @ ("1" | "16" | "64")] => format!("floor/commands/{count}"),
         ["commands", "range", _] => "floor/commands/1".to_owned(),
         _ => return None,
@@ -224,22 +225,12 @@ impl Timer<'_> {
             let (rig, mut address) = (Rig::new(true), 0);
             self.time(&row, ops, |n| {
                 for _ in 0..n {
-                    let pages = (0..count).map(|page| {
-                        let one = TlbiRange {
-                            address: address + page * 4096,
-                            num: 1,
-                            scale: 0,
-                            level_hint: 0,
-                            granule: 0,
-                            leaf: true,
-                        };
-                        one.of_asid(1)
-                    });
-                    black_box(rig.smmu.execute(pages).is_ok());
+                    black_box(commands(&rig, address, count));
                     address += count * 4096;
                 }
             });
         }
+        self.two_submitters();
         for (what, ranges) in [("range", true), ("by-page", false)] {
             for (name, bytes, ops) in [("64KiB", 64 * K, 200_000), ("2MiB", 2 * M, 20_000)] {
                 let row = format!("commands/{what}/{name}");
@@ -263,6 +254,43 @@ impl Timer<'_> {
             }
         }
     }
+
+    /// Both wait for their own.
+    fn two_submitters(&mut self) {
+        let lock = dmakit_platform::IrqMutex::<HostPlatform, _>::new(0_u64);
+        self.on_two_cpus("floor/lock-pair/2threads", 400_000, &|_, run| {
+            run(&mut |n| (0..n).for_each(|_| *lock.lock() += 1));
+        });
+        for (count, ops) in [(1, 200_000), (16, 100_000)] {
+            let rig = Rig::new(true);
+            let row = format!("commands/{count}/2threads");
+            self.on_two_cpus(&row, ops, &|cpu, run| {
+                let mut address = u64::from(cpu) << 40;
+                run(&mut |n| {
+                    for _ in 0..n {
+                        black_box(commands(&rig, address, count));
+                        address += count * 4096;
+                    }
+                });
+            });
+        }
+    }
+}
+
+/// Commands of one submitter, each for an address of its own.
+fn commands(rig: &Rig, address: u64, count: u64) -> bool {
+    let pages = (0..count).map(|page| {
+        let one = TlbiRange {
+            address: address + page * 4096,
+            num: 1,
+            scale: 0,
+            level_hint: 0,
+            granule: 0,
+            leaf: true,
+        };
+        one.of_asid(1)
+    });
+    rig.smmu.execute(pages).is_ok()
 }
 
 /// A lock pair, the words of `count` commands, and one word that tells of them.
