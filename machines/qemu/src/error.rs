@@ -14,6 +14,11 @@ pub enum QemuError {
         /// The Debian package that has it.
         package: &'static str,
     },
+    /// The program does not say that it is QEMU.
+    NotQemu {
+        /// What was run.
+        program: String,
+    },
     /// The program is older than what the drivers were checked against.
     TooOld {
         /// What it says of itself.
@@ -68,6 +73,9 @@ impl fmt::Display for QemuError {
                     f,
                     "{program} is not installed; on Debian: apt-get install {package}"
                 )
+            }
+            Self::NotQemu { program } => {
+                write!(f, "{program} --version names no release of QEMU")
             }
             Self::TooOld { version } => {
                 write!(f, "QEMU {version} is too old: 7.2 or later is needed")

@@ -1,6 +1,7 @@
 //! Which QEMU it is: behaviour differs.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
@@ -22,18 +23,23 @@ impl Version {
     /// Asks a program.
     ///
     /// # Errors
-    /// [`QemuError::Missing`] where there is none, [`QemuError::TooOld`] below [`Self::OLDEST`].
+    /// [`QemuError::Missing`] where there is none, [`QemuError::NotQemu`] where it is something else,
+    /// [`QemuError::TooOld`] below [`Self::OLDEST`].
     pub fn of(program: &Path, package: &'static str) -> Result<Self, QemuError> {
-        let missing = || QemuError::Missing {
-            program: program.display().to_string(),
-            package,
-        };
-        let output = Command::new(program)
-            .arg("--version")
-            .output()
-            .map_err(|_| missing())?;
+        let name = || program.display().to_string();
+        let output = Command::new(program).arg("--version").output();
+        let output = output.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => QemuError::Missing {
+                program: name(),
+                package,
+            },
+            _ => QemuError::System {
+                doing: "asking QEMU for its version",
+                error,
+            },
+        })?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = Self::parse(&text).ok_or_else(missing)?;
+        let version = Self::parse(&text).ok_or_else(|| QemuError::NotQemu { program: name() })?;
         if version < Self::OLDEST {
             return Err(QemuError::TooOld {
                 version: version.to_string(),
@@ -60,6 +66,14 @@ impl fmt::Display for Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_qemu_is_told_from_what_is_not_there() {
+        let of = |program: &str| Version::of(Path::new(program), "qemu-system-arm");
+        assert!(matches!(of("/bin/true"), Err(QemuError::NotQemu { .. })));
+        assert!(matches!(of("/no/such"), Err(QemuError::Missing { .. })));
+        assert!(matches!(of("/etc/passwd"), Err(QemuError::System { .. })));
+    }
 
     #[test]
     fn a_release_is_read_from_what_the_program_prints() {

@@ -16,7 +16,7 @@ use super::registers::{self as reg, Capabilities};
 use crate::devices::DmaDevice;
 
 /// The longest that a command may take.
-const COMMAND_TIME_MAX: Duration = Duration::from_secs(10);
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The namespace that is used.
 const NAMESPACE: u32 = 1;
