@@ -161,13 +161,34 @@ fn a_trace_without_claims_says_what_to_record() {
         ),
         (&["replay", "--params", "cma=64MB"][..], "cma= takes"),
     ] {
-        let output = run(words, WITHOUT);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
-        assert!(error.contains(says), "{error}");
-        assert!(output.stdout.is_empty());
+        is_refused(&run(words, WITHOUT), says);
     }
+}
+
+fn is_refused(output: &Output, says: &str) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains(says), "{error}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_setting_of_which_a_recording_says_nothing_is_refused() {
+    for (params, says) in [
+        ("cma=64M@0x1000-0x2000", "does not say where memory is"),
+        ("cma=64M@4G", "does not say where memory is"),
+        ("cma_pernuma=16M", "claims nothing from such areas"),
+        ("numa_cma=0:16M", "for node 0"),
+    ] {
+        is_refused(&run(&["replay", "--params", params], CHURN), says);
+    }
+    let known = json(&["replay", "--params", "numa_cma=1:16M"], NODES);
+    let areas = known["results"][0]["cma"]["areas"].as_array().unwrap();
+    assert!(
+        areas.iter().any(|area| area["bytes"] == 16 << 20),
+        "{areas:?}"
+    );
 }
 
 #[test]

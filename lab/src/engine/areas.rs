@@ -70,7 +70,8 @@ pub fn claim_all(claims: &Claims, engine: Engine, places: &[Place], samples_max:
 /// recorded on.
 ///
 /// # Errors
-/// A size that the kernel would misread.
+/// A size that the kernel would misread; a place, of which a recording says nothing; an area from
+/// which nothing was claimed, as the claims would have to come from elsewhere.
 pub fn resized(
     claims: &Claims,
     booted: &CommandLine,
@@ -78,6 +79,7 @@ pub fn resized(
 ) -> anyhow::Result<Vec<Place>> {
     let booted: Params = booted.cma().unwrap_or_default();
     let asked = line.cma()?;
+    check_asked(claims, &booted, &asked)?;
     let names = claims.demand.areas.iter();
     let place = |(name, place): (&String, &Place)| {
         let (was, is) = (named_pages(&booted, name), named_pages(&asked, name));
@@ -87,6 +89,38 @@ pub fn resized(
         }
     };
     Ok(names.zip(&claims.places).map(place).collect())
+}
+
+fn check_asked(claims: &Claims, booted: &Params, asked: &Params) -> anyhow::Result<()> {
+    let place = |params: &Params| params.default.map(|area| (area.base, area.end));
+    if asked
+        .default
+        .is_some_and(|area| (area.base, area.end) != (None, None))
+        && place(asked) != place(booted)
+    {
+        anyhow::bail!(
+            "cma= with a place: a recording does not say where memory is, so claims are replayed in \
+             an area of that size anywhere; give the size alone"
+        );
+    }
+    let unclaimed =
+        |name: &dyn Fn(&str) -> bool| !claims.demand.areas.iter().any(|area| name(area));
+    let elsewhere = "`dmakit size cma --per-node` moves claims to the areas of nodes";
+    if asked.per_node != booted.per_node && unclaimed(&|area| area.starts_with("pernuma")) {
+        anyhow::bail!("cma_pernuma=: this trace claims nothing from such areas; {elsewhere}");
+    }
+    for (node, _) in asked
+        .nodes
+        .iter()
+        .filter(|asked| !booted.nodes.contains(asked))
+    {
+        if unclaimed(&|area| area.starts_with("numa") && cma::node_of(area) == Some(*node)) {
+            anyhow::bail!(
+                "numa_cma= for node {node}: this trace claims nothing from such an area; {elsewhere}"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The same area, larger or smaller.

@@ -177,7 +177,12 @@ impl ClaimsResult {
                 result.confidence = Confidence::Validated;
             }
         } else {
-            result.compare_served(load, claims, &report);
+            let other = match (setup.engine, places == claims.places) {
+                (Engine::Dmakit, true) => Other::Search,
+                (Engine::Dmakit, false) => Other::Both,
+                (Engine::Linux(_), _) => Other::Size,
+            };
+            result.compare_served(load, claims, other, &report);
         }
         // Hundredths, so that the decimal printed is short.
         result.percent = (result.agree * 10_000)
@@ -212,7 +217,7 @@ impl ClaimsResult {
         }
     }
 
-    fn compare_served(&mut self, load: &Load, claims: &Claims, report: &Report) {
+    fn compare_served(&mut self, load: &Load, claims: &Claims, other: Other, report: &Report) {
         let mut failed = report.failed.iter().map(|failed| failed.call).peekable();
         for (index, (call, outcome)) in claims
             .demand
@@ -234,13 +239,32 @@ impl ClaimsResult {
             self.disagree.push(Difference {
                 kernel: shown(*kernel),
                 model: if fails { "not served" } else { "served" }.to_owned(),
-                reason: if fails {
-                    "another search, or areas of another size: no run is long enough here"
-                } else {
-                    "another search, or areas of another size: a run is long enough here"
-                },
+                reason: other.reason(fails),
                 ..difference
             });
+        }
+    }
+}
+
+/// What is not as it was when the trace was recorded.
+#[derive(Clone, Copy)]
+enum Other {
+    /// Which free run a claim gets.
+    Search,
+    /// How large the areas are.
+    Size,
+    Both,
+}
+
+impl Other {
+    fn reason(self, fails: bool) -> &'static str {
+        match (self, fails) {
+            (Self::Search, true) => "another search left no run as long",
+            (Self::Search, false) => "another search left a run as long",
+            (Self::Size, true) => "no run of an area of this size is as long",
+            (Self::Size, false) => "an area of this size has a run as long",
+            (Self::Both, true) => "another search, in an area of another size, left no run as long",
+            (Self::Both, false) => "another search, in an area of another size, left a run as long",
         }
     }
 }

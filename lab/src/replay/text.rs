@@ -106,8 +106,9 @@ fn contiguous(report: &ReplayReport, claims: &ClaimsResult, look: Look) -> Strin
     };
     let mut text = look.item(0, " ", &claims_text::verdict(claims));
     text = look.paint(tone, text.trim_end()) + "\n";
-    text.push_str(&look.field("areas", 9, Tone::Dim, &claims_text::areas_line(claims)));
-    text.push_str(&look.field("agreement", 9, Tone::Dim, &claims_text::agreement(claims)));
+    text.push_str(&look.field("areas", 10, Tone::Dim, &claims_text::areas_line(claims)));
+    text.push_str(&look.field("agreement", 10, Tone::Dim, &claims_text::agreement(claims)));
+    text.push_str(&look.field("confidence", 10, Tone::Dim, claims.confidence.word()));
     for area in claims.areas.iter().filter(|area| area.high_water_pages > 0) {
         let phases: Vec<f64> = if report.is_about_bounces() {
             Vec::new()

@@ -176,7 +176,7 @@ impl Load<'_> {
         (top - less).clamp(smallest, largest)
     }
 
-    /// Waits for transfers, judges them, and ends them with one sync or in batches.
+    /// Waits for transfers, judges them, and ends them.
     fn complete(&mut self, transfers: Vec<Transfer>, report: &mut RunReport) -> anyhow::Result<()> {
         for _ in 0..transfers.len() {
             let status = self.disk.wait()?.status;

@@ -9,9 +9,12 @@ mod edu;
 mod machine;
 mod numa;
 mod page;
+mod params;
 mod report;
 mod text;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -27,6 +30,9 @@ pub use machine::MachineName;
 
 use page::{Mode, Page, Workload};
 use report::RunReport;
+
+/// Bytes of a page, at most.
+const PAGE_MAX: u64 = 1 << 20;
 
 /// What to run.
 pub enum Plan {
@@ -89,7 +95,8 @@ impl One {
     fn run(&self, show: Show) -> anyhow::Result<(Vec<u8>, Outcome)> {
         let progress = Progress::new(self.quiet);
         let start = Instant::now();
-        let mut report = self.drive(&progress)?;
+        let name = || self.word.as_ref().unwrap_or(&self.page.name).clone();
+        let mut report = self.drive(&progress).with_context(name)?;
         report.finish(start.elapsed());
         drop(progress);
         let closing = self.closing(&report);
@@ -185,8 +192,21 @@ fn find(word: &str) -> anyhow::Result<Page> {
     if !path.exists() && !word.contains(['/', '.']) {
         return Err(unknown(word));
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{word}: cannot read"))?;
+    let text = read(path).with_context(|| format!("{word}: cannot read"))?;
     Page::parse(&text).with_context(|| word.to_owned())
+}
+
+/// The text of a page.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    file.take(PAGE_MAX + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > PAGE_MAX {
+        false => Ok(text),
+        true => Err(io::Error::other(
+            "more than a mebibyte, expected a page of TOML",
+        )),
+    }
 }
 
 fn unknown(word: &str) -> anyhow::Error {

@@ -202,6 +202,43 @@ fn pages_that_make_no_sense_for_areas_are_refused() {
             "long-pin",
         ),
         ("boot-carving", "\"4G\"", "\"3M\"", "memory.nodes"),
+        (
+            "movable-pressure",
+            "cma=16M",
+            "cma=128M",
+            "params: reserved: failed: no room",
+        ),
+        (
+            "pins-versus-cma",
+            "cma=8M",
+            "cma=8M numa_cma=7:8M",
+            "params: numa7: failed: there are only 2 nodes",
+        ),
+        ("pins-versus-cma", "cma=8M", "", "params has no cma="),
+        (
+            "movable-pressure",
+            "\"2M\"]",
+            "\"32M\"]",
+            "pressure.claim is 32M, more than the area has: 16M",
+        ),
+        (
+            "movable-pressure",
+            "[\"16K\", \"2M\"]",
+            "[\"2M\", \"16K\"]",
+            "expected the smaller before 16K",
+        ),
+        (
+            "movable-pressure",
+            "[0, 50, 90]",
+            "[]",
+            "pressure.lent has 0 entries, expected 1 to 16",
+        ),
+        (
+            "movable-pressure",
+            "machines = [\"sim\"]",
+            "machines = []",
+            "machines is empty",
+        ),
     ] {
         let (_directory, path) = changed(page, "odd.toml", from, to);
         let words = [path.to_str().unwrap()];

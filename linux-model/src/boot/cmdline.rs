@@ -61,15 +61,8 @@ impl fmt::Display for CommandLineError {
     }
 }
 
-impl std::error::Error for CommandLineError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Swiotlb(error) => Some(error),
-            Self::Cma(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+// What it prints of a wrong value is all that the cause says.
+impl std::error::Error for CommandLineError {}
 
 impl From<SwiotlbParamsError> for CommandLineError {
     fn from(error: SwiotlbParamsError) -> Self {

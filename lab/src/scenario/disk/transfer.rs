@@ -123,14 +123,15 @@ impl Load<'_> {
         Ok(Some((at, place)))
     }
 
-    /// Unmaps transfers; takes back and judges what is out of the disk's reach.
+    /// Unmaps transfers, each with a sync of its own where none is in a batch; takes back and judges
+    /// what is out of the disk's reach.
     pub fn end(
         &mut self,
         transfers: Vec<Transfer>,
         tried: Option<(usize, DmaSegment)>,
         report: &mut RunReport,
     ) -> anyhow::Result<()> {
-        let (mut debts, mut back) = (Vec::new(), Vec::new());
+        let mut back = Vec::new();
         for (index, transfer) in transfers.into_iter().enumerate() {
             let owed = Owed {
                 at: transfer.at,
@@ -142,12 +143,8 @@ impl Load<'_> {
                 Buffer::Read(lent) => self.unmap(lent, &mut back)?,
                 Buffer::Write(lent) => self.unmap(lent, &mut back)?,
             };
-            debts.extend(debt);
-        }
-        if !debts.is_empty() {
-            let proof = self.device.sync()?;
-            for debt in debts {
-                let redeemed = self.device.redeem(debt, &proof);
+            if let Some(debt) = debt {
+                let redeemed = self.device.redeem(debt, &self.device.sync()?);
                 back.push(redeemed.map_err(|failure| anyhow::anyhow!("{failure}"))?);
             }
         }

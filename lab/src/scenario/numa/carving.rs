@@ -6,17 +6,18 @@ mod tests;
 
 use dmakit_addr::PAGE_BYTES;
 use dmakit_cma::{
-    AreaParams, AreaRequest, CmaPernumaParam, GiganticTurn, HugetlbCmaParam, NumaCmaParam, Outcome,
-    PerNode, Purpose, Reservation, Reserved, reserve,
+    AreaParams, AreaRequest, CmaPernumaParam, HugetlbCmaParam, NumaCmaParam, Outcome, PerNode,
+    Purpose, Reservation, Reserved, reserve,
 };
 use dmakit_phys::MemoryMap;
 use dmakit_sim::Machine;
 use serde::Serialize;
 
-use super::{board, params};
+use super::board;
 use crate::quantity::bytes;
 use crate::scenario::check::CheckName;
-use crate::scenario::page::{CarvingTable, GiganticWord, Page};
+use crate::scenario::page::{CarvingTable, Page};
+use crate::scenario::params;
 use crate::scenario::report::{Detail, RunReport};
 
 /// What a boot did.
@@ -52,14 +53,10 @@ pub fn run(
     report: &mut RunReport,
 ) -> anyhow::Result<()> {
     let machine = board::machine(page, seed)?;
-    let gigantic = match table.gigantic {
-        GiganticWord::First => GiganticTurn::First,
-        GiganticWord::Last => GiganticTurn::Last,
-    };
-    let asked = params::read(&page.params, gigantic)?;
+    let asked = &page.areas;
     let requests = asked.requests(&board::map(&machine, None)?, board::low_limit());
     let carved = carve(&machine, &requests)?;
-    let effective = effective(&asked, &carved);
+    let effective = effective(asked, &carved);
     expected(table, &carved, report);
     on_their_nodes(&machine, &carved, report);
     others_left(&machine, &carved, report)?;
@@ -68,7 +65,7 @@ pub fn run(
         .counters
         .insert("areas", names(&carved, true).count() as u64);
     report.detail = Some(Detail::Boot(Boot {
-        params: params::written(&asked),
+        params: params::written(asked),
         effective: params::written(&effective),
         areas: carved.iter().map(row).collect(),
     }));

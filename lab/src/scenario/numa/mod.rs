@@ -7,7 +7,6 @@ mod claims;
 mod controls;
 mod judge;
 mod lend;
-mod params;
 pub mod per_node;
 pub mod pins;
 pub mod pressure;

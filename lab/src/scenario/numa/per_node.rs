@@ -9,20 +9,20 @@ use std::time::Duration;
 use anyhow::Context;
 use dmakit_addr::NodeId;
 use dmakit_cma::{
-    AreaParams, Areas, CoherentMemory, DeviceArea, GiganticTurn, InactiveAreas, PerNode, Purpose,
-    Waiting,
+    AreaParams, Areas, CoherentMemory, DeviceArea, InactiveAreas, PerNode, Purpose, Waiting,
 };
 use dmakit_phys::{Account, AttachedRam, Frame};
 use dmakit_sim::{Cost, Figure, Machine, Mover, NoDevices};
 use serde::Serialize;
 
+use super::judge;
 use super::system::{SEGMENTS, System};
-use super::{judge, params};
 use crate::output::{Look, Table, Tone};
 use crate::progress::Progress;
 use crate::quantity::{bytes, grouped, percent};
 use crate::scenario::check::CheckName;
 use crate::scenario::page::{CoherentTable, Page};
+use crate::scenario::params;
 use crate::scenario::report::{Detail, FigureRow, RunReport};
 
 /// What was on which node.
@@ -77,13 +77,13 @@ pub fn run(
     report: &mut RunReport,
     progress: &Progress,
 ) -> anyhow::Result<()> {
-    let asked = params::read(&page.params, GiganticTurn::First)?;
+    let asked = &page.areas;
     progress.say("per-node areas".to_owned());
-    let (per_node, fall_back) = side(page, &asked, table, seed, Some(report))?;
+    let (per_node, fall_back) = side(page, asked, table, seed, Some(report))?;
     let default_only = AreaParams {
         per_node: PerNode::Off,
         numa_cma: None,
-        ..asked
+        ..asked.clone()
     };
     progress.say("the default area alone".to_owned());
     let (default_area, _) = side(page, &default_only, table, seed, None)?;

@@ -6,20 +6,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dmakit_addr::{PAGE_BYTES, PfnRange};
-use dmakit_cma::{GiganticTurn, InactiveAreas};
+use dmakit_cma::InactiveAreas;
 use dmakit_phys::{Account, AttachedRam};
 use dmakit_sim::{PageId, Rng};
 use serde::Serialize;
 
 use super::claims::Claims;
 use super::shared::Shared;
-use super::system::{SEGMENTS, System, default_area};
-use super::{judge, lend, params, windows};
+use super::system::{SEGMENTS, System, default_area, fits};
+use super::{judge, lend, windows};
 use crate::output::{Cell, Look, Table};
 use crate::progress::Progress;
 use crate::quantity::grouped;
 use crate::scenario::check::CheckName;
 use crate::scenario::page::{HoldWord, Page, PinsTable};
+use crate::scenario::params;
 use crate::scenario::report::{Detail, RunReport};
 use device::Sharer;
 
@@ -85,9 +86,8 @@ pub fn run(
         .counters
         .insert("leases_recalled", sum(|row| row.recalled));
     report.faults = sum(|row| row.device_faults);
-    let asked = params::read(&page.params, GiganticTurn::First)?;
     report.detail = Some(Detail::Holding(Holding {
-        params: params::written(&asked),
+        params: params::written(&page.areas),
         rows,
     }));
     Ok(())
@@ -104,8 +104,7 @@ fn one(
     seed: u64,
     report: &mut RunReport,
 ) -> anyhow::Result<Row> {
-    let asked = params::read(&page.params, GiganticTurn::First)?;
-    let system = System::boot_with_tables(page, &asked, seed, TABLE_BYTES, Shared::new)?;
+    let system = System::boot_with_tables(page, &page.areas, seed, TABLE_BYTES, Shared::new)?;
     let memory = &system.memory;
     let (areas, _) = InactiveAreas::new(system.reserved).activate(memory);
     let area = default_area(&areas)?;
@@ -116,6 +115,7 @@ fn one(
         SEGMENTS,
     );
     let ranges: Vec<PfnRange> = areas.ranges(area).to_vec();
+    fits("pins.claim", table.claim, &ranges)?;
     let mut rng = Rng::derived(seed, 0x9135 + percent);
     let free_before = memory.allocator().free_frames();
     let inside = lend::lend(memory, &ranges, 100, 16, &mut rng)?;

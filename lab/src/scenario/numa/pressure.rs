@@ -1,20 +1,21 @@
 //! Claims of contiguous memory that programs borrow, while everybody wants memory.
 
 use dmakit_addr::{PAGE_BYTES, PfnRange};
-use dmakit_cma::{GiganticTurn, InactiveAreas};
+use dmakit_cma::InactiveAreas;
 use dmakit_phys::{Account, AttachedRam, MigrationCause};
 use dmakit_platform::Platform;
 use dmakit_sim::{Cost, NoDevices, Pressure, PressureConfig, Programs, Rng};
 use serde::Serialize;
 
 use super::claims::Claims;
-use super::system::{SEGMENTS, System, default_area};
-use super::{board, judge, lend, params, per_node, windows};
+use super::system::{SEGMENTS, System, default_area, fits};
+use super::{board, judge, lend, per_node, windows};
 use crate::output::{Look, Table};
 use crate::progress::Progress;
 use crate::quantity::{grouped, span};
 use crate::scenario::check::CheckName;
 use crate::scenario::page::{GateWord, Page, PressureTable};
+use crate::scenario::params;
 use crate::scenario::report::{Detail, FigureRow, RunReport};
 
 /// What claims cost, by how much was lent.
@@ -61,7 +62,6 @@ pub fn run(
         rows.push(one(page, table, lent, open, seed, report)?);
     }
     control(page, table, seed, report)?;
-    let asked = params::read(&page.params, GiganticTurn::First)?;
     let sum = |of: fn(&Row) -> u64| rows.iter().map(of).sum();
     report
         .counters
@@ -74,7 +74,7 @@ pub fn run(
         .insert("frames_moved", sum(|row| row.frames_moved));
     let machine = board::machine(page, seed)?;
     report.detail = Some(Detail::Lending(Lending {
-        params: params::written(&asked),
+        params: params::written(&page.areas),
         rows,
         figures: per_node::figures(&machine, Cost::CopyFrame),
     }));
@@ -113,8 +113,7 @@ fn one(
     seed: u64,
     report: &mut RunReport,
 ) -> anyhow::Result<Row> {
-    let asked = params::read(&page.params, GiganticTurn::First)?;
-    let system = System::boot(page, &asked, seed)?;
+    let system = System::boot(page, &page.areas, seed)?;
     let memory = &system.memory;
     let (areas, _) = InactiveAreas::new(system.reserved).activate(memory);
     let area = default_area(&areas)?;
@@ -127,6 +126,7 @@ fn one(
     let free_before = memory.allocator().free_frames();
     let mut rng = Rng::derived(seed, 0x9e0 + lent);
     let ranges: Vec<PfnRange> = areas.ranges(area).to_vec();
+    fits("pressure.claim", table.claim[1], &ranges)?;
     lend::lend(memory, &ranges, lent, 4, &mut rng)?;
     let mover = memory.movers();
     mover.refuse(table.busy);

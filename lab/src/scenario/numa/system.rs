@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use dmakit_addr::NodeId;
+use dmakit_addr::{NodeId, PAGE_BYTES, PfnRange};
 use dmakit_cma::{AreaId, AreaParams, Areas, Outcome, Purpose, Reserved, reserve};
 use dmakit_phys::{DeviceMappings, Frame, MovableMemory, PageAllocator};
 use dmakit_platform::Segment;
 use dmakit_sim::{Machine, Mover, NoDevices, Programs};
 
 use super::board;
-use crate::scenario::page::Page;
+use crate::scenario::page::{Page, Size};
 
 pub type Movable<D> = MovableMemory<Machine, Vec<Frame>, Mover<D>>;
 
@@ -29,7 +29,17 @@ pub fn default_area<D: DeviceMappings + Sync>(
     areas: &Areas<'_, Machine, Vec<Frame>, Mover<D>>,
 ) -> anyhow::Result<AreaId> {
     let area = areas.find(Purpose::Default);
-    area.ok_or_else(|| anyhow::anyhow!("params has to ask for an area with cma="))
+    area.ok_or_else(|| anyhow::anyhow!("params: there is no area of cma="))
+}
+
+/// A claim that an area of these ranges can serve when nobody else has any of it.
+pub fn fits(what: &str, claim: Size, ranges: &[PfnRange]) -> anyhow::Result<()> {
+    let longest = ranges.iter().map(|range| range.len() * PAGE_BYTES).max();
+    let longest = Size(longest.unwrap_or(0));
+    match claim.0 <= longest.0 {
+        true => Ok(()),
+        false => anyhow::bail!("{what} is {claim}, more than the area has: {longest}"),
+    }
 }
 
 impl System<NoDevices> {
@@ -63,12 +73,16 @@ impl<D: DeviceMappings + Sync> System<D> {
         let mut map = board::map(&machine, kept)?;
         let limits = [board::low_limit()];
         let requests = params.requests(&map, board::low_limit());
-        let carved = reserve(&mut map, &limits, requests).into_iter();
-        let reserved = carved.filter_map(|one| match one.outcome {
-            Outcome::Reserved(reserved) => Some(reserved),
-            _ => None,
-        });
-        let reserved = reserved.collect();
+        let mut reserved = Vec::new();
+        for one in reserve(&mut map, &limits, requests) {
+            match one.outcome {
+                Outcome::Reserved(area) => reserved.push(area),
+                Outcome::Failed(reason) if !page.does_without(reason) => {
+                    anyhow::bail!("params: {one}")
+                }
+                _ => {}
+            }
+        }
         type Allocator = PageAllocator<Machine, Vec<Frame>>;
         let table = vec![Frame::default(); Allocator::table_entries(&map) as usize];
         let allocator = Allocator::new(&map, &limits, table)?;

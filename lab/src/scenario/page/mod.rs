@@ -4,17 +4,17 @@ mod bounds;
 mod numa;
 mod tables;
 
+use dmakit_cma::{AreaParams, GiganticTurn, ReserveReason};
 use serde::Deserialize;
 
 use super::check::CheckName;
 use super::machine::MachineName;
+use super::params;
 use bounds::MIB;
 use numa::MemoryTable;
 
 pub use bounds::Size;
-pub use numa::{
-    CarvingTable, CoherentTable, GateWord, GiganticWord, HoldWord, PinsTable, PressureTable,
-};
+pub use numa::{CarvingTable, CoherentTable, GateWord, HoldWord, PinsTable, PressureTable};
 pub use tables::{CacheTable, DiskTable, EduTable, MapWord, Pattern};
 
 /// A checked scenario.
@@ -30,8 +30,8 @@ pub struct Page {
     pub nodes: Vec<u64>,
     /// Row by row, how far nodes are apart; empty where nothing is said.
     pub distances: Vec<Vec<u8>>,
-    /// Kernel parameters.
-    pub params: String,
+    /// The areas that kernel parameters ask for.
+    pub areas: AreaParams,
     mode: Mode,
     pub workload: Workload,
 }
@@ -110,6 +110,11 @@ impl Workload {
         )
     }
 
+    /// Whether it claims memory of the area of `cma=`.
+    fn needs_default_area(&self) -> bool {
+        matches!(self, Self::Pins(_) | Self::Pressure(_))
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         match self {
             Self::Cache(table) => table.check(),
@@ -174,6 +179,17 @@ impl Page {
         if mode == Mode::Batched && !matches!(workload, Workload::Disk(_)) {
             anyhow::bail!("domain.mode is \"batched\", which needs a ring: that of a [disk]");
         }
+        let turn = match &workload {
+            Workload::Carving(table) => table.gigantic.turn(),
+            _ => GiganticTurn::First,
+        };
+        let areas = params::read(&typed.params.unwrap_or_default(), turn)?;
+        if workload.needs_default_area() && areas.cma.is_none() {
+            anyhow::bail!("params has no cma=, which is the area that is claimed");
+        }
+        if typed.machines.is_empty() {
+            anyhow::bail!("machines is empty: there is nowhere to run");
+        }
         if typed.checks.is_empty() {
             anyhow::bail!("checks is empty: nothing would be shown");
         }
@@ -184,10 +200,20 @@ impl Page {
             checks: typed.checks,
             nodes: memory.nodes.iter().map(|size| size.0).collect(),
             distances: memory.distances.unwrap_or_default(),
-            params: typed.params.unwrap_or_default(),
+            areas,
             mode,
             workload,
         })
+    }
+
+    /// Whether it shows what happens without an area that is not there for this reason.
+    pub fn does_without(&self, reason: ReserveReason) -> bool {
+        match (&self.workload, reason) {
+            (Workload::Carving(_), _) => true,
+            (Workload::Coherent(_), ReserveReason::NoSuchNode { .. }) => false,
+            (Workload::Coherent(_), _) => true,
+            _ => false,
+        }
     }
 
     /// When unmapped memory is out of reach.
@@ -250,11 +276,11 @@ mod tests {
                 "depth = 65",
                 "disk.depth is 65, expected 1 to 64",
             ),
-            ("\"1M\"", "\"3M\"", "disk.sizes is 3145728"),
+            ("\"1M\"", "\"3M\"", "disk.sizes is 3M"),
             ("[512, ", "[\"4X\", ", "unknown unit 'X'"),
             ("[512, ", "[100, ", "disk.sizes is 100"),
             ("rounds = 1000", "", "needs disk.rounds"),
-            ("size = \"64M\"", "size = \"8M\"", "disk.size is 8388608"),
+            ("size = \"64M\"", "size = \"8M\"", "disk.size is 8M"),
             ("\"256M\", \"256M\"", "\"63M\"", "memory.nodes"),
             ("[disk]", "[floppy]", "floppy"),
             ("\"data\", ", "\"date\", ", "date"),

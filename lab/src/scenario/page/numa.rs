@@ -1,8 +1,9 @@
 //! The tables of scenarios on machines with several nodes.
 
+use dmakit_cma::GiganticTurn;
 use serde::{Deserialize, Serialize};
 
-use super::bounds::{MIB, Size, in_range, multiple};
+use super::bounds::{MIB, Size, in_range, length, ordered, size_in_range, size_multiple};
 
 /// The memory of a machine.
 #[derive(Deserialize)]
@@ -13,17 +14,17 @@ pub(super) struct MemoryTable {
 }
 
 /// Nodes of a simulated machine, at most.
-const NODES_MAX: u64 = 16;
+const NODES_MAX: usize = 16;
 const DISTANCE_LOCAL: u8 = 10;
 
 impl MemoryTable {
     /// For a machine of QEMU's, whose nodes all have memory.
     pub(super) fn check_virt(&self) -> anyhow::Result<()> {
-        for size in &self.nodes {
-            in_range("memory.nodes", size.0, 64 * MIB, 8192 * MIB)?;
-            multiple("memory.nodes", size.0, 2 * MIB)?;
+        for &size in &self.nodes {
+            size_in_range("memory.nodes", size, 64 * MIB, 8192 * MIB)?;
+            size_multiple("memory.nodes", size, 2 * MIB)?;
         }
-        in_range("memory.nodes", self.nodes.len() as u64, 1, 8)?;
+        length("memory.nodes", &self.nodes, 1, 8)?;
         match self.distances {
             None => Ok(()),
             Some(_) => anyhow::bail!("memory.distances says nothing about this scenario"),
@@ -33,13 +34,13 @@ impl MemoryTable {
     /// For a simulated machine.
     pub(super) fn check_sim(&self) -> anyhow::Result<()> {
         let count = self.nodes.len();
-        in_range("memory.nodes", count as u64, 1, NODES_MAX)?;
-        for size in &self.nodes {
-            in_range("memory.nodes", size.0, 0, 8192 * MIB)?;
-            multiple("memory.nodes", size.0, 2 * MIB)?;
+        length("memory.nodes", &self.nodes, 1, NODES_MAX)?;
+        for &size in &self.nodes {
+            size_in_range("memory.nodes", size, 0, 8192 * MIB)?;
+            size_multiple("memory.nodes", size, 2 * MIB)?;
         }
-        let first = self.nodes.first().map_or(0, |size| size.0);
-        in_range("memory.nodes", first, 64 * MIB, 8192 * MIB)?;
+        let first = self.nodes.first().copied().unwrap_or(Size(0));
+        size_in_range("the first of memory.nodes", first, 64 * MIB, 8192 * MIB)?;
         let Some(rows) = &self.distances else {
             return Ok(());
         };
@@ -72,6 +73,16 @@ pub enum GiganticWord {
     Last,
 }
 
+impl GiganticWord {
+    /// The same, as the stack has it.
+    pub(super) fn turn(self) -> GiganticTurn {
+        match self {
+            Self::First => GiganticTurn::First,
+            Self::Last => GiganticTurn::Last,
+        }
+    }
+}
+
 /// What a boot is expected to do.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,11 +98,11 @@ pub struct CarvingTable {
 
 impl CarvingTable {
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        for size in &self.early {
-            in_range("carving.early", size.0, 2 * MIB, 1024 * MIB)?;
-            multiple("carving.early", size.0, 2 * MIB)?;
+        for &size in &self.early {
+            size_in_range("carving.early", size, 2 * MIB, 1024 * MIB)?;
+            size_multiple("carving.early", size, 2 * MIB)?;
         }
-        in_range("carving.early", self.early.len() as u64, 1, 16)
+        length("carving.early", &self.early, 1, 16)
     }
 }
 
@@ -110,12 +121,9 @@ pub struct CoherentTable {
 impl CoherentTable {
     pub(super) fn check(&self) -> anyhow::Result<()> {
         in_range("coherent.blocks", self.blocks, 1, 64)?;
-        in_range("coherent.block", self.block.0, 8192, 2 * MIB)?;
+        size_in_range("coherent.block", self.block, 8192, 2 * MIB)?;
         if !self.block.0.is_power_of_two() {
-            anyhow::bail!(
-                "coherent.block is {}, expected a power of two",
-                self.block.0
-            );
+            anyhow::bail!("coherent.block is {}, expected a power of two", self.block);
         }
         in_range("coherent.syncs", self.syncs, 1, 1_000_000)
     }
@@ -165,13 +173,13 @@ pub struct PinsTable {
 
 impl PinsTable {
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        in_range("pins.percent", self.percent.len() as u64, 1, 16)?;
+        length("pins.percent", &self.percent, 1, 16)?;
         for &percent in &self.percent {
             in_range("pins.percent", percent, 1, 100)?;
         }
-        in_range("pins.by", self.by.len() as u64, 1, 4)?;
-        in_range("pins.claim", self.claim.0, 4096, 64 * MIB)?;
-        multiple("pins.claim", self.claim.0, 4096)?;
+        length("pins.by", &self.by, 1, 4)?;
+        size_in_range("pins.claim", self.claim, 4096, 64 * MIB)?;
+        size_multiple("pins.claim", self.claim, 4096)?;
         in_range("pins.writes", self.writes, 1, 64)
     }
 }
@@ -202,13 +210,14 @@ pub struct PressureTable {
 
 impl PressureTable {
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        in_range("pressure.lent", self.lent.len() as u64, 1, 16)?;
+        length("pressure.lent", &self.lent, 1, 16)?;
         for &percent in &self.lent {
             in_range("pressure.lent", percent, 0, 100)?;
         }
-        let [smallest, largest] = self.claim.map(|size| size.0);
-        in_range("pressure.claim", largest, 4096, 64 * MIB)?;
-        in_range("pressure.claim", smallest, 4096, largest)?;
+        ordered("pressure.claim", self.claim)?;
+        for claim in self.claim {
+            size_in_range("pressure.claim", claim, 4096, 64 * MIB)?;
+        }
         in_range("pressure.claims", self.claims, 1, 100_000)?;
         in_range("pressure.steps", self.steps, 0, 1000)?;
         in_range("pressure.busy", self.busy.into(), 0, 256)

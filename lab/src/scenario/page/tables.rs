@@ -3,7 +3,7 @@
 use dmakit_qemu::devices::nvme;
 use serde::Deserialize;
 
-use super::bounds::{MIB, ROUNDS_MAX, Size, in_range, multiple};
+use super::bounds::{MIB, ROUNDS_MAX, Size, in_range, ordered, size_in_range, size_multiple};
 
 /// A block of the disk; larger ones are whole multiples.
 const BLOCK: u64 = 512;
@@ -71,7 +71,7 @@ pub struct EduTable {
 impl CacheTable {
     pub(super) fn check(&self) -> anyhow::Result<()> {
         in_range("cache.rounds", self.rounds, 1, ROUNDS_MAX)?;
-        in_range("cache.bytes", self.bytes.0, 64, MIB)?;
+        size_in_range("cache.bytes", self.bytes, 64, MIB)?;
         in_range("cache.line", self.line, 8, 4096)?;
         match self.line.is_power_of_two() {
             true => Ok(()),
@@ -82,14 +82,15 @@ impl CacheTable {
 
 impl DiskTable {
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        let [smallest, largest] = self.sizes.map(|size| size.0);
-        in_range("disk.sizes", largest, BLOCK, TRANSFER_MAX)?;
-        in_range("disk.sizes", smallest, BLOCK, largest)?;
-        multiple("disk.sizes", smallest, BLOCK)?;
-        multiple("disk.sizes", largest, BLOCK)?;
+        ordered("disk.sizes", self.sizes)?;
+        for size in self.sizes {
+            size_in_range("disk.sizes", size, BLOCK, TRANSFER_MAX)?;
+            size_multiple("disk.sizes", size, BLOCK)?;
+        }
+        let largest = self.sizes[1].0;
         in_range("disk.depth", self.depth, 1, DEPTH_MAX)?;
-        in_range("disk.size", self.size.0, self.depth * largest, 1024 * MIB)?;
-        multiple("disk.size", self.size.0, largest)?;
+        size_in_range("disk.size", self.size, self.depth * largest, 1024 * MIB)?;
+        size_multiple("disk.size", self.size, largest)?;
         match (self.pattern, self.rounds) {
             (Pattern::Mixed, Some(rounds)) => in_range("disk.rounds", rounds, 1, ROUNDS_MAX),
             (Pattern::Mixed, None) => anyhow::bail!("a mixed load needs disk.rounds"),

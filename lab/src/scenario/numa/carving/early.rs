@@ -191,15 +191,13 @@ fn come_back(
 mod tests {
     use super::*;
     use crate::scenario::numa::controls::{SEED, failures, page, report};
-    use crate::scenario::numa::params;
     use crate::scenario::numa::system::System;
 
     #[test]
     fn claimed_memory_that_was_written_to_is_noticed() {
         let page = page("boot-carving");
         let mut report = report(&page);
-        let asked = params::read(&page.params, dmakit_cma::GiganticTurn::First).unwrap();
-        let system = System::boot(&page, &asked, SEED).unwrap();
+        let system = System::boot(&page, &page.areas, SEED).unwrap();
         let inactive = dmakit_cma::InactiveAreas::new(system.reserved);
         let (areas, _) = inactive.activate(&system.memory);
         let machine = system.machine.clone();

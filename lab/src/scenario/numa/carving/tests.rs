@@ -13,7 +13,7 @@ struct Carved {
 
 fn boot(page: &Page) -> Carved {
     let machine = board::machine(page, SEED).unwrap();
-    let asked = params::read(&page.params, GiganticTurn::First).unwrap();
+    let asked = page.areas.clone();
     let map = board::map(&machine, None).unwrap();
     let requests = asked.requests(&map, board::low_limit());
     let areas = carve(&machine, &requests).unwrap();

@@ -175,13 +175,12 @@ fn nearest(machine: &Machine, areas: &RunAreas<'_>, from: Option<NodeId>) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use dmakit_cma::{CoherentMemory, DeviceArea, GiganticTurn, InactiveAreas};
+    use dmakit_cma::{CoherentMemory, DeviceArea, InactiveAreas};
     use dmakit_phys::AttachedRam;
 
     use super::super::WAITING;
     use super::*;
     use crate::scenario::numa::controls::{SEED, failures, page, report};
-    use crate::scenario::numa::params;
     use crate::scenario::numa::system::{SEGMENTS, System};
     use crate::scenario::page::Workload;
 
@@ -192,8 +191,7 @@ mod tests {
             panic!("{:?}", page.workload);
         };
         let mut report = report(&page);
-        let asked = params::read(&page.params, GiganticTurn::First).unwrap();
-        let system = System::boot(&page, &asked, SEED).unwrap();
+        let system = System::boot(&page, &page.areas, SEED).unwrap();
         let (areas, _) = InactiveAreas::new(system.reserved).activate(&system.memory);
         let machine = system.machine.clone();
         let allocator = system.memory.allocator();
