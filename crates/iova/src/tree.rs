@@ -134,6 +134,12 @@ impl Tree {
         self.free
     }
 
+    /// What the largest aligned free block has room for.
+    #[inline]
+    pub(crate) fn room(&self) -> Room {
+        self.inners.get(self.root).room(self.levels)
+    }
+
     /// Bytes that the tree occupies.
     pub(crate) fn bytes(&self) -> usize {
         self.leaves.bytes() + self.inners.bytes()

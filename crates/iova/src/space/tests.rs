@@ -156,6 +156,41 @@ fn a_reservation_of_another_space_is_counted_and_ignored() {
 }
 
 #[test]
+fn address_zero_resumed_by_mistake_is_counted_and_never_handed_out() {
+    let space = space(0, 4 * G);
+    for len in [G, 3 * G] {
+        let range = IovaRange::new(Iova::new(0), len).unwrap();
+        space.free(&On(0), space.resume(range));
+    }
+    let after = space.statistics();
+    assert_eq!((after.free, after.cached, after.refused), (3 * G, 0, 5 * G));
+}
+
+#[test]
+fn a_small_granule_is_refused_with_its_size() {
+    let aperture = IovaRange::new(Iova::new(0), 1 << 20).unwrap();
+    let granule = Granule::of_bytes(2048).unwrap();
+    let slots: [CpuSlot<CpuCache>; 2] = Default::default();
+    let error = Space::<HostPlatform, _>::new(granule, aperture, Policy::TopDown, slots);
+    assert_eq!(error.err(), Some(SpaceError::Granule(granule)));
+}
+
+#[test]
+fn a_range_comes_back_to_the_size_it_was_taken_as() {
+    let space = space(0, 1 << 40);
+    for count in [1, 3, 8, 31, 33, 64, 1000, 1024, 1025, 2048] {
+        let got = space.alloc(&On(0), &pages(count, DmaMask::ALL)).unwrap();
+        assert_eq!(got.range().len(), count * G);
+        let again = space.resume(got.range());
+        assert_eq!(again, got);
+        space.free(&On(0), again);
+    }
+    space.flush_cpu(&On(0));
+    assert_eq!(space.statistics().free, (1 << 40) - G);
+    assert_eq!(space.statistics().refused, 0);
+}
+
+#[test]
 fn without_records_requests_fail_and_what_is_live_can_still_go_back() {
     let space = space(0, 1 << 48);
     let mut live = Vec::new();
