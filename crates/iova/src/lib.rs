@@ -62,6 +62,7 @@ mod cache;
 mod depot;
 mod error;
 mod extent;
+mod flush;
 mod node;
 mod pool;
 mod request;

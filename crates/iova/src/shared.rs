@@ -3,44 +3,26 @@
 use dmakit_platform::{IrqMutex, Platform};
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
-use crate::tree::Tree;
+use crate::tree::{Missing, Tree};
 
-/// Bits of a word that hold an order.
+/// Bits of a word that hold an order, below a granule.
 const ORDER_BITS: u32 = 8;
 
-/// A tree under its lock, and beside it what can be known without.
+/// A tree under its lock, and beside it what can be known without: as the last who held the lock left
+/// it.
 pub(crate) struct SharedTree<P: Platform> {
     tree: IrqMutex<P, Tree>,
-    /// An [`Idle`], as the last to hold the lock left it.
-    idle: AtomicU64,
-}
-
-/// What a tree had free at some moment.
-#[derive(Clone, Copy)]
-pub(crate) struct Idle(u64);
-
-impl Idle {
-    fn of(tree: &Tree) -> Self {
-        Self(tree.free_granules() << ORDER_BITS | u64::from(tree.room()))
-    }
-
-    /// Granules that were free.
-    #[inline]
-    pub(crate) fn granules(self) -> u64 {
-        self.0 >> ORDER_BITS
-    }
-
-    /// Whether some aligned block of the order was free.
-    #[inline]
-    pub(crate) fn has_room(self, order: u32) -> bool {
-        u64::from(order) < self.0 % (1 << ORDER_BITS)
-    }
+    /// Granules that are free.
+    free: AtomicU64,
+    /// A [`Missing`].
+    missing: AtomicU64,
 }
 
 impl<P: Platform> SharedTree<P> {
     pub(crate) fn new(tree: Tree) -> Self {
         Self {
-            idle: AtomicU64::new(Idle::of(&tree).0),
+            free: AtomicU64::new(tree.free_granules()),
+            missing: AtomicU64::new(to_word(tree.missing())),
             tree: IrqMutex::<P, _>::new(tree),
         }
     }
@@ -50,13 +32,32 @@ impl<P: Platform> SharedTree<P> {
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Tree) -> R) -> R {
         let mut tree = self.tree.lock();
         let result = act(&mut tree);
-        self.idle.store(Idle::of(&tree).0, Relaxed);
+        self.free.store(tree.free_granules(), Relaxed);
+        self.missing.store(to_word(tree.missing()), Relaxed);
         result
     }
 
-    /// What is free, without the lock: a request that this rules out fails at the cost of a load.
+    /// Granules that are free, without the lock.
     #[inline]
-    pub(crate) fn idle(&self) -> Idle {
-        Idle(self.idle.load(Relaxed))
+    pub(crate) fn free_granules(&self) -> u64 {
+        self.free.load(Relaxed)
     }
+
+    /// Whether a request for an aligned block of the order below `end` is known to find none: it
+    /// need not take the lock.
+    #[inline]
+    pub(crate) fn rules_out(&self, order: u32, end: u64) -> bool {
+        let word = self.missing.load(Relaxed);
+        let missing = Missing {
+            order: (word % (1 << ORDER_BITS)) as u32,
+            end: word >> ORDER_BITS,
+        };
+        missing.rules_out(order, end)
+    }
+}
+
+#[inline]
+fn to_word(missing: Missing) -> u64 {
+    // No granule is smaller than 4 KiB, so that its number has as many bits to spare.
+    missing.end << ORDER_BITS | u64::from(missing.order)
 }

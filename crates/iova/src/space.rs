@@ -5,10 +5,10 @@ use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use dmakit_addr::{Address, Granule, Iova, IovaRange};
-use dmakit_platform::{CpuGuard, CpuId, CpuSlot, PerCpu, Platform, SleepMutex};
+use dmakit_platform::{CpuGuard, CpuSlot, PerCpu, Platform, SleepMutex};
 
-use crate::cache::{BINS, CLASSES, CpuCache, MAGAZINE};
-use crate::depot::{DEPOT, Depot};
+use crate::cache::{CLASSES, CpuCache, MAGAZINE};
+use crate::depot::Depots;
 use crate::error::{AllocCause, AllocError, SpaceError};
 use crate::extent::{Class, Extent, NO_CLASS};
 use crate::node::{LEVELS_MAX, child_order};
@@ -53,9 +53,8 @@ pub struct Space<P: Platform, S> {
     pub(crate) tree: SharedTree<P>,
     /// Granules withheld for good, `(start, end)`, apart from each other and in order.
     pub(crate) reserved: SleepMutex<P, Vec<(u64, u64)>>,
-    /// By class, from the smallest that is cached.
-    depots: Vec<Depot<P>>,
-    cpus: PerCpu<S>,
+    pub(crate) depots: Depots<P>,
+    pub(crate) cpus: PerCpu<S>,
     /// Bytes that were given back but had not been taken.
     refused: AtomicU64,
 }
@@ -90,20 +89,13 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         let start = (aperture.start().raw() >> granule.shift()).max(1);
         tree.give(start, end - start)
             .map_err(|_| SpaceError::NoMemory)?;
-        let mut depots = Vec::new();
-        depots
-            .try_reserve_exact(BINS)
-            .map_err(|_| SpaceError::NoMemory)?;
-        for _ in 0..BINS {
-            depots.push(Depot::new().ok_or(SpaceError::NoMemory)?);
-        }
         Ok(Self {
             granule,
             aperture,
             policy,
             tree: SharedTree::new(tree),
             reserved: SleepMutex::<P, _>::new(Vec::new()),
-            depots,
+            depots: Depots::new().ok_or(SpaceError::NoMemory)?,
             cpus: PerCpu::new(cpus),
             refused: AtomicU64::new(0),
         })
@@ -249,21 +241,6 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         }
     }
 
-    /// Asks every CPU to give its cache back when it next comes here, and gives back the depots.
-    pub fn request_flush(&self) {
-        self.request_flush_below(u64::MAX);
-        self.empty_depots(u64::MAX);
-    }
-
-    /// Gives back the cache of the CPU that was entered: before it goes offline, or on behalf of
-    /// whoever called [`request_flush`](Self::request_flush) where that CPU does no I/O. Never
-    /// sleeps; O(blocks held).
-    pub fn flush_cpu(&self, cpu: &impl CpuGuard) {
-        if let Some((cache, _)) = self.cpus.enter(cpu) {
-            self.flush(cache, u64::MAX);
-        }
-    }
-
     /// The counters.
     pub fn statistics(&self) -> Statistics {
         let shift = self.granule.shift();
@@ -276,9 +253,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
             sum.misses += cache.misses();
             sum.cached += cache.bytes();
         }
-        for (class, depot) in CLASSES.zip(&self.depots) {
-            sum.cached += (depot.blocks() as u64) << class;
-        }
+        sum.cached += self.depots.bytes();
         let reserved = self.reserved.lock();
         let withheld: u64 = reserved.iter().map(|(start, end)| end - start).sum();
         let start = self.granule_of(self.aperture.start()).max(1);
@@ -287,7 +262,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         let idle = (free + withheld) << shift;
         sum.used = (whole << shift).saturating_sub(idle + sum.cached);
         sum.free = free << shift;
-        sum.records = records + BINS * DEPOT * MAGAZINE * size_of::<u64>();
+        sum.records = records + Depots::<P>::BYTES;
         sum
     }
 
@@ -313,8 +288,8 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         let shift = self.granule.shift();
         let mut again = true;
         loop {
-            let idle = self.tree.idle();
-            if idle.has_room(shape.order) {
+            let free = self.tree.free_granules() << shift;
+            if !self.tree.rules_out(shape.order, shape.end) {
                 let take = |tree: &mut Tree| {
                     tree.take(shape.order, shape.granules, shape.end, self.policy)
                 };
@@ -334,7 +309,6 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
             // when they come. The rest stays where it serves later requests.
             again = again && self.flush_below(cpu, end);
             if !again {
-                let free = idle.granules() << shift;
                 return Err(AllocCause::Full { free });
             }
             again = false;
@@ -346,19 +320,13 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         Extent::new(shape.wanted << self.granule.shift(), shape.class)
     }
 
-    fn depot(&self, class: Class) -> Option<&Depot<P>> {
-        let index = class.checked_sub(CLASSES.start)?;
-        self.depots.get(index as usize)
-    }
-
     /// A block out of a magazine that another CPU filled.
     fn reload(&self, cache: &CpuCache, class: Class, end: u64) -> Option<NonZeroU64> {
         cache.missed();
         if !cache.is_empty(class) {
             return None;
         }
-        let depot = self.depot(class)?;
-        let starts = depot.has_below(end).then(|| depot.pop()).flatten()?;
+        let starts = self.depots.pop(class, end)?;
         cache.load(class, &starts);
         cache.pop(1 << class, end)
     }
@@ -367,80 +335,8 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     fn make_room(&self, cache: &CpuCache, class: Class) {
         let mut starts = [0; MAGAZINE];
         let count = cache.unload(class, u64::MAX, &mut starts);
-        let depot = self.depot(class);
-        let kept = count == MAGAZINE && depot.is_some_and(|depot| depot.push(&starts));
-        if !kept {
+        if count < MAGAZINE || !self.depots.push(class, &starts) {
             self.give_all(class, &starts[..count]);
-        }
-    }
-
-    /// Gives back what this CPU's cache and the depots hold below `end`, and asks other CPUs to;
-    /// whether anything came back.
-    fn flush_below(&self, cpu: &impl CpuGuard, end: u64) -> bool {
-        let mut came = self.empty_depots(end);
-        if let Some((cache, _)) = self.cpus.enter(cpu) {
-            came |= self.flush(cache, end);
-        }
-        self.request_flush_below(end);
-        came
-    }
-
-    /// Asks the CPUs whose caches hold something below `end`.
-    pub(crate) fn request_flush_below(&self, end: u64) {
-        for (index, cache) in self.cpus.iter().enumerate() {
-            if cache.has_below(end) {
-                self.cpus.request_flush(CpuId::new(index as u32));
-            }
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn flush(&self, cache: &CpuCache, end: u64) -> bool {
-        if !cache.has_below(end) {
-            return false;
-        }
-        let mut starts = [0; MAGAZINE];
-        for class in CLASSES {
-            while !cache.is_empty(class) {
-                let count = cache.unload(class, end, &mut starts);
-                if count == 0 {
-                    break;
-                }
-                self.give_all(class, &starts[..count]);
-            }
-        }
-        cache.find_lowest();
-        true
-    }
-
-    /// Gives back the magazines of depots that hold something below `end`; whether there was one.
-    pub(crate) fn empty_depots(&self, end: u64) -> bool {
-        let mut came = false;
-        for (class, depot) in CLASSES.zip(&self.depots) {
-            while depot.has_below(end) {
-                let Some(starts) = depot.pop() else {
-                    break;
-                };
-                self.give_all(class, &starts);
-                came = true;
-            }
-        }
-        came
-    }
-
-    fn give_all(&self, class: Class, starts: &[u64]) {
-        let shift = self.granule.shift();
-        let granules = (1 << class) >> shift;
-        // A few at a time, so that nobody waits long for the lock.
-        for few in starts.chunks(8) {
-            self.tree.with(|tree| {
-                for &start in few {
-                    if tree.give(start >> shift, granules).is_err() {
-                        self.refuse(granules);
-                    }
-                }
-            });
         }
     }
 
@@ -453,7 +349,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     }
 
     #[cold]
-    fn refuse(&self, granules: u64) {
+    pub(crate) fn refuse(&self, granules: u64) {
         self.refused
             .fetch_add(granules << self.granule.shift(), Relaxed);
     }

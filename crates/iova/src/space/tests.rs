@@ -3,6 +3,7 @@ extern crate std;
 use std::vec::Vec;
 
 use dmakit_addr::DmaMask;
+use dmakit_platform::CpuId;
 use dmakit_platform::host::HostPlatform;
 
 use super::*;
@@ -98,6 +99,50 @@ fn another_cpu_gives_its_cache_back_when_it_comes_next() {
     space.free(&On(1), own);
     space.flush_cpu(&On(1));
     assert_eq!(space.statistics().cached, 0);
+}
+
+#[test]
+fn a_cpu_that_goes_offline_leaves_nothing_behind() {
+    let space = space(0, 1 << 40);
+    let sizes = [1, 2, 3, 8, 64, 1024];
+    let all: Vec<_> = sizes
+        .iter()
+        .flat_map(|&count| [count; 300])
+        .map(|count| {
+            space.maintain().unwrap();
+            space.alloc(&On(1), &pages(count, DmaMask::ALL)).unwrap()
+        })
+        .collect();
+    all.into_iter().for_each(|got| space.free(&On(1), got));
+    assert!(space.statistics().cached > 0);
+    // The depots are everybody's, the cache is the one CPU's own.
+    space.flush_cpu(&On(1));
+    space.request_flush();
+    let after = space.statistics();
+    assert_eq!((after.cached, after.free), (0, (1 << 40) - G));
+}
+
+#[test]
+fn a_request_known_to_fail_sees_what_came_back_since() {
+    let space = space(0, 64 * G);
+    let mut live: Vec<_> = (1..64)
+        .map(|_| space.alloc(&On(0), &pages(1, DmaMask::ALL)).unwrap())
+        .collect();
+    live.sort_by_key(|got| got.range().start());
+    let eight = pages(8, DmaMask::up_to(32 * G - 1));
+    let give = |got| {
+        space.free(&On(0), got);
+        space.flush_cpu(&On(0));
+    };
+    // Granules 9 to 15, then 40 to 47 above the limit, and only then 8.
+    live.drain(39..47).for_each(give);
+    live.drain(8..15).for_each(give);
+    for _ in 0..3 {
+        assert!(space.alloc(&On(0), &eight).is_err());
+    }
+    give(live.remove(7));
+    let got = space.alloc(&On(0), &eight).unwrap();
+    assert_eq!(got.range().start().raw(), 8 * G);
 }
 
 #[test]

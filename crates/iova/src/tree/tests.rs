@@ -25,10 +25,9 @@ struct Flags(Vec<bool>);
 
 impl Flags {
     fn has_room(&self, order: u32, end: u64) -> bool {
-        let block = 1_usize << order;
-        (0..self.0.len() / block)
-            .map(|i| i * block)
-            .any(|at| at + block <= end as usize && self.0[at..at + block].iter().all(|f| *f))
+        let below = &self.0[..self.0.len().min(end as usize)];
+        let mut blocks = below.chunks_exact(1 << order);
+        blocks.any(|block| block.iter().all(|f| *f))
     }
 }
 
@@ -39,6 +38,7 @@ fn lockstep(granules: u64, seed: u64, steps: u32, policy: Policy) {
     tree.give(0, granules).unwrap();
     let mut flags = Flags(vec![true; granules as usize]);
     let mut live: Vec<(u64, u64)> = Vec::new();
+    let mut known = 0;
     for step in 0..steps {
         let grow = rng.below(1000) < if step / 500 % 2 == 0 { 700 } else { 300 };
         if grow {
@@ -72,6 +72,12 @@ fn lockstep(granules: u64, seed: u64, steps: u32, policy: Policy) {
             flags.0[start as usize..(start + len) as usize].fill(true);
         }
         tree.stock(20).unwrap();
+        if step % 16 == 0 {
+            let missing = tree.missing();
+            let is_so = missing.end == 0 || !flags.has_room(missing.order, missing.end);
+            assert!(is_so, "seed {seed:#x} step {step}: {missing:?}");
+            known += u32::from(missing.end != 0);
+        }
         if step % 1000 == 0 {
             assert_eq!(
                 tree.free_granules() as usize,
@@ -79,6 +85,10 @@ fn lockstep(granules: u64, seed: u64, steps: u32, policy: Policy) {
             );
         }
     }
+    assert!(
+        known > 0,
+        "seed {seed:#x}: nothing was ever known to be missing"
+    );
     for (start, len) in live {
         tree.give(start, len).unwrap();
     }
