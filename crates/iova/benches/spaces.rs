@@ -216,7 +216,8 @@ fn threads(rows: &Rows) {
                     pairs(0);
                 });
             };
-            let (_, figures) = measure_slices(400_000, 20, |_| {}, pairs);
+            // Long slices: each starts a thread.
+            let (_, figures) = measure_slices(2_000_000, 10, |_| {}, pairs);
             rows.print(name, figures, None, Some(peer));
         }
     }

@@ -13,7 +13,9 @@ const DEPOT: usize = 4;
 /// Where blocks of one class start, as many as pass at once.
 pub(crate) type Magazine = [u64; MAGAZINE];
 
-/// Full magazines, for whichever CPU runs short.
+/// Full magazines, for whichever CPU runs short. On cache lines of their own, as they are written by
+/// several CPUs.
+#[repr(align(128))]
 pub(crate) struct Depots<P: Platform> {
     /// By class, from the smallest that is cached.
     depots: Vec<Depot<P>>,

@@ -221,6 +221,38 @@ fn a_small_granule_is_refused_with_its_size() {
 }
 
 #[test]
+fn what_is_cached_goes_by_bytes_whatever_the_granule() {
+    for granule in [Granule::K4, Granule::K16, Granule::K64] {
+        let unit = granule.bytes();
+        let aperture = IovaRange::new(Iova::new(0), 1 << 40).unwrap();
+        let slots: [CpuSlot<CpuCache>; 2] = Default::default();
+        let space = Space::<HostPlatform, _>::new(granule, aperture, Policy::LowFirst, slots);
+        let space = space.unwrap();
+        let sizes = [
+            (1, unit),
+            (3 * unit, 4 * unit),
+            (4 << 20, 4 << 20),
+            (8 << 20, 0),
+        ];
+        for (len, cached) in sizes {
+            let request = Request {
+                len,
+                align: 1,
+                limit: DmaMask::ALL,
+            };
+            for _ in 0..2 {
+                let got = space.alloc(&On(0), &request).unwrap();
+                assert_eq!(got.range().len(), len.next_multiple_of(unit));
+                space.free(&On(0), got);
+                assert_eq!(space.statistics().cached, cached, "{granule:?} {len}");
+            }
+            space.flush_cpu(&On(0));
+            assert_eq!(space.statistics().free, (1 << 40) - unit);
+        }
+    }
+}
+
+#[test]
 fn a_range_comes_back_to_the_size_it_was_taken_as() {
     let space = space(0, 1 << 40);
     for count in [1, 3, 8, 31, 33, 64, 1000, 1024, 1025, 2048] {
