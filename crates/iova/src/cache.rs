@@ -15,17 +15,20 @@ pub(crate) const CLASSES: Range<Class> = 12..23;
 /// How many they are.
 pub(crate) const BINS: usize = (CLASSES.end - CLASSES.start) as usize;
 
-/// Places for the blocks of one class, the last of which stays empty.
-const BIN: usize = 2 * MAGAZINE;
+/// Blocks of one class that a CPU keeps.
+const KEPT: usize = 2 * MAGAZINE;
 
-/// All places. The one past the bins is for the sizes that are not cached: it holds no block and, as
-/// the first of a bin that never comes, has no place before it for another.
-const PLACES: usize = BINS * BIN + 1;
+/// All places. Those of a class lie between two that hold 0 for good: what is read at the one says that
+/// there is no block, what at the other that there is no place. No place between them is ever 0.
+const PLACES: usize = 2 + BINS * (KEPT + 1);
+
+/// The place of sizes that are not cached, with nothing before and after it.
+const NOWHERE: usize = 1;
 
 /// Below them in a state stands the place of the block that came last.
 const HIT: u64 = 1 << 16;
 
-/// One CPU's cache: up to 127 free blocks of each size, last in, first out, so that what is warm in
+/// One CPU's cache: up to 128 free blocks of each size, last in, first out, so that what is warm in
 /// translation caches and page tables is used first. 11.6 KiB.
 ///
 /// Only its CPU touches it, under a guard, with plain loads and stores; the atomics are there so
@@ -37,8 +40,7 @@ pub struct CpuCache {
     /// No block held starts below this; `u64::MAX` where none is held.
     lowest: AtomicU64,
     misses: AtomicU64,
-    /// A bin for each class that is cached, filled from its end with the addresses at which blocks
-    /// start.
+    /// Addresses at which blocks start, those of each class from the end of its places.
     places: [AtomicU64; PLACES],
 }
 
@@ -51,17 +53,21 @@ impl Default for CpuCache {
 impl CpuCache {
     /// An empty cache.
     pub const fn new() -> Self {
-        let mut states = [const { AtomicU64::new(BINS as u64 * BIN as u64) }; u64::BITS as usize];
+        let mut states = [const { AtomicU64::new(NOWHERE as u64) }; u64::BITS as usize];
+        let mut places = [const { AtomicU64::new(u64::MAX) }; PLACES];
+        places[NOWHERE - 1] = AtomicU64::new(0);
+        places[NOWHERE] = AtomicU64::new(0);
         let mut class = CLASSES.start;
         while class < CLASSES.end {
             states[class as usize] = AtomicU64::new(empty_place(class) as u64);
+            places[empty_place(class)] = AtomicU64::new(0);
             class += 1;
         }
         Self {
             states,
             lowest: AtomicU64::new(u64::MAX),
             misses: AtomicU64::new(0),
-            places: [const { AtomicU64::new(0) }; PLACES],
+            places,
         }
     }
 
@@ -71,7 +77,6 @@ impl CpuCache {
         let slot = self.state(len.trailing_zeros());
         let state = slot.load(Relaxed);
         let place = self.places.get(place(state))?;
-        // The empty place says that there is none.
         let start = NonZeroU64::new(place.load(Relaxed))?;
         // A block is aligned to its size: this is its last byte.
         if start.get() | len.wrapping_sub(1) >= end {
@@ -81,18 +86,17 @@ impl CpuCache {
         Some(start)
     }
 
-    /// Keeps a free block; false where there is no place.
+    /// Keeps a free block, which is not at 0; false where there is no place.
     #[inline]
     pub(crate) fn push(&self, class: Class, start: u64) -> bool {
         let slot = self.state(class);
         let state = slot.load(Relaxed);
-        let last = place(state);
-        if last % BIN == 0 {
-            return false;
-        }
-        let Some(place) = self.places.get(last.wrapping_sub(1)) else {
+        let Some(place) = self.places.get(place(state).wrapping_sub(1)) else {
             return false;
         };
+        if place.load(Relaxed) == 0 {
+            return false;
+        }
         place.store(start, Relaxed);
         slot.store(state.wrapping_sub(1), Relaxed);
         if start < self.lowest.load(Relaxed) {
@@ -190,8 +194,9 @@ fn place(state: u64) -> usize {
     (state % HIT) as usize
 }
 
-/// The last place of the bin of a cached class, which never holds a block.
+/// The place after those of a cached class.
 #[inline]
 const fn empty_place(class: Class) -> usize {
-    (class - CLASSES.start) as usize * BIN + BIN - 1
+    let bin = (class - CLASSES.start) as usize;
+    NOWHERE + (bin + 1) * (KEPT + 1)
 }

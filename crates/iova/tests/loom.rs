@@ -111,7 +111,7 @@ fn check(run: impl Fn() + Send + Sync + 'static) {
 fn a_block_that_passes_between_cpus_is_handed_out_once() {
     check(|| {
         let space = space(15);
-        // Two stay with this CPU, four wait for whoever is short.
+        // Four stay with this CPU, two wait for whoever is short.
         let all = take_many(&space, 0, 6);
         give(&space, 0, all);
         let other = space.clone();
@@ -135,7 +135,7 @@ fn a_request_that_fails_under_a_low_limit_loses_nothing_that_others_pass_on() {
         let space = space(8);
         let (mine, theirs) = (take_many(&space, 0, 2), take_many(&space, 1, 6));
         let other = space.clone();
-        // Six go back: four of them to the depot, unless it is being emptied.
+        // Six go back: two of them to the depot, unless it is being emptied.
         let thread = thread::spawn(move || give(&other, 1, theirs));
         let low = DmaMask::up_to(3 * G - 1);
         let got = take(&space, 0, low);
