@@ -82,12 +82,13 @@ pub(crate) struct Shape {
 
 impl Request {
     /// Whether it is for a block of its own size and alignment: the common case, in a few
-    /// instructions. A length of none passes, and is of a size that nobody has in stock.
+    /// instructions.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         // Powers of two have one bit; the alignment's is in the length or below it.
         let below = self.align.wrapping_sub(1);
-        self.len & self.len.wrapping_sub(1) | below & (self.align | self.len) == 0
+        let more = self.len & self.len.wrapping_sub(1) | below & (self.align | self.len);
+        self.len != 0 && more == 0
     }
 
     /// The first address past the limit; no space has the last address of all.
