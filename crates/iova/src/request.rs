@@ -98,6 +98,7 @@ impl Request {
     }
 
     /// Any request.
+    #[inline]
     pub(crate) fn shape(&self, granule: Granule) -> Result<Shape, AllocCause> {
         let wanted = granule.count(0, self.len).unwrap_or(0);
         if wanted == 0 || wanted > 1 << 62 || !self.align.is_power_of_two() {

@@ -7,6 +7,7 @@ use crate::word::{self, WORD_ORDER};
 impl Tree {
     /// Sets a run to another state; all of it must be in the one opposite. Nothing changes on an
     /// error, but that nodes may have been hung in.
+    #[inline]
     pub(super) fn set(&mut self, to: Fill, start: u64, len: u64) -> Result<(), TreeError> {
         let end = start.checked_add(len).ok_or(TreeError::WrongState)?;
         if end > self.capacity() {
@@ -15,6 +16,11 @@ impl Tree {
         if len.is_power_of_two() && start & (len - 1) == 0 {
             return self.set_block(to, start, len.trailing_zeros());
         }
+        self.set_blocks(to, start, end)
+    }
+
+    #[inline(never)]
+    fn set_blocks(&mut self, to: Fill, start: u64, end: u64) -> Result<(), TreeError> {
         if blocks(start, end).any(|(at, order)| !self.can_become(to, at, order)) {
             return Err(TreeError::WrongState);
         }
