@@ -26,8 +26,9 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     /// whether anything came back.
     pub(crate) fn flush_below(&self, cpu: &impl CpuGuard, end: u64) -> bool {
         let mut came = self.empty_depots(end);
-        if let Some((cache, _)) = self.cpus.enter(cpu) {
-            came |= self.flush(cache, end);
+        if let Some((cache, all)) = self.cpus.enter(cpu) {
+            // What others asked for they ask once.
+            came |= self.flush(cache, if all { u64::MAX } else { end });
         }
         self.request_flush_below(end);
         came
@@ -42,6 +43,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         }
     }
 
+    /// Gives back what a cache of this CPU holds below `end`; whether there may have been something.
     #[cold]
     #[inline(never)]
     pub(crate) fn flush(&self, cache: &CpuCache, end: u64) -> bool {

@@ -146,6 +146,17 @@ fn a_request_known_to_fail_sees_what_came_back_since() {
 }
 
 #[test]
+fn a_failed_low_request_honours_what_others_asked_of_the_whole_cache() {
+    let space = space(0, 1 << 40);
+    let high = space.alloc(&On(1), &pages(1, DmaMask::ALL)).unwrap();
+    space.free(&On(1), high);
+    space.request_flush();
+    let too_large = pages((1 << 19) + 1, LOW);
+    assert!(space.alloc(&On(1), &too_large).is_err());
+    assert_eq!(space.statistics().cached, 0);
+}
+
+#[test]
 fn a_full_magazine_passes_to_the_cpu_that_runs_short() {
     let space = space(0, 1 << 40);
     let all: Vec<_> = (0..300)
