@@ -61,6 +61,15 @@ impl<A: Address> Range<A> {
         }
     }
 
+    /// The run of `len` that starts at `start`, cut short where the address space ends.
+    #[inline]
+    pub fn cut_short(start: A, len: u64) -> Self {
+        Self {
+            start,
+            len: len.min(u64::MAX - start.raw()),
+        }
+    }
+
     /// The run from `start` up to, and without, `end`; `None` where `end` lies below `start`.
     #[inline]
     pub fn between(start: A, end: A) -> Option<Self> {
@@ -219,6 +228,13 @@ mod tests {
             }
         );
         assert!(Range::new(PhysAddr::new(u64::MAX - 1), 1).is_ok());
+    }
+
+    #[test]
+    fn a_range_that_is_cut_short_ends_with_the_address_space() {
+        let cut = Range::cut_short(PhysAddr::new(u64::MAX - 1), 2);
+        assert_eq!((cut.len(), cut.end().raw()), (1, u64::MAX));
+        assert_eq!(Range::cut_short(PhysAddr::new(1), 2), range(1, 2));
     }
 
     #[test]

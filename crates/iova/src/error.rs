@@ -2,13 +2,15 @@
 
 use core::fmt;
 
-use dmakit_addr::{DmaMask, IovaRange};
+use dmakit_addr::{DmaMask, Granule, IovaRange};
 
 /// A space that cannot be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SpaceError {
     /// The aperture is empty, or its ends are not whole granules.
     Aperture(IovaRange),
+    /// The granule is smaller than 4 KiB.
+    Granule(Granule),
     /// The aperture has more granules than the most that a space can hold.
     TooLarge {
         /// Granules in the aperture.
@@ -24,6 +26,13 @@ impl fmt::Display for SpaceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Aperture(range) => write!(f, "{range} is not a run of whole granules"),
+            Self::Granule(granule) => {
+                write!(
+                    f,
+                    "a granule of {} bytes; the least is 4096",
+                    granule.bytes()
+                )
+            }
             Self::TooLarge { granules, max } => {
                 write!(
                     f,

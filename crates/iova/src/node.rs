@@ -39,6 +39,8 @@ pub(crate) struct Leaf {
     /// Bit `w` of `fits[o]`: word `w` has an aligned free group of order `o`.
     fits: [u64; WORD_ORDERS],
     link: u32,
+    /// What the node as a whole has room for.
+    room: Room,
     words: [u64; FANOUT as usize],
 }
 
@@ -52,12 +54,14 @@ impl Leaf {
     pub(crate) const FREE: Self = Self {
         fits: [u64::MAX; WORD_ORDERS],
         link: 0,
+        room: 2 * WORD_ORDER + 1,
         words: [u64::MAX; FANOUT as usize],
     };
 
     pub(crate) const FULL: Self = Self {
         fits: [0; WORD_ORDERS],
         link: 0,
+        room: 0,
         words: [0; FANOUT as usize],
     };
 
@@ -84,7 +88,9 @@ impl Leaf {
     pub(crate) fn tightest(&self, order: u32, allowed: u64) -> u64 {
         let fitting = self.fits[order as usize] & allowed;
         let mut best = fitting;
-        for larger in self.fits[order as usize + 1..].iter().rev() {
+        // Every order is looked at, so that there is no branch: what fits has room for the lower
+        // ones, and nothing is left of it there.
+        for larger in self.fits[1..].iter().rev() {
             let tighter = fitting & !larger;
             best = if tighter != 0 { tighter } else { best };
         }
@@ -93,33 +99,63 @@ impl Leaf {
 
     #[inline]
     pub(crate) fn room(&self) -> Room {
-        match word::largest(self.whole()) {
+        self.room
+    }
+
+    /// Takes free bits out of a word.
+    #[inline]
+    pub(crate) fn take_bits(&mut self, word: u32, bits: u64) {
+        self.set_word(word, self.word(word) & !bits);
+        // Another word may still have the most room.
+        let stays = self.room <= WORD_ORDER + 1 && self.fits[self.room as usize - 1] != 0;
+        if !stays {
+            self.find_room();
+        }
+    }
+
+    /// Gives bits back to a word.
+    #[inline]
+    pub(crate) fn give_bits(&mut self, word: u32, bits: u64) {
+        let room = self.set_word(word, self.word(word) | bits);
+        if room > WORD_ORDER {
+            self.find_room();
+        } else {
+            self.room = self.room.max(room);
+        }
+    }
+
+    /// Sets the free bits of a word, and says what it has room for then.
+    #[inline]
+    fn set_word(&mut self, word: u32, bits: u64) -> Room {
+        self.words[word as usize] = bits;
+        let sizes = word::sizes(bits);
+        for (fits, has) in self.fits.iter_mut().zip(sizes) {
+            *fits = *fits & !(1 << word) | u64::from(has) << word;
+        }
+        sizes.iter().map(|has| u32::from(*has)).sum()
+    }
+
+    #[inline]
+    fn find_room(&mut self) {
+        self.room = match word::largest(self.whole()) {
             Some(order) => WORD_ORDER + order + 1,
             // What fits a group fits all smaller ones.
             None => self.fits.iter().map(|fits| u32::from(*fits != 0)).sum(),
-        }
+        };
     }
 
-    /// Sets the free bits of a word.
+    /// Sets `2^order` words from `word` on free or full as wholes.
     #[inline]
-    pub(crate) fn set_word(&mut self, word: u32, bits: u64) {
-        self.words[word as usize] = bits;
-        let room = word::largest(bits).map_or(0, |order| order + 1);
-        for (order, fits) in self.fits.iter_mut().enumerate() {
-            *fits = *fits & !(1 << word) | u64::from(room > order as u32) << word;
+    pub(crate) fn set_words(&mut self, word: u32, order: u32, bits: u64) {
+        let count = 1 << order;
+        for word in self.words.iter_mut().skip(word as usize).take(count) {
+            *word = bits;
         }
-    }
-
-    /// Sets the words of `group` free or full as wholes.
-    pub(crate) fn set_words(&mut self, group: u64, bits: u64) {
-        for (index, word) in self.words.iter_mut().enumerate() {
-            if group >> index & 1 != 0 {
-                *word = bits;
-            }
-        }
+        let group = word::group_mask(word, order);
         for fits in &mut self.fits {
             *fits = *fits & !group | bits & group;
         }
+        self.find_room();
     }
 }
 

@@ -8,6 +8,8 @@ use crate::node::Linked;
 /// Nodes that are added at once.
 const CHUNK: usize = 16;
 
+type Chunk<N> = Box<[N; CHUNK]>;
+
 /// Numbers of nodes, last in, first out, linked through the nodes.
 #[derive(Default)]
 pub(crate) struct List {
@@ -23,15 +25,16 @@ impl List {
 
 /// Nodes of one kind. They never move and stay until the pool is dropped.
 pub(crate) struct Pool<N> {
-    chunks: Vec<Box<[N]>>,
+    chunks: Vec<Chunk<N>>,
     /// Nodes in any state.
     blank: List,
 }
 
 /// Memory for more nodes, and where the list of chunks is full, for a longer one.
 pub(crate) struct Supply<N> {
-    chunk: Box<[N]>,
-    directory: Vec<Box<[N]>>,
+    /// Until the pool has taken it.
+    chunk: Option<Chunk<N>>,
+    directory: Vec<Chunk<N>>,
 }
 
 impl<N: Linked + Clone> Supply<N> {
@@ -43,7 +46,7 @@ impl<N: Linked + Clone> Supply<N> {
         let mut list = Vec::new();
         list.try_reserve_exact(directory).ok()?;
         Some(Self {
-            chunk: chunk.into_boxed_slice(),
+            chunk: Some(chunk.into_boxed_slice().try_into().ok()?),
             directory: list,
         })
     }
@@ -77,7 +80,10 @@ impl<N: Linked> Pool<N> {
             core::mem::swap(&mut self.chunks, &mut supply.directory);
         }
         let first = (self.chunks.len() * CHUNK) as u32;
-        self.chunks.push(core::mem::take(&mut supply.chunk));
+        let Some(chunk) = supply.chunk.take() else {
+            return Some(supply);
+        };
+        self.chunks.push(chunk);
         for index in (first..first + CHUNK as u32).rev() {
             self.discard(index);
         }
@@ -132,6 +138,6 @@ impl<N: Linked> Pool<N> {
 
     /// Bytes that the nodes and their list occupy.
     pub(crate) fn bytes(&self) -> usize {
-        self.chunks.len() * CHUNK * size_of::<N>() + self.chunks.capacity() * size_of::<Box<[N]>>()
+        self.chunks.len() * CHUNK * size_of::<N>() + self.chunks.capacity() * size_of::<Chunk<N>>()
     }
 }

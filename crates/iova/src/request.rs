@@ -1,9 +1,12 @@
 //! What is asked of a space, and what it hands out.
 
-use dmakit_addr::{DmaMask, Granule, IovaRange};
+use core::fmt;
+use core::num::NonZeroU64;
 
-use crate::cache::ORDERS;
+use dmakit_addr::{DmaMask, Granule, Iova, IovaRange};
+
 use crate::error::{AllocCause, AllocError};
+use crate::extent::{Class, Extent, NO_CLASS};
 
 /// Sizes up to this many granules are rounded up to a power of two.
 const ROUNDED: u64 = 32;
@@ -21,28 +24,35 @@ pub struct Request {
     pub limit: DmaMask,
 }
 
-/// A run of device addresses that its holder alone may map.
+/// A run of device addresses that its holder alone may map. Two words, and an `Option` of it no more.
 ///
 /// It is moved, never copied, and goes back with [`Space::free`](crate::Space::free) once nothing is
 /// mapped there and no translation cache can still know it. Forgetting one leaks its addresses.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq)]
 pub struct Reservation {
-    pub(crate) range: IovaRange,
-    /// The cached order of its size, [`ORDERS`] where there is none.
-    pub(crate) order: usize,
+    pub(crate) start: NonZeroU64,
+    pub(crate) extent: Extent,
 }
 
 impl Reservation {
     /// The addresses, whole granules.
+    #[inline]
     pub fn range(&self) -> IovaRange {
-        self.range
+        // Inside an aperture, which is a range: nothing is cut.
+        IovaRange::cut_short(Iova::new(self.start.get()), self.extent.len())
     }
 
-    /// The addresses alone, for a holder that keeps its records in fewer bytes:
+    /// The addresses alone, for a holder that keeps them in some other form:
     /// [`Space::resume`](crate::Space::resume) makes the reservation again.
     #[inline]
     pub fn into_range(self) -> IovaRange {
-        self.range
+        self.range()
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reservation").field(&self.range()).finish()
     }
 }
 
@@ -64,38 +74,35 @@ pub(crate) struct Shape {
     pub(crate) order: u32,
     /// The first granule past the limit.
     pub(crate) end: u64,
-    /// The cached order of its size, [`ORDERS`] where there is none.
-    pub(crate) cached: usize,
+    /// The class of what is taken, [`NO_CLASS`] where it is no power of two.
+    pub(crate) class: Class,
     /// Whether a block of that size has the alignment that is asked for.
     pub(crate) is_natural: bool,
 }
 
 impl Request {
-    /// The cached order and the first granule past the limit of a request for a block of its own
-    /// size and alignment: the common case, in a few instructions.
+    /// Whether it is for a block of its own size and alignment: the common case, in a few
+    /// instructions.
     #[inline]
-    pub(crate) fn plain(&self, granule: Granule) -> Option<(usize, u64)> {
-        let but_one_bit = |value: u64| value & value.wrapping_sub(1);
-        // Powers of two have one bit. A length without any has too large an order, and an alignment
-        // without any is more than natural.
-        let are_powers = but_one_bit(self.len) | but_one_bit(self.align) == 0;
-        let is_natural = self.align.wrapping_sub(1) < self.len;
-        let order = self.len.trailing_zeros().wrapping_sub(granule.shift()) as usize;
-        (are_powers && is_natural && order < ORDERS).then(|| (order, self.end(granule)))
+    pub(crate) fn is_plain(&self) -> bool {
+        // Powers of two have one bit; the alignment's is in the length or below it.
+        let below = self.align.wrapping_sub(1);
+        let more = self.len & self.len.wrapping_sub(1) | below & (self.align | self.len);
+        self.len != 0 && more == 0
     }
 
-    /// The first granule past the limit.
+    /// The first address past the limit; no space has the last address of all.
     #[inline]
-    fn end(&self, granule: Granule) -> u64 {
-        // No space has the granule at the type's end.
-        self.limit.last().saturating_add(1) >> granule.shift()
+    pub(crate) fn end(&self) -> u64 {
+        self.limit.last().saturating_add(1)
     }
 
     /// Any request.
-    pub(crate) fn shape(&self, granule: Granule) -> Result<Shape, AllocError> {
+    #[inline]
+    pub(crate) fn shape(&self, granule: Granule) -> Result<Shape, AllocCause> {
         let wanted = granule.count(0, self.len).unwrap_or(0);
         if wanted == 0 || wanted > 1 << 62 || !self.align.is_power_of_two() {
-            return Err(self.refused(AllocCause::Request));
+            return Err(AllocCause::Request);
         }
         let natural = wanted.next_power_of_two();
         let granules = taken(wanted);
@@ -104,13 +111,13 @@ impl Request {
             wanted,
             granules,
             order: aligned.trailing_zeros(),
-            end: self.end(granule),
-            cached: cached_order(granules),
+            end: self.end() >> granule.shift(),
+            class: class_of(granules, granule),
             is_natural: aligned == natural,
         })
     }
 
-    #[cold]
+    #[inline]
     pub(crate) fn refused(&self, cause: AllocCause) -> AllocError {
         AllocError {
             asked: self.len,
@@ -121,12 +128,11 @@ impl Request {
     }
 }
 
-/// The cached order of so many granules, [`ORDERS`] where there is none.
+/// The class of a block of so many granules, [`NO_CLASS`] where they are no power of two.
 #[inline]
-pub(crate) fn cached_order(granules: u64) -> usize {
-    let order = granules.trailing_zeros() as usize;
+pub(crate) fn class_of(granules: u64, granule: Granule) -> Class {
     match granules.is_power_of_two() {
-        true => order.min(ORDERS),
-        false => ORDERS,
+        true => granules.trailing_zeros() + granule.shift(),
+        false => NO_CLASS,
     }
 }

@@ -50,11 +50,12 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         }
         for done in 0..holes.len() {
             if let Err(error) = self.withhold(holes[done], end) {
-                let mut tree = self.tree.lock();
-                for &(first, past) in &holes[..done] {
-                    // Taken a moment ago, so it can be given.
-                    let _ = tree.give(first, past - first);
-                }
+                self.tree.with(|tree| {
+                    for &(first, past) in &holes[..done] {
+                        // Taken a moment ago, so it can be given.
+                        let _ = tree.give(first, past - first);
+                    }
+                });
                 let (first, past) = holes[done];
                 return Err(refused(match error {
                     TreeError::NoNodes => nothing,
@@ -71,12 +72,14 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     /// that lies below `end`, so that one more try is enough.
     fn withhold(&self, (first, past): (u64, u64), end: u64) -> Result<(), TreeError> {
         self.maintain().map_err(|_| TreeError::NoNodes)?;
-        let taken = self.tree.lock().take_at(first, past - first);
+        let take = || self.tree.with(|tree| tree.take_at(first, past - first));
+        let taken = take();
         if taken != Err(TreeError::WrongState) {
             return taken;
         }
+        let end = end << self.granule.shift();
         self.empty_depots(end);
         self.request_flush_below(end);
-        self.tree.lock().take_at(first, past - first)
+        take()
     }
 }

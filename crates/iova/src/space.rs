@@ -1,16 +1,19 @@
 //! A space of device addresses.
 
 use alloc::vec::Vec;
+use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use dmakit_addr::{Address, Granule, Iova, IovaRange};
-use dmakit_platform::{CpuGuard, CpuId, CpuSlot, IrqMutex, PerCpu, Platform, SleepMutex};
+use dmakit_platform::{CpuGuard, CpuSlot, PerCpu, Platform, SleepMutex};
 
-use crate::cache::{CpuCache, MAGAZINE, ORDERS};
-use crate::depot::{DEPOT, Depot};
+use crate::cache::{CLASSES, CpuCache, MAGAZINE};
+use crate::depot::Depots;
 use crate::error::{AllocCause, AllocError, SpaceError};
+use crate::extent::{Class, Extent, NO_CLASS};
 use crate::node::{LEVELS_MAX, child_order};
-use crate::request::{Request, Reservation, Shape, cached_order, taken};
+use crate::request::{Request, Reservation, Shape, class_of, taken};
+use crate::shared::SharedTree;
 use crate::tree::{Policy, Tree, TreeError};
 
 /// Nodes that [`Space::maintain`] keeps in stock, and that a fresh space has.
@@ -37,8 +40,8 @@ pub struct Statistics {
 
 /// Device addresses of one domain: an aperture in granules, minus what is reserved.
 ///
-/// Blocks of up to 1024 granules come back to the CPU that frees them and go out again from there
-/// without a lock; everything else is a walk down a tree whose every node knows what fits below.
+/// Blocks of up to 4 MiB come back to the CPU that frees them and go out again from there without a
+/// lock; everything else is a walk down a tree whose every node knows what fits below.
 /// Neither a full space nor a low limit makes a request slow: O(levels), at most six, whatever was
 /// asked before.
 ///
@@ -47,12 +50,11 @@ pub struct Space<P: Platform, S> {
     pub(crate) granule: Granule,
     pub(crate) aperture: IovaRange,
     policy: Policy,
-    pub(crate) tree: IrqMutex<P, Tree>,
+    pub(crate) tree: SharedTree<P>,
     /// Granules withheld for good, `(start, end)`, apart from each other and in order.
     pub(crate) reserved: SleepMutex<P, Vec<(u64, u64)>>,
-    /// By order.
-    depots: Vec<Depot<P>>,
-    cpus: PerCpu<S>,
+    pub(crate) depots: Depots<P>,
+    pub(crate) cpus: PerCpu<S>,
     /// Bytes that were given back but had not been taken.
     refused: AtomicU64,
 }
@@ -74,6 +76,9 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         if aperture.is_empty() || !whole {
             return Err(SpaceError::Aperture(aperture));
         }
+        if granule < Granule::K4 {
+            return Err(SpaceError::Granule(granule));
+        }
         let end = aperture.end().raw() >> granule.shift();
         let max = 1 << child_order(LEVELS_MAX + 1);
         if end > max {
@@ -84,20 +89,13 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         let start = (aperture.start().raw() >> granule.shift()).max(1);
         tree.give(start, end - start)
             .map_err(|_| SpaceError::NoMemory)?;
-        let mut depots = Vec::new();
-        depots
-            .try_reserve_exact(ORDERS)
-            .map_err(|_| SpaceError::NoMemory)?;
-        for _ in 0..ORDERS {
-            depots.push(Depot::new().ok_or(SpaceError::NoMemory)?);
-        }
         Ok(Self {
             granule,
             aperture,
             policy,
-            tree: IrqMutex::<P, _>::new(tree),
+            tree: SharedTree::new(tree),
             reserved: SleepMutex::<P, _>::new(Vec::new()),
-            depots,
+            depots: Depots::new().ok_or(SpaceError::NoMemory)?,
             cpus: PerCpu::new(cpus),
             refused: AtomicU64::new(0),
         })
@@ -112,57 +110,57 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     /// Takes addresses as asked. Never sleeps, never allocates memory.
     ///
     /// O(1) from the CPU's cache, else O(levels) under one lock; a request that fails looks at every
-    /// CPU's cache once, and empties its own of what lies below the limit.
+    /// CPU's cache once, and empties its own of what lies below the limit. Where nothing of the size
+    /// is free at all it takes no lock.
     ///
     /// # Errors
     /// [`AllocError`] with the numbers; the space is as before, but that caches may have gone back
     /// to it.
     #[inline(always)]
     pub fn alloc(&self, cpu: &impl CpuGuard, request: &Request) -> Result<Reservation, AllocError> {
-        match self.alloc_cached(cpu, request) {
-            Some(reservation) => Ok(reservation),
-            None => self.alloc_shaped(cpu, request),
+        if let Some(reservation) = self.alloc_cached(cpu, request) {
+            return Ok(reservation);
+        }
+        // The request is passed as a copy and the result made of parts, so that on the way above
+        // both stay in registers.
+        match self.alloc_shaped(cpu, *request) {
+            Ok(Reservation { start, extent }) => Ok(Reservation { start, extent }),
+            Err(cause) => Err(request.refused(cause)),
         }
     }
 
     /// A block that this CPU has at hand, for the common kind of request.
     #[inline(always)]
     fn alloc_cached(&self, cpu: &impl CpuGuard, request: &Request) -> Option<Reservation> {
-        let (order, end) = request.plain(self.granule)?;
-        let (cache, flush) = self.cpus.enter(cpu)?;
-        if flush {
-            self.flush(cache, u64::MAX);
+        if !request.is_plain() {
+            return None;
         }
-        let start = Iova::new(cache.pop(order, end)? << self.granule.shift());
-        // Below the limit, so it does not overflow.
-        let range = IovaRange::new(start, request.len).ok()?;
-        Some(Reservation { range, order })
+        let len = request.len;
+        let start = self.enter(cpu)?.pop(len, request.end())?;
+        let extent = Extent::new(len, len.trailing_zeros());
+        Some(Reservation { start, extent })
     }
 
     /// Any request, also one that the CPU's cache does not serve at once.
+    #[cold]
     #[inline(never)]
     fn alloc_shaped(
         &self,
         cpu: &impl CpuGuard,
-        request: &Request,
-    ) -> Result<Reservation, AllocError> {
+        request: Request,
+    ) -> Result<Reservation, AllocCause> {
         let shape = request.shape(self.granule)?;
-        let order = shape.cached;
-        if shape.is_natural && order < ORDERS {
-            if let Some((cache, flush)) = self.cpus.enter(cpu) {
-                if flush {
-                    self.flush(cache, u64::MAX);
-                }
-                if let Some(start) = cache.pop(order, shape.end) {
-                    return Ok(self.reservation(start, &shape));
-                }
-                cache.missed();
-                if let Some(start) = self.reload(cache, order, shape.end) {
-                    return Ok(self.reservation(start, &shape));
+        if shape.is_natural && CLASSES.contains(&shape.class) {
+            if let Some(cache) = self.enter(cpu) {
+                let end = request.end();
+                let start = cache.pop(1 << shape.class, end);
+                if let Some(start) = start.or_else(|| self.reload(cache, shape.class, end)) {
+                    let extent = self.extent(&shape);
+                    return Ok(Reservation { start, extent });
                 }
             }
         }
-        self.alloc_slow(cpu, request, &shape)
+        self.alloc_slow(cpu, &shape, request.end())
     }
 
     /// Gives addresses back. Nothing may be mapped there, nor known to a translation cache. Never
@@ -172,44 +170,58 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     /// counted.
     #[inline]
     pub fn free(&self, cpu: &impl CpuGuard, reservation: Reservation) {
-        let start = self.granule_of(reservation.range.start());
-        let order = reservation.order;
-        if order < ORDERS {
-            if let Some((cache, flush)) = self.cpus.enter(cpu) {
-                if flush {
-                    self.flush(cache, u64::MAX);
-                }
-                if cache.push(order, start) {
-                    return;
-                }
-                self.make_room(cache, order);
-                if cache.push(order, start) {
+        let Reservation { start, extent } = reservation;
+        let cache = self.enter(cpu);
+        if !cache.is_some_and(|cache| cache.push(extent.class(), start.get())) {
+            self.free_uncached(cpu, start.get(), extent);
+        }
+    }
+
+    /// Gives back what the CPU's cache did not take at once.
+    #[cold]
+    #[inline(never)]
+    fn free_uncached(&self, cpu: &impl CpuGuard, start: u64, extent: Extent) {
+        let class = extent.class();
+        if CLASSES.contains(&class) {
+            if let Some(cache) = self.enter(cpu) {
+                self.make_room(cache, class);
+                if cache.push(class, start) {
                     return;
                 }
             }
         }
-        self.give(
-            start,
-            taken(reservation.range.len() >> self.granule.shift()),
-        );
+        let shift = self.granule.shift();
+        self.give(start >> shift, taken(extent.len() >> shift));
+    }
+
+    /// The cache of the CPU that was entered, after it gave back what others asked for.
+    #[inline(always)]
+    fn enter(&self, cpu: &impl CpuGuard) -> Option<&CpuCache> {
+        let (cache, flush) = self.cpus.enter(cpu)?;
+        if flush {
+            self.flush(cache, u64::MAX);
+        }
+        Some(cache)
     }
 
     /// The reservation of a range that [`Reservation::into_range`] gave, of this space, and that
     /// nobody has resumed since.
     #[inline]
     pub fn resume(&self, range: IovaRange) -> Reservation {
-        let order = range
-            .len()
-            .trailing_zeros()
-            .wrapping_sub(self.granule.shift()) as usize;
-        if range.len().is_power_of_two() && order < ORDERS {
-            return Reservation { range, order };
-        }
-        let granules = taken(range.len() >> self.granule.shift());
-        Reservation {
-            range,
-            order: cached_order(granules),
-        }
+        let len = range.len();
+        let Some(start) = NonZeroU64::new(range.start().raw()) else {
+            // Never handed out: to be refused by the tree, which has no class to go by.
+            return Reservation {
+                start: NonZeroU64::MIN,
+                extent: Extent::new(len, NO_CLASS),
+            };
+        };
+        let class = match len.is_power_of_two() {
+            true => len.trailing_zeros(),
+            false => class_of(taken(len >> self.granule.shift()), self.granule),
+        };
+        let extent = Extent::new(len, class);
+        Reservation { start, extent }
     }
 
     /// Fills the stock of records. May allocate memory and sleep for it.
@@ -219,28 +231,13 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
     pub fn maintain(&self) -> Result<(), SpaceError> {
         loop {
             // Memory is brought and dropped without the lock, which keeps interrupts off.
-            let wanted = self.tree.lock().wanted(STOCK);
+            let wanted = self.tree.with(|tree| tree.wanted(STOCK));
             let Some(wanted) = wanted else {
                 return Ok(());
             };
             let supplies = wanted.bring().ok_or(SpaceError::NoMemory)?;
-            let unused = self.tree.lock().accept(supplies);
+            let unused = self.tree.with(|tree| tree.accept(supplies));
             drop(unused);
-        }
-    }
-
-    /// Asks every CPU to give its cache back when it next comes here, and gives back the depots.
-    pub fn request_flush(&self) {
-        self.request_flush_below(u64::MAX);
-        self.empty_depots(u64::MAX);
-    }
-
-    /// Gives back the cache of the CPU that was entered: before it goes offline, or on behalf of
-    /// whoever called [`request_flush`](Self::request_flush) where that CPU does no I/O. Never
-    /// sleeps; O(blocks held).
-    pub fn flush_cpu(&self, cpu: &impl CpuGuard) {
-        if let Some((cache, _)) = self.cpus.enter(cpu) {
-            self.flush(cache, u64::MAX);
         }
     }
 
@@ -254,20 +251,18 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         for cache in self.cpus.iter() {
             sum.hits += cache.hits();
             sum.misses += cache.misses();
-            sum.cached += cache.granules() << shift;
+            sum.cached += cache.bytes();
         }
-        for (order, depot) in self.depots.iter().enumerate() {
-            sum.cached += (depot.blocks() as u64) << order << shift;
-        }
+        sum.cached += self.depots.bytes();
         let reserved = self.reserved.lock();
         let withheld: u64 = reserved.iter().map(|(start, end)| end - start).sum();
         let start = self.granule_of(self.aperture.start()).max(1);
         let whole = self.granule_of(self.aperture.end()) - start;
-        let tree = self.tree.lock();
-        let idle = (tree.free_granules() + withheld) << shift;
+        let (free, records) = self.tree.with(|tree| (tree.free_granules(), tree.bytes()));
+        let idle = (free + withheld) << shift;
         sum.used = (whole << shift).saturating_sub(idle + sum.cached);
-        sum.free = tree.free_granules() << shift;
-        sum.records = tree.bytes() + ORDERS * DEPOT * MAGAZINE * size_of::<u64>();
+        sum.free = free << shift;
+        sum.records = records + Depots::<P>::BYTES;
         sum
     }
 
@@ -284,138 +279,77 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         IovaRange::new(Iova::new(start << shift), granules << shift).unwrap_or(self.aperture)
     }
 
-    #[inline]
-    fn reservation(&self, start: u64, shape: &Shape) -> Reservation {
-        Reservation {
-            range: self.bytes(start, shape.wanted),
-            order: shape.cached,
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
     fn alloc_slow(
         &self,
         cpu: &impl CpuGuard,
-        request: &Request,
         shape: &Shape,
-    ) -> Result<Reservation, AllocError> {
+        end: u64,
+    ) -> Result<Reservation, AllocCause> {
+        let shift = self.granule.shift();
         let mut again = true;
         loop {
-            let mut tree = self.tree.lock();
-            let free = tree.free_granules() << self.granule.shift();
-            match tree.take(shape.order, shape.granules, shape.end, self.policy) {
-                Ok(start) => return Ok(self.reservation(start, shape)),
-                Err(TreeError::NoNodes) => return Err(request.refused(AllocCause::Records)),
-                Err(_) => drop(tree),
+            let free = self.tree.free_granules() << shift;
+            if !self.tree.rules_out(shape.order, shape.end) {
+                let take = |tree: &mut Tree| {
+                    tree.take(shape.order, shape.granules, shape.end, self.policy)
+                };
+                match self.tree.with(take) {
+                    Ok(start) => {
+                        let extent = self.extent(shape);
+                        let start = NonZeroU64::new(start << shift);
+                        // Address 0 is not in the tree.
+                        let start = start.ok_or(AllocCause::Request)?;
+                        return Ok(Reservation { start, extent });
+                    }
+                    Err(TreeError::NoNodes) => return Err(AllocCause::Records),
+                    Err(_) => {}
+                }
             }
             // What caches hold below the limit may be what is missing: ours goes back now, others'
             // when they come. The rest stays where it serves later requests.
-            again = again && self.flush_below(cpu, shape.end);
+            again = again && self.flush_below(cpu, end);
             if !again {
-                return Err(request.refused(AllocCause::Full { free }));
+                return Err(AllocCause::Full { free });
             }
             again = false;
         }
     }
 
+    /// What a request of that shape takes.
+    fn extent(&self, shape: &Shape) -> Extent {
+        Extent::new(shape.wanted << self.granule.shift(), shape.class)
+    }
+
     /// A block out of a magazine that another CPU filled.
-    #[cold]
-    fn reload(&self, cache: &CpuCache, order: usize, end: u64) -> Option<u64> {
-        if !cache.is_empty(order) {
+    fn reload(&self, cache: &CpuCache, class: Class, end: u64) -> Option<NonZeroU64> {
+        cache.missed();
+        if !cache.is_empty(class) {
             return None;
         }
-        let depot = self.depots.get(order)?;
-        let starts = depot.has_below(end).then(|| depot.pop()).flatten()?;
-        cache.load(order, &starts);
-        cache.pop(order, end)
+        let starts = self.depots.pop(class, end)?;
+        cache.load(class, &starts);
+        cache.pop(1 << class, end)
     }
 
     /// Passes a magazine on, so that another block fits.
-    #[cold]
-    fn make_room(&self, cache: &CpuCache, order: usize) {
+    fn make_room(&self, cache: &CpuCache, class: Class) {
         let mut starts = [0; MAGAZINE];
-        let count = cache.unload(order, u64::MAX, &mut starts);
-        let depot = self.depots.get(order);
-        let kept = count == MAGAZINE && depot.is_some_and(|depot| depot.push(&starts));
-        if !kept {
-            self.give_all(order, &starts[..count]);
-        }
-    }
-
-    /// Gives back what this CPU's cache and the depots hold below `end`, and asks other CPUs to;
-    /// whether anything came back.
-    fn flush_below(&self, cpu: &impl CpuGuard, end: u64) -> bool {
-        let mut came = self.empty_depots(end);
-        if let Some((cache, _)) = self.cpus.enter(cpu) {
-            came |= self.flush(cache, end);
-        }
-        self.request_flush_below(end);
-        came
-    }
-
-    /// Asks the CPUs whose caches hold something below `end`.
-    pub(crate) fn request_flush_below(&self, end: u64) {
-        for (index, cache) in self.cpus.iter().enumerate() {
-            if cache.has_below(end) {
-                self.cpus.request_flush(CpuId::new(index as u32));
-            }
-        }
-    }
-
-    fn flush(&self, cache: &CpuCache, end: u64) -> bool {
-        if !cache.has_below(end) {
-            return false;
-        }
-        let mut starts = [0; MAGAZINE];
-        for order in 0..ORDERS {
-            while !cache.is_empty(order) {
-                let count = cache.unload(order, end, &mut starts);
-                if count == 0 {
-                    break;
-                }
-                self.give_all(order, &starts[..count]);
-            }
-        }
-        cache.find_lowest();
-        true
-    }
-
-    /// Gives back the magazines of depots that hold something below `end`; whether there was one.
-    pub(crate) fn empty_depots(&self, end: u64) -> bool {
-        let mut came = false;
-        for (order, depot) in self.depots.iter().enumerate() {
-            while depot.has_below(end) {
-                let Some(starts) = depot.pop() else {
-                    break;
-                };
-                self.give_all(order, &starts);
-                came = true;
-            }
-        }
-        came
-    }
-
-    fn give_all(&self, order: usize, starts: &[u64]) {
-        // A few at a time, so that nobody waits long for the lock.
-        for few in starts.chunks(8) {
-            let mut tree = self.tree.lock();
-            for &start in few {
-                if tree.give(start, 1 << order).is_err() {
-                    self.refuse(1 << order);
-                }
-            }
+        let count = cache.unload(class, u64::MAX, &mut starts);
+        if count < MAGAZINE || !self.depots.push(class, &starts) {
+            self.give_all(class, &starts[..count]);
         }
     }
 
     fn give(&self, start: u64, granules: u64) {
-        if self.tree.lock().give(start, granules).is_err() {
+        // Granule 0 was never handed out, and must not be.
+        let given = start != 0 && self.tree.with(|tree| tree.give(start, granules)).is_ok();
+        if !given {
             self.refuse(granules);
         }
     }
 
     #[cold]
-    fn refuse(&self, granules: u64) {
+    pub(crate) fn refuse(&self, granules: u64) {
         self.refused
             .fetch_add(granules << self.granule.shift(), Relaxed);
     }

@@ -1,7 +1,8 @@
 //! Which granules of a space are free, and aligned blocks of them found in bounded steps.
 
-use crate::node::{FREE, FULL, Inner, LEVELS_MAX, Leaf, Room, child_order};
+use crate::node::{FANOUT, FREE, FULL, Inner, LEVELS_MAX, Leaf, Room, child_order};
 use crate::pool::{List, Pool, Supply};
+use crate::word::{self, WORD_ORDER};
 
 mod set;
 mod take;
@@ -60,26 +61,49 @@ pub(crate) struct Tree {
     levels: u32,
     root: u32,
     free: u64,
+    missing: Missing,
 }
 
-/// Nodes above the one at hand, and through which child the way went on.
-struct Path {
-    steps: [(u32, u32); LEVELS_MAX as usize],
-    len: usize,
+/// What the last request that found no room was for, while it would still find none: no aligned
+/// block of the order, nor a larger one, is free below the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Missing {
+    pub(crate) order: u32,
+    /// A granule.
+    pub(crate) end: u64,
 }
+
+impl Missing {
+    /// Nothing that is known.
+    const NONE: Self = Self { order: 0, end: 0 };
+
+    /// Whether it says that a request finds no room.
+    #[inline]
+    pub(crate) fn rules_out(self, order: u32, end: u64) -> bool {
+        order >= self.order && end <= self.end
+    }
+}
+
+/// The way down to the node at hand: by level, a node above it and through which child it went on.
+struct Path([(u32, u32); PATH]);
+
+/// Levels rounded up to a power of two, so that a place needs no check.
+const PATH: usize = (LEVELS_MAX as usize + 1).next_power_of_two();
 
 impl Path {
+    #[inline]
     const fn new() -> Self {
-        Self {
-            steps: [(0, 0); LEVELS_MAX as usize],
-            len: 0,
-        }
+        Self([(0, 0); PATH])
     }
 
     #[inline]
-    fn push(&mut self, node: u32, child: u32) {
-        self.steps[self.len] = (node, child);
-        self.len += 1;
+    fn set(&mut self, level: u32, node: u32, child: u32) {
+        self.0[level as usize % PATH] = (node, child);
+    }
+
+    #[inline]
+    fn at(&self, level: u32) -> (u32, u32) {
+        self.0[level as usize % PATH]
     }
 }
 
@@ -122,6 +146,7 @@ impl Tree {
             levels,
             root: 0,
             free: 0,
+            missing: Missing::NONE,
         };
         tree.stock(1)?;
         tree.root = tree.inners.take_blank()?;
@@ -132,6 +157,11 @@ impl Tree {
     /// How many granules are free.
     pub(crate) fn free_granules(&self) -> u64 {
         self.free
+    }
+
+    /// What is known not to be there.
+    pub(crate) fn missing(&self) -> Missing {
+        self.missing
     }
 
     /// Bytes that the tree occupies.
@@ -199,9 +229,10 @@ impl Tree {
         if !self.has_nodes() {
             return Err(TreeError::NoNodes);
         }
-        let start = self
-            .take_block(order, end, policy)
-            .ok_or(TreeError::NoRoom)?;
+        let Some(start) = self.take_block(order, end, policy) else {
+            self.missing = Missing { order, end };
+            return Err(TreeError::NoRoom);
+        };
         let whole = 1_u64 << order;
         self.free -= whole;
         if len < whole {
@@ -237,15 +268,8 @@ impl Tree {
         1 << child_order(self.levels + 1)
     }
 
-    /// The node under `child`, hung in from the stock where the child was free or full as a whole.
-    #[inline]
-    fn descend(&mut self, index: u32, child: u32, level: u32) -> Option<u32> {
-        match self.inners.get(index).slots[child as usize] {
-            slot @ (FREE | FULL) => self.hang(index, child, level, slot),
-            slot => Some(slot - 1),
-        }
-    }
-
+    /// A node under `child`, from the stock, for one that is free or full as a whole as `slot` says.
+    #[cold]
     fn hang(&mut self, index: u32, child: u32, level: u32, slot: u32) -> Option<u32> {
         let below = match (slot, level - 1) {
             (FREE, below) => self.clean(below)?,
@@ -311,21 +335,47 @@ impl Tree {
     }
 
     /// Tells the nodes of `path`, from the bottom, that what the node at its end, at `level`, has
-    /// room for changed.
+    /// room for changed, if it did.
     #[inline]
-    fn climb(&mut self, path: &Path, mut before: Room, mut after: Room, mut level: u32) {
-        for &(index, child) in path.steps[..path.len].iter().rev() {
-            if before == after {
-                return;
-            }
-            level += 1;
+    fn climb(&mut self, path: &Path, before: Room, after: Room, level: u32) {
+        if before != after {
+            self.climb_on(path, before, after, level);
+        }
+    }
+
+    #[inline(never)]
+    fn climb_on(&mut self, path: &Path, mut before: Room, mut after: Room, level: u32) {
+        for level in level + 1..=self.levels {
+            let (index, child) = path.at(level);
             if after == child_order(level) + 1 {
                 self.prune(index, child, level);
             }
             let node = self.inners.get_mut(index);
+            // Where another child is free as a whole, one that neither was nor is does not count.
+            if before.max(after) <= child_order(level) && node.whole(level) != 0 {
+                node.set_room(child, before, after);
+                return;
+            }
             let old = node.room(level);
             node.set_room(child, before, after);
             (before, after) = (old, node.room(level));
+            if before == after {
+                return;
+            }
+        }
+    }
+
+    /// Forgets what is missing where a block that was given serves it, `bits` being the word in
+    /// which it starts. Only what contains that block was not free before.
+    #[inline]
+    fn note_given(&mut self, start: u64, bits: u64) {
+        if start < self.missing.end {
+            let order = self.missing.order.min(WORD_ORDER);
+            let bit = start as u32 % FANOUT;
+            let group = word::group_mask(bit & (u32::MAX << order), order);
+            if bits & group == group {
+                self.missing = Missing::NONE;
+            }
         }
     }
 

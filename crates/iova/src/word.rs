@@ -30,21 +30,27 @@ pub(crate) fn groups(bits: u64, order: u32) -> u64 {
     groups
 }
 
-/// The order of the largest aligned group of set bits, or `None` where no bit is set.
+/// For each order, whether there is an aligned group of so many set bits.
 #[inline]
-pub(crate) fn largest(bits: u64) -> Option<u32> {
-    if bits == 0 {
-        return None;
-    }
-    // Every step is taken and counted where something is left: no branch to be mispredicted.
+pub(crate) fn sizes(bits: u64) -> [bool; WORD_ORDER as usize + 1] {
+    // Every step is taken: no branch to be mispredicted.
     let pairs = bits & (bits >> 1) & 0x5555_5555_5555_5555;
     let fours = pairs & (pairs >> 2) & 0x1111_1111_1111_1111;
     let eights = fours & (fours >> 4) & 0x0101_0101_0101_0101;
     let sixteens = eights & (eights >> 8) & 0x0001_0001_0001_0001;
     let halves = sixteens & (sixteens >> 16) & 0x0000_0001_0000_0001;
     let whole = halves & (halves >> 32);
-    let left = [pairs, fours, eights, sixteens, halves, whole];
-    Some(left.iter().map(|groups| u32::from(*groups != 0)).sum())
+    [bits, pairs, fours, eights, sixteens, halves, whole].map(|groups| groups != 0)
+}
+
+/// The order of the largest aligned group of set bits, or `None` where no bit is set.
+#[inline]
+pub(crate) fn largest(bits: u64) -> Option<u32> {
+    if bits == 0 {
+        return None;
+    }
+    let larger = &sizes(bits)[1..];
+    Some(larger.iter().map(|has| u32::from(*has)).sum())
 }
 
 /// The `2^order` bits from `bit` on.

@@ -3,6 +3,7 @@ extern crate std;
 use std::vec::Vec;
 
 use dmakit_addr::DmaMask;
+use dmakit_platform::CpuId;
 use dmakit_platform::host::HostPlatform;
 
 use super::*;
@@ -101,6 +102,61 @@ fn another_cpu_gives_its_cache_back_when_it_comes_next() {
 }
 
 #[test]
+fn a_cpu_that_goes_offline_leaves_nothing_behind() {
+    let space = space(0, 1 << 40);
+    let sizes = [1, 2, 3, 8, 64, 1024];
+    let all: Vec<_> = sizes
+        .iter()
+        .flat_map(|&count| [count; 300])
+        .map(|count| {
+            space.maintain().unwrap();
+            space.alloc(&On(1), &pages(count, DmaMask::ALL)).unwrap()
+        })
+        .collect();
+    all.into_iter().for_each(|got| space.free(&On(1), got));
+    assert!(space.statistics().cached > 0);
+    // The depots are everybody's, the cache is the one CPU's own.
+    space.flush_cpu(&On(1));
+    space.request_flush();
+    let after = space.statistics();
+    assert_eq!((after.cached, after.free), (0, (1 << 40) - G));
+}
+
+#[test]
+fn a_request_known_to_fail_sees_what_came_back_since() {
+    let space = space(0, 64 * G);
+    let mut live: Vec<_> = (1..64)
+        .map(|_| space.alloc(&On(0), &pages(1, DmaMask::ALL)).unwrap())
+        .collect();
+    live.sort_by_key(|got| got.range().start());
+    let eight = pages(8, DmaMask::up_to(32 * G - 1));
+    let give = |got| {
+        space.free(&On(0), got);
+        space.flush_cpu(&On(0));
+    };
+    // Granules 9 to 15, then 40 to 47 above the limit, and only then 8.
+    live.drain(39..47).for_each(give);
+    live.drain(8..15).for_each(give);
+    for _ in 0..3 {
+        assert!(space.alloc(&On(0), &eight).is_err());
+    }
+    give(live.remove(7));
+    let got = space.alloc(&On(0), &eight).unwrap();
+    assert_eq!(got.range().start().raw(), 8 * G);
+}
+
+#[test]
+fn a_failed_low_request_honours_what_others_asked_of_the_whole_cache() {
+    let space = space(0, 1 << 40);
+    let high = space.alloc(&On(1), &pages(1, DmaMask::ALL)).unwrap();
+    space.free(&On(1), high);
+    space.request_flush();
+    let too_large = pages((1 << 19) + 1, LOW);
+    assert!(space.alloc(&On(1), &too_large).is_err());
+    assert_eq!(space.statistics().cached, 0);
+}
+
+#[test]
 fn a_full_magazine_passes_to_the_cpu_that_runs_short() {
     let space = space(0, 1 << 40);
     let all: Vec<_> = (0..300)
@@ -153,6 +209,73 @@ fn a_reservation_of_another_space_is_counted_and_ignored() {
     );
     let after = one.statistics();
     assert_eq!((after.free, after.refused), (before.free, 4096 * G));
+}
+
+#[test]
+fn address_zero_resumed_by_mistake_is_counted_and_never_handed_out() {
+    let space = space(0, 4 * G);
+    for len in [G, 3 * G] {
+        let range = IovaRange::new(Iova::new(0), len).unwrap();
+        space.free(&On(0), space.resume(range));
+    }
+    let after = space.statistics();
+    assert_eq!((after.free, after.cached, after.refused), (3 * G, 0, 5 * G));
+}
+
+#[test]
+fn a_small_granule_is_refused_with_its_size() {
+    let aperture = IovaRange::new(Iova::new(0), 1 << 20).unwrap();
+    let granule = Granule::of_bytes(2048).unwrap();
+    let slots: [CpuSlot<CpuCache>; 2] = Default::default();
+    let error = Space::<HostPlatform, _>::new(granule, aperture, Policy::TopDown, slots);
+    assert_eq!(error.err(), Some(SpaceError::Granule(granule)));
+}
+
+#[test]
+fn what_is_cached_goes_by_bytes_whatever_the_granule() {
+    for granule in [Granule::K4, Granule::K16, Granule::K64] {
+        let unit = granule.bytes();
+        let aperture = IovaRange::new(Iova::new(0), 1 << 40).unwrap();
+        let slots: [CpuSlot<CpuCache>; 2] = Default::default();
+        let space = Space::<HostPlatform, _>::new(granule, aperture, Policy::LowFirst, slots);
+        let space = space.unwrap();
+        let sizes = [
+            (1, unit),
+            (3 * unit, 4 * unit),
+            (4 << 20, 4 << 20),
+            (8 << 20, 0),
+        ];
+        for (len, cached) in sizes {
+            let request = Request {
+                len,
+                align: 1,
+                limit: DmaMask::ALL,
+            };
+            for _ in 0..2 {
+                let got = space.alloc(&On(0), &request).unwrap();
+                assert_eq!(got.range().len(), len.next_multiple_of(unit));
+                space.free(&On(0), got);
+                assert_eq!(space.statistics().cached, cached, "{granule:?} {len}");
+            }
+            space.flush_cpu(&On(0));
+            assert_eq!(space.statistics().free, (1 << 40) - unit);
+        }
+    }
+}
+
+#[test]
+fn a_range_comes_back_to_the_size_it_was_taken_as() {
+    let space = space(0, 1 << 40);
+    for count in [1, 3, 8, 31, 33, 64, 1000, 1024, 1025, 2048] {
+        let got = space.alloc(&On(0), &pages(count, DmaMask::ALL)).unwrap();
+        assert_eq!(got.range().len(), count * G);
+        let again = space.resume(got.range());
+        assert_eq!(again, got);
+        space.free(&On(0), again);
+    }
+    space.flush_cpu(&On(0));
+    assert_eq!(space.statistics().free, (1 << 40) - G);
+    assert_eq!(space.statistics().refused, 0);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::word::{self, WORD_ORDER};
 impl Tree {
     /// Sets a run to another state; all of it must be in the one opposite. Nothing changes on an
     /// error, but that nodes may have been hung in.
+    #[inline]
     pub(super) fn set(&mut self, to: Fill, start: u64, len: u64) -> Result<(), TreeError> {
         let end = start.checked_add(len).ok_or(TreeError::WrongState)?;
         if end > self.capacity() {
@@ -15,6 +16,11 @@ impl Tree {
         if len.is_power_of_two() && start & (len - 1) == 0 {
             return self.set_block(to, start, len.trailing_zeros());
         }
+        self.set_blocks(to, start, end)
+    }
+
+    #[inline(never)]
+    fn set_blocks(&mut self, to: Fill, start: u64, end: u64) -> Result<(), TreeError> {
         if blocks(start, end).any(|(at, order)| !self.can_become(to, at, order)) {
             return Err(TreeError::WrongState);
         }
@@ -58,17 +64,22 @@ impl Tree {
                 }
                 let before = node.room(level);
                 self.drop_nodes(index, level, child, order - span);
+                if to == Fill::Free {
+                    self.note_given(start, u64::MAX);
+                }
                 self.set_group(index, level, child, order - span, to);
                 self.climb(&path, before, self.inners.get(index).room(level), level);
                 return Ok(());
             }
-            match (node.slots[child as usize], to) {
+            path.set(level, index, child);
+            index = match (node.slots[child as usize], to) {
                 (FREE, Fill::Free) | (FULL, Fill::Full) => return Err(TreeError::WrongState),
-                _ => {}
-            }
-            path.push(index, child);
-            let below = self.descend(index, child, level);
-            index = below.ok_or(TreeError::NoNodes)?;
+                (slot @ (FREE | FULL), _) => {
+                    let below = self.hang(index, child, level, slot);
+                    below.ok_or(TreeError::NoNodes)?
+                }
+                (slot, _) => slot - 1,
+            };
             level -= 1;
         }
         let leaf = self.leaves.get_mut(index);
@@ -76,15 +87,21 @@ impl Tree {
             return Err(TreeError::WrongState);
         }
         let before = leaf.room();
-        let bits = if to == Fill::Free { u64::MAX } else { 0 };
         let word = (start >> WORD_ORDER) as u32 % FANOUT;
         if order >= WORD_ORDER {
-            leaf.set_words(word::group_mask(word, order - WORD_ORDER), bits);
+            let bits = if to == Fill::Free { u64::MAX } else { 0 };
+            leaf.set_words(word, order - WORD_ORDER, bits);
         } else {
-            let group = word::group_mask(start as u32 % FANOUT, order);
-            leaf.set_word(word, leaf.word(word) & !group | bits & group);
+            let bits = word::group_mask(start as u32 % FANOUT, order);
+            match to {
+                Fill::Free => leaf.give_bits(word, bits),
+                Fill::Full => leaf.take_bits(word, bits),
+            }
         }
-        let after = leaf.room();
+        let (after, bits) = (leaf.room(), leaf.word(word));
+        if to == Fill::Free {
+            self.note_given(start, bits);
+        }
         self.climb(&path, before, after, 1);
         Ok(())
     }

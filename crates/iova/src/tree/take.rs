@@ -1,6 +1,6 @@
 //! An aligned block found and taken.
 
-use crate::node::{FANOUT, child_order};
+use crate::node::{FANOUT, FREE, FULL, child_order};
 use crate::tree::{Fill, Path, Policy, Tree};
 use crate::word::{self, WORD_ORDER};
 
@@ -9,14 +9,17 @@ impl Tree {
     pub(super) fn take_block(&mut self, order: u32, end: u64, policy: Policy) -> Option<u64> {
         let mut path = Path::new();
         let (mut index, mut level, mut base) = (self.root, self.levels, 0);
-        // Where the limit falls inside the node at hand, or past its end.
-        let mut below = end.min(self.capacity());
+        // Where the limit falls inside the node at hand; past its end says that it does not matter.
+        let mut below = match end < self.capacity() {
+            true => end,
+            false => NO_LIMIT,
+        };
         while level > 1 {
             let span = child_order(level);
             let node = self.inners.get(index);
-            let allowed = low_bits(below >> span);
             if order >= span {
-                let groups = word::groups(node.whole(level) & allowed, order - span);
+                let whole = node.whole(level) & low_bits(below >> span);
+                let groups = word::groups(whole, order - span);
                 if groups == 0 {
                     return None;
                 }
@@ -26,15 +29,20 @@ impl Tree {
                 self.climb(&path, before, self.inners.get(index).room(level), level);
                 return Some(base + (u64::from(child) << span));
             }
-            let child = choose(node.fitting(order), allowed, below, span, order, policy)?;
-            below = if allowed >> child & 1 != 0 {
-                1 << span
-            } else {
-                below & ((1 << span) - 1)
-            };
+            let mut fitting = node.fitting(order);
+            if below != NO_LIMIT {
+                (fitting, below) = limit(fitting, below, span, order);
+            }
+            if fitting == 0 {
+                return None;
+            }
+            let child = policy.pick(fitting);
             base += u64::from(child) << span;
-            path.push(index, child);
-            index = self.descend(index, child, level)?;
+            path.set(level, index, child);
+            index = match node.slots[child as usize] {
+                slot @ (FREE | FULL) => self.hang(index, child, level, slot)?,
+                slot => slot - 1,
+            };
             level -= 1;
         }
         let start = self.take_from_leaf(&path, index, order, below, policy)?;
@@ -59,7 +67,7 @@ impl Tree {
                 return None;
             }
             let word = policy.pick(groups);
-            leaf.set_words(word::group_mask(word, order - WORD_ORDER), 0);
+            leaf.set_words(word, order - WORD_ORDER, 0);
             u64::from(word) << WORD_ORDER
         } else {
             let words = leaf.tightest(order, allowed);
@@ -78,7 +86,7 @@ impl Tree {
                 return None;
             }
             let bit = policy.pick(groups);
-            leaf.set_word(word, leaf.word(word) & !word::group_mask(bit, order));
+            leaf.take_bits(word, word::group_mask(bit, order));
             u64::from(word << WORD_ORDER | bit)
         };
         let after = leaf.room();
@@ -87,25 +95,24 @@ impl Tree {
     }
 }
 
-/// A child with room for `order` below a limit: one that lies below it as a whole, else the one
-/// that the limit cuts.
+/// A limit that no node reaches.
+const NO_LIMIT: u64 = u64::MAX;
+
+/// Of the children with room for `order` those that lie below a limit as wholes, else the one that it
+/// cuts; and where it falls inside the child that is then chosen.
 ///
-/// The first in the policy's direction, not the tightest: what is in use stays close together.
+/// Any will do, not only the tightest: what is in use stays close together.
 #[inline]
-fn choose(
-    fitting: u64,
-    allowed: u64,
-    below: u64,
-    span: u32,
-    order: u32,
-    policy: Policy,
-) -> Option<u32> {
-    if fitting & allowed != 0 {
-        return Some(policy.pick(fitting & allowed));
+fn limit(fitting: u64, below: u64, span: u32, order: u32) -> (u64, u64) {
+    let whole = fitting & low_bits(below >> span);
+    if whole != 0 {
+        return (whole, NO_LIMIT);
     }
-    let child = (below >> span) as u32;
-    let rest = below & ((1 << span) - 1);
-    (rest >= 1 << order && child < FANOUT && fitting >> child & 1 != 0).then_some(child)
+    let (cut, rest) = (below >> span, below & ((1 << span) - 1));
+    match cut < u64::from(FANOUT) && rest >= 1 << order {
+        true => (fitting & 1 << cut, rest),
+        false => (0, rest),
+    }
 }
 
 /// The lowest `count` bits; all of them from 64 on.
