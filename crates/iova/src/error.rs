@@ -89,6 +89,9 @@ pub enum AllocCause {
     Full {
         /// Bytes free in the whole space, caches not counted.
         free: u64,
+        /// Bytes of the largest power of two that is free at a multiple of itself, below the limit or
+        /// above, caches not counted.
+        largest: u64,
     },
     /// The stock of records is used up; [`maintain`](crate::Space::maintain) fills it.
     Records,
@@ -108,9 +111,10 @@ impl fmt::Display for AllocError {
         )?;
         match cause {
             AllocCause::Request => f.write_str("the request fits no space"),
-            AllocCause::Full { free } => {
-                write!(f, "{free} bytes are free, in smaller runs or above")
-            }
+            AllocCause::Full { free, largest } => write!(
+                f,
+                "{free} bytes are free, in smaller runs or above; the largest aligned one has {largest}"
+            ),
             AllocCause::Records => f.write_str("the stock of records is used up"),
         }
     }

@@ -2,7 +2,7 @@
 
 use dmakit_platform::{IrqMutex, Platform};
 
-use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::tree::{Missing, Tree};
 
 /// Bits of a word that hold an order, below a granule.
@@ -15,6 +15,8 @@ pub(crate) struct SharedTree<P: Platform> {
     tree: IrqMutex<P, Tree>,
     /// Granules that are free.
     free: AtomicU64,
+    /// One more than the order of the largest aligned block that is free; 0 where nothing is.
+    room: AtomicU32,
     /// A [`Missing`].
     missing: AtomicU64,
 }
@@ -23,6 +25,7 @@ impl<P: Platform> SharedTree<P> {
     pub(crate) fn new(tree: Tree) -> Self {
         Self {
             free: AtomicU64::new(tree.free_granules()),
+            room: AtomicU32::new(tree.room()),
             missing: AtomicU64::new(to_word(tree.missing())),
             tree: IrqMutex::<P, _>::new(tree),
         }
@@ -34,6 +37,7 @@ impl<P: Platform> SharedTree<P> {
         let mut tree = self.tree.lock();
         let result = act(&mut tree);
         self.free.store(tree.free_granules(), Relaxed);
+        self.room.store(tree.room(), Relaxed);
         self.missing.store(to_word(tree.missing()), Relaxed);
         result
     }
@@ -42,6 +46,14 @@ impl<P: Platform> SharedTree<P> {
     #[inline]
     pub(crate) fn free_granules(&self) -> u64 {
         self.free.load(Relaxed)
+    }
+
+    /// Granules of the largest aligned block that is free, without the lock.
+    pub(crate) fn largest_granules(&self) -> u64 {
+        match self.room.load(Relaxed) {
+            0 => 0,
+            room => 1 << (room - 1),
+        }
     }
 
     /// Whether a request for an aligned block of the order below `end` is known to find none: it

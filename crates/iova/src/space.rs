@@ -28,6 +28,8 @@ pub struct Statistics {
     pub misses: u64,
     /// Bytes free and in no cache.
     pub free: u64,
+    /// Bytes of the largest power of two that is free at a multiple of itself and in no cache.
+    pub largest: u64,
     /// Bytes free and held by caches.
     pub cached: u64,
     /// Bytes handed out, as rounded up; exact while nobody allocates or frees.
@@ -262,6 +264,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         let idle = (free + withheld) << shift;
         sum.used = (whole << shift).saturating_sub(idle + sum.cached);
         sum.free = free << shift;
+        sum.largest = self.tree.largest_granules() << shift;
         sum.records = records + Depots::<P>::BYTES;
         sum
     }
@@ -309,7 +312,8 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
             // when they come. The rest stays where it serves later requests.
             again = again && self.flush_below(cpu, end);
             if !again {
-                return Err(AllocCause::Full { free });
+                let largest = self.tree.largest_granules() << shift;
+                return Err(AllocCause::Full { free, largest });
             }
             again = false;
         }

@@ -159,6 +159,11 @@ impl Tree {
         self.free
     }
 
+    /// What the whole has room for.
+    pub(crate) fn room(&self) -> Room {
+        self.inners.get(self.root).room(self.levels)
+    }
+
     /// What is known not to be there.
     pub(crate) fn missing(&self) -> Missing {
         self.missing

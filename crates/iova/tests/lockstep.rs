@@ -165,10 +165,16 @@ impl Run {
                 self.live.push((got, granules));
             }
             Err(error) => match error.cause {
-                AllocCause::Full { free } => {
+                AllocCause::Full { free, largest } => {
                     assert!(!self.has_room(unit, limit), "{at}: {error}");
                     let cached = self.space.statistics().cached;
                     assert_eq!(free + cached, self.count(State::Free) * G, "{at}");
+                    assert!(largest <= free, "{at}: {error}");
+                    if cached == 0 {
+                        let is_there = |unit: u64| self.has_room(unit / G, DmaMask::ALL);
+                        assert!(largest == 0 || is_there(largest), "{at}: {error}");
+                        assert!(!is_there((2 * largest).max(G)), "{at}: {error}");
+                    }
                 }
                 AllocCause::Records => self.space.maintain().unwrap(),
                 AllocCause::Request => panic!("{at}: {error}"),
