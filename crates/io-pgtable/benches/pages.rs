@@ -39,6 +39,17 @@ impl Memory {
             _ram: ram,
         }
     }
+
+    /// Visits the words of as many tables as a tree takes and gives back, in the order in which it does
+    /// so: what was given back last is taken first.
+    pub fn visit(&self, tables: usize, mut visit: impl FnMut(&[AtomicU64])) {
+        let mut free = self.free.lock().unwrap();
+        let first = free.len() - tables;
+        for table in free[first..].iter().rev() {
+            visit(table.window().words64().unwrap());
+        }
+        free[first..].reverse();
+    }
 }
 
 impl TableMemory for &Memory {
@@ -87,16 +98,38 @@ pub fn unmap(table: &Table<'_>, start: u64, len: u64, gather: &mut Gather) {
 
 /// Entries checked to be clear and stored, then checked to be present and cleared.
 pub fn checked_stores(words: &[AtomicU64], from: usize, count: usize, bits: u64) {
+    let words = &words[from..from + count];
+    checked_fill(words, bits);
+    checked_clear(words);
+}
+
+/// Entries checked to be clear and stored.
+pub fn checked_fill(words: &[AtomicU64], bits: u64) {
     let mut entry = bits;
-    for word in &words[from..from + count] {
+    for word in words {
         if word.load(Relaxed) == 0 {
             word.store(entry, Relaxed);
         }
         entry += 4096;
     }
-    for word in &words[from..from + count] {
+}
+
+/// Entries checked to be present and cleared.
+pub fn checked_clear(words: &[AtomicU64]) {
+    for word in words {
         if word.load(Relaxed) & 1 != 0 {
             word.store(0, Relaxed);
         }
+    }
+}
+
+/// Entries stored. Never inlined: where the first was kept from the compiler's sight, it may keep the
+/// running one in memory too, at five times the cost.
+#[inline(never)]
+pub fn stores(words: &[AtomicU64], bits: u64) {
+    let mut entry = bits;
+    for word in words {
+        word.store(entry, Relaxed);
+        entry += 4096;
     }
 }

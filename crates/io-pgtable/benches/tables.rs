@@ -9,11 +9,14 @@ mod pages;
 mod passes;
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 
 use dmakit_addr::{Iova, PhysAddr};
 use dmakit_io_pgtable::{Gather, Permissions};
-use pages::{G, K, M, Memory, at, checked_stores, map, table, unmap};
+use pages::{
+    G, K, M, Memory, Table, at, checked_clear, checked_fill, checked_stores, map, stores, table,
+    unmap,
+};
 use passes::{Draws, Figures, Rows, measure, measure_pair};
 
 fn main() {
@@ -175,21 +178,21 @@ fn random(rows: &Rows, memory: &Memory) {
     }
 }
 
-/// 1 GiB of 4 KiB pages, memory a page off alignment.
+/// 1 GiB of 4 KiB pages, memory a page off alignment. The floors touch the memory of as many tables,
+/// in the order in which the row does.
 fn gigabyte(rows: &Rows, memory: &Memory) {
+    const TABLES: usize = 512;
     let phys = PhysAddr::new((1 << 40) + G + 4096);
-    let floor_words: Vec<AtomicU64> = (0..1 << 18).map(|_| AtomicU64::new(0)).collect();
-    let floor = |n: usize| {
+    let bits = || black_box(1 << 40 | 0xf47);
+    let store = |n| (0..n).for_each(|_| memory.visit(TABLES, |words| stores(words, bits())));
+    let store_checked = |n| {
         for _ in 0..n {
-            let mut entry = black_box(1 << 40 | 0xf47);
-            for word in &floor_words {
-                word.store(entry, Relaxed);
-                entry += 4096;
-            }
+            memory.visit(TABLES, |words| checked_fill(words, bits()));
+            memory.visit(TABLES, checked_clear);
         }
     };
     if rows.has("1G as 4K create+map+free") {
-        let (floor, figures) = measure_pair(200, floor, |n| {
+        let (floor, figures) = measure_pair(200, store, |n| {
             for _ in 0..n {
                 let table = table(memory);
                 table.map(at(G, G), phys, Permissions::READ_WRITE).unwrap();
@@ -203,24 +206,38 @@ fn gigabyte(rows: &Rows, memory: &Memory) {
             Some(336_000.0),
         );
     }
-    for (name, piece, peer) in [
-        ("1G as 4K, unmap tables stay", M, 550_000.0),
-        ("1G as 4K, unmap 1G", G, 336_000.0),
-    ] {
-        if rows.has(name) {
-            let table = table(memory);
-            let (floor, figures) = measure_pair(200, floor, |n| {
-                for _ in 0..n {
-                    table.map(at(G, G), phys, Permissions::READ_WRITE).unwrap();
-                    let mut gather = Gather::new();
-                    for start in (G..2 * G).step_by(piece as usize) {
-                        unmap(&table, start, piece, &mut gather);
-                    }
-                    table.recycle(gather);
-                }
-            });
-            rows.print("floor: its stores", floor, None, None);
-            rows.print(name, figures, Some(floor), Some(peer));
-        }
+    if rows.has("1G as 4K, unmap tables stay") {
+        let table = table(memory);
+        let (floor, figures) = measure_pair(200, store_checked, |n| {
+            for _ in 0..n {
+                map_and_unmap_gigabyte(&table, phys, M);
+            }
+        });
+        rows.print("floor: its checked stores", floor, None, None);
+        rows.print(
+            "1G as 4K, unmap tables stay",
+            figures,
+            Some(floor),
+            Some(550_000.0),
+        );
     }
+    if rows.has("1G as 4K, unmap 1G") {
+        let table = table(memory);
+        let (floor, figures) = measure_pair(200, store, |n| {
+            for _ in 0..n {
+                map_and_unmap_gigabyte(&table, phys, G);
+            }
+        });
+        rows.print("floor: its stores", floor, None, None);
+        rows.print("1G as 4K, unmap 1G", figures, Some(floor), Some(336_000.0));
+    }
+}
+
+fn map_and_unmap_gigabyte(table: &Table<'_>, phys: PhysAddr, piece: u64) {
+    table.map(at(G, G), phys, Permissions::READ_WRITE).unwrap();
+    let mut gather = Gather::new();
+    for start in (G..2 * G).step_by(piece as usize) {
+        unmap(table, start, piece, &mut gather);
+    }
+    table.recycle(gather);
 }

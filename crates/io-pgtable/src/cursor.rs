@@ -72,8 +72,8 @@ impl<F: Format, P: Platform, M: TableMemory> Cursor<'_, F, P, M> {
             .get(index)
             .filter(|word| word.load(Ordering::Relaxed) == 0);
         free.is_some_and(|word| {
-            let entry = self.bits | self.table.format.address(phys);
-            word.store(entry, Ordering::Relaxed);
+            // Its address stands in an entry as it is.
+            word.store(self.bits | phys.raw(), Ordering::Relaxed);
             true
         })
     }
@@ -82,10 +82,10 @@ impl<F: Format, P: Platform, M: TableMemory> Cursor<'_, F, P, M> {
     /// cleaned, and those that could be one of a group, go the long way.
     #[inline(always)]
     fn find(&mut self, start: u64) -> bool {
-        if self.table.cleans || !self.table.has_single_leaves {
+        if self.table.cleans || !self.table.hints[0].are_whole(start, 0) {
             return false;
         }
-        let Some(table) = self.table.hinted(0, start) else {
+        let Some((table, ..)) = self.table.at_hand(0, start) else {
             return false;
         };
         let shift = self.table.format.geometry().granule().shift();

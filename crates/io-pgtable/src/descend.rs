@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use dmakit_addr::DmaMask;
-use dmakit_platform::{Barrier, Platform, SegmentRequest, TableMemory};
+use dmakit_platform::{Barrier, NoMemory, Platform, SegmentRequest, TableMemory, Words};
 
 use crate::table::Table;
 use crate::{Entry, Format, MapFailure, PageTable, TableError};
@@ -31,10 +31,10 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// tables on the way are made.
     pub(crate) fn descend(&self, at: u64, height: u32) -> Result<Place<'_>, MapFailure> {
         let geometry = self.format.geometry();
-        let (mut number, mut here) = self.nearest(height, at);
+        let (mut nearest, mut here) = self.nearest(height, at);
         let mut is_fresh = false;
         loop {
-            let Some(table) = self.tables.get(number as usize) else {
+            let Some(table) = nearest else {
                 return Err(MapFailure::Table(TableError::Records));
             };
             let index = geometry.index(at, here);
@@ -46,23 +46,27 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
                     is_fresh,
                 });
             }
+            let number;
             (number, is_fresh) = self.child(table, here, index)?;
             here -= 1;
+            nearest = self.tables.get(number as usize);
+            if let (true, Some(fresh)) = (is_fresh, nearest) {
+                self.name(fresh, here, at);
+            }
             self.remember(here, at, number);
         }
     }
 
-    /// The lowest table, at `height` or above, that is on the way to `at` and at hand: its number and
-    /// height.
+    /// The lowest table, at `height` or above, that is on the way to `at` and at hand, and its height.
     #[inline]
-    fn nearest(&self, height: u32, at: u64) -> (u32, u32) {
+    fn nearest(&self, height: u32, at: u64) -> (Option<&Table>, u32) {
         let top = self.format.geometry().root_height();
-        for (hints, here) in self.hints.iter().zip(0..top).skip(height as usize) {
-            if let Some(number) = hints.get(at) {
-                return (number, here);
+        for here in height..top.min(self.hints.len() as u32) {
+            if let Some((table, ..)) = self.at_hand(here as usize, at) {
+                return (Some(table), here);
             }
         }
-        (self.root, top)
+        (self.tables.get(self.root as usize), top)
     }
 
     /// The table under an entry, made where there is none, and whether it was.
@@ -135,7 +139,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         };
         // In stock lies what it last had.
         if let (Contents::Clear, Some(table)) = (contents, self.tables.get(number as usize)) {
-            table.segment.window().fill(0);
+            table.words.segment().window().fill(0);
             self.clean(table, 0, table.words().len());
         }
         Ok(number)
@@ -162,13 +166,25 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             Contents::Undefined => self.memory.allocate_unwritten(&request),
         };
         let segment = segment.map_err(TableError::Memory)?;
-        let table = Table::new(segment, entries, height).map_err(|segment| {
+        let words = match segment.len() == len {
+            true => Words::new(segment),
+            false => Err(segment),
+        };
+        let words = words.map_err(|segment| {
+            // Not what was asked for: its end is what bounds a table.
             self.memory.free_table(segment);
+            TableError::Memory(NoMemory {
+                request,
+                largest_free: None,
+            })
+        })?;
+        let table = Table::new(words, entries, height).map_err(|words| {
+            self.memory.free_table(words.into_segment());
             TableError::Records
         })?;
         let number = self.tables.push(table).map_err(|table| {
             self.lost.fetch_add(1, Ordering::Relaxed);
-            self.memory.free_table(table.segment);
+            self.memory.free_table(table.words.into_segment());
             TableError::Records
         })?;
         u32::try_from(number).map_err(|_| TableError::Records)

@@ -77,7 +77,8 @@ pub trait Format: Send + Sync {
     /// The bits of a leaf entry at `height`, address excluded.
     fn leaf(&self, height: u32, permissions: Permissions) -> u64;
 
-    /// The bits of an output address, a multiple of what a leaf at the smallest height maps.
+    /// The bits of an output address, a multiple of what a leaf at the smallest height maps. One below
+    /// `2^48` stands in an entry as it is.
     fn address(&self, phys: PhysAddr) -> u64;
 
     /// An entry that refers to a table.

@@ -14,7 +14,10 @@ pub struct Gather {
     start: u64,
     end: u64,
     leaves: u64,
-    heights: u8,
+    /// A bit each, all in the lowest byte. A load that straddles two stores waits until both are in the
+    /// cache, and these fields are loaded right after they were stored: so a new gather is stored in
+    /// whole words, and this one, to which one byte is added, is loaded as one.
+    heights: u32,
     /// One more than the number of the last table that was added; 0 for none.
     pub(crate) tables: u32,
 }
@@ -75,8 +78,8 @@ impl Gather {
     /// out and nobody looked at its leaves.
     #[inline]
     pub fn leaf_height(&self) -> Option<u32> {
-        let single = self.heights.count_ones() == 1 && !self.frees_tables();
-        single.then(|| self.heights.trailing_zeros())
+        let single = (self.heights as u8).is_power_of_two() && !self.frees_tables();
+        single.then(|| (self.heights as u8).trailing_zeros())
     }
 
     /// Whether tables fell out of the tree, so that caches of intermediate walks must go too.

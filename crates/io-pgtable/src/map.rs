@@ -7,7 +7,6 @@ use dmakit_addr::{Address, IovaRange, PhysAddr};
 use dmakit_platform::{Platform, TableMemory};
 
 use crate::descend::{Contents, Place};
-use crate::hint::Near;
 use crate::sync::Word;
 use crate::table::Table;
 use crate::{Format, Gather, MapError, MapFailure, PageTable, Permissions};
@@ -32,6 +31,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     ///
     /// # Errors
     /// [`MapError`]: nothing of the range is mapped then. Tables that were made for it stay.
+    #[inline(always)]
     pub fn map(
         &self,
         range: IovaRange,
@@ -39,32 +39,29 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         permissions: Permissions,
     ) -> Result<(), MapError> {
         let (at, len, to) = (range.start().raw(), range.len(), phys.raw());
-        // One entry is what most calls write. Nothing is kept for the longer ways meanwhile.
+        // One entry is what most calls write, which often know what it allows.
         match self.map_entry(0, at, len, to, permissions) {
             Some(()) => Ok(()),
             None => self.map_more(range, phys, permissions),
         }
     }
 
-    /// Writes a single clear entry of a remembered table.
+    /// Writes a single clear entry of a table at hand.
     #[inline(always)]
     fn map_entry(
         &self,
-        height: u32,
+        height: usize,
         at: u64,
         len: u64,
         to: u64,
         permissions: Permissions,
     ) -> Option<()> {
-        if to >> self.plain_bits != 0 {
+        let (table, index, word) = self.entry_at_hand(height, at, len)?;
+        if !self.hints.get(height)?.is_plain(to) || word.load(Ordering::Relaxed) != 0 {
             return None;
         }
-        let (table, index, word) = self.entry_near(height, at, len, to)?;
-        if word.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
-        let bits = self.format.leaf(height, permissions) | self.format.address(PhysAddr::new(to));
-        word.store(bits, Ordering::Relaxed);
+        let bits = self.format.leaf(height as u32, permissions);
+        word.store(bits | to, Ordering::Relaxed);
         self.clean(table, index, 1);
         Some(())
     }
@@ -78,47 +75,48 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         permissions: Permissions,
     ) -> Result<(), MapError> {
         let (at, len, to) = (range.start().raw(), range.len(), phys.raw());
-        // Where the end wraps around, the start has high bits too.
-        let is_plain = (to | to.wrapping_add(len)) >> self.plain_bits == 0;
-        let near = self.hints[0].near(at, len, to);
-        let is_mapped = match near.filter(|_| is_plain) {
-            Some(near) => self.map_near(near, to, permissions),
-            None => self.map_blocks(at, len, to, permissions),
-        };
-        if is_mapped {
-            return Ok(());
+        let is_block = self.map_entry(1, at, len, to, permissions).is_some()
+            || self.map_entry(2, at, len, to, permissions).is_some();
+        match is_block {
+            true => Ok(()),
+            // In a function of its own, so that a block does not save its registers.
+            false => self.map_entries_or_any(range, phys, permissions),
         }
-        self.map_any(range, phys, permissions)
     }
 
-    /// Fills entries of a remembered leaf table, all of them or none; false where something is in the
-    /// way.
+    /// Maps several entries.
+    #[inline(never)]
+    fn map_entries_or_any(
+        &self,
+        range: IovaRange,
+        phys: PhysAddr,
+        permissions: Permissions,
+    ) -> Result<(), MapError> {
+        let (at, len, to) = (range.start().raw(), range.len(), phys.raw());
+        match self.map_entries(at, len, to, permissions) {
+            true => Ok(()),
+            false => self.map_any(range, phys, permissions),
+        }
+    }
+
+    /// Fills entries of a leaf table at hand, all of them or none; false where none is, or something is
+    /// in the way.
     #[inline(always)]
-    fn map_near(&self, near: Near, to: u64, permissions: Permissions) -> bool {
-        let Some(table) = self.tables.get(near.number as usize) else {
+    fn map_entries(&self, at: u64, len: u64, to: u64, permissions: Permissions) -> bool {
+        // Where the end wraps around, the start has high bits too.
+        let is_plain = self.hints[0].is_plain(to) && to.wrapping_add(len) >> self.plain_bits == 0;
+        let Some((table, index, words)) = self.entries_at_hand(at, len).filter(|_| is_plain) else {
             return false;
         };
-        let Some(words) = table.words().get(near.first..near.first + near.count) else {
-            return false;
-        };
-        let first = self.format.leaf(0, permissions) | self.format.address(PhysAddr::new(to));
-        let wrote = fill_clear(words, first, self.format.geometry().span(0));
+        let first = self.format.leaf(0, permissions) | to;
+        let wrote = fill_clear(words, first, self.hints[0].entry_bytes);
         if wrote < words.len() {
             words[..wrote]
                 .iter()
                 .for_each(|word| word.store(0, Ordering::Relaxed));
         }
-        self.clean(table, near.first, wrote);
+        self.clean(table, index, wrote);
         wrote == words.len()
-    }
-
-    /// Likewise for blocks; false also where none are near.
-    #[inline(always)]
-    fn map_blocks(&self, at: u64, len: u64, to: u64, permissions: Permissions) -> bool {
-        [1, 2].into_iter().any(|height| {
-            let done = self.map_entry(height, at, len, to, permissions);
-            done.is_some()
-        })
     }
 
     /// Maps without a short way.
@@ -244,7 +242,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             return Ok(None);
         };
         let first = self.format.leaf(height, permissions) | self.format.address(PhysAddr::new(to));
-        let window = table.segment.window();
+        let window = table.words.segment().window();
         window.fill_words64(first, geometry.span(height));
         self.clean(table, 0, geometry.entries());
         if place.table.install(place.index, number).is_err() {
@@ -252,6 +250,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             return Ok(None);
         }
         self.publish(place.table, place.index, number)?;
+        self.name(table, height, at);
         self.remember(height, at, number);
         Ok(Some(bytes))
     }
@@ -362,24 +361,6 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
             }
             at += cleared;
         }
-    }
-
-    /// The entry at `height` that alone maps `[at, at + len)` to `to`, where its table is remembered
-    /// and no table lies below: the table, the entry's index, and the entry.
-    #[inline(always)]
-    pub(crate) fn entry_near(
-        &self,
-        height: u32,
-        at: u64,
-        len: u64,
-        to: u64,
-    ) -> Option<(&Table, usize, &Word)> {
-        let (number, index) = self.hints.get(height as usize)?.entry(at, len, to)?;
-        let table = self.tables.get(number as usize)?;
-        if height > 0 && table.child(index).is_some() {
-            return None;
-        }
-        Some((table, index, table.segment.window().words64()?.get(index)?))
     }
 }
 

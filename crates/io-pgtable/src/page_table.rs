@@ -6,19 +6,10 @@ use dmakit_addr::{NodeId, PhysAddr};
 use dmakit_platform::{Arena, Platform, TableMemory};
 
 use crate::descend::Contents;
-use crate::hint::Hints;
+use crate::hint::{Hints, PLACES_ALL};
 use crate::sync::AtomicUsize;
 use crate::table::{Stock, Table};
 use crate::{Format, TableError};
-
-/// How many tables of each height are remembered, as long as there is no other for the same place:
-/// with 4 KiB granules the leaf tables of 1 GiB of addresses in one piece, in 4 KiB of records.
-const HINTS: [usize; 3] = if cfg!(loom) {
-    // The model checker pays for every atomic.
-    [2, 2, 2]
-} else {
-    [512, 8, 8]
-};
 
 /// Entries of one tree of tables, and the memory that holds them.
 ///
@@ -50,7 +41,7 @@ pub struct PageTable<F: Format, P: Platform, M: TableMemory> {
     /// Tables without, and with, records for tables below them.
     pub(crate) stock: [Stock; 2],
     /// By height.
-    pub(crate) hints: [Hints; HINTS.len()],
+    pub(crate) hints: [Hints; 3],
 }
 
 /// How many tables there are.
@@ -91,27 +82,21 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
                 .map_or(1, |(count, _)| count as u64)
         };
         let leaves = (0..=height).filter(|&height| height == 0 || format.has_leaves(height));
-        let hints = |height: u32| {
-            let is_free =
-                format.contiguous(height).is_none() && (height == 0 || format.has_leaves(height));
-            let (shift, entry_shift) = (geometry.shift(height + 1), geometry.shift(height));
-            Hints::new(shift, entry_shift, is_free, HINTS[height as usize])
-                .ok_or(TableError::Records)
-        };
+        let plain_bits = geometry.output_bits().min(48);
         let mut this = Self {
-            plain_bits: geometry.output_bits().min(48),
+            hints: Hints::of(&format, plain_bits),
+            plain_bits,
             has_single_leaves: (0..=height).all(|height| format.contiguous(height).is_none()),
             largest_leaf: leaves
                 .map(|height| geometry.span(height) * group(height))
                 .max()
                 .unwrap_or(geometry.granule().bytes()),
-            hints: [hints(0)?, hints(1)?, hints(2)?],
             format,
             platform,
             memory,
             node,
             cleans: coherence == WalkCoherence::NonCoherent,
-            tables: Arena::new(),
+            tables: Arena::with_places(PLACES_ALL).ok_or(TableError::Records)?,
             lost: AtomicUsize::new(0),
             root: 0,
             stock: Default::default(),
@@ -150,29 +135,12 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     pub(crate) fn clean(&self, table: &Table, index: usize, count: usize) {
         if self.cleans {
             if let Some(range) = table
-                .segment
+                .words
+                .segment()
                 .range()
                 .slice(index as u64 * 8, count as u64 * 8)
             {
                 self.platform.clean(range);
-            }
-        }
-    }
-
-    /// The table at `height` for an address, if it is remembered.
-    #[inline]
-    pub(crate) fn hinted(&self, height: u32, at: u64) -> Option<&Table> {
-        let number = self.hints.get(height as usize)?.get(at)?;
-        self.tables.get(number as usize)
-    }
-
-    /// Remembers the table at `height` for `at`, an address of the caller's own range.
-    #[inline]
-    pub(crate) fn remember(&self, height: u32, at: u64, number: u32) {
-        // The root is always at hand.
-        if height < self.format.geometry().root_height() {
-            if let Some(hints) = self.hints.get(height as usize) {
-                hints.remember(at, number);
             }
         }
     }
@@ -181,7 +149,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
 impl<F: Format, P: Platform, M: TableMemory> Drop for PageTable<F, P, M> {
     fn drop(&mut self) {
         for table in self.tables.drain() {
-            self.memory.free_table(table.segment);
+            self.memory.free_table(table.words.into_segment());
         }
     }
 }

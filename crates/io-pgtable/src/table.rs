@@ -6,13 +6,16 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use dmakit_addr::PhysAddr;
-use dmakit_platform::{Arena, Segment};
+use dmakit_platform::{Arena, Words};
 
+use crate::hint::NOWHERE;
 use crate::sync::{AtomicU32, AtomicU64, Word};
 
 /// One table: what hardware reads, and the numbers of the tables below it.
 pub(crate) struct Table {
-    pub(crate) segment: Segment,
+    pub(crate) words: Words,
+    /// The first address that it maps, with its height: see `hint`.
+    pub(crate) start: AtomicU64,
     /// One more than the number of the table under each entry, 0 for none. Empty at height 0.
     pub(crate) below: Box<[AtomicU32]>,
     /// The next table of the list that this one is in, plus one.
@@ -20,27 +23,27 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table of `entries` in a segment; `None` where there is no memory for its records.
-    pub(crate) fn new(segment: Segment, entries: usize, height: u32) -> Result<Self, Segment> {
+    /// A table of `entries`; the words, where there is no memory for its records.
+    pub(crate) fn new(words: Words, entries: usize, height: u32) -> Result<Self, Words> {
         let mut below = Vec::new();
         if height > 0 {
             if below.try_reserve_exact(entries).is_err() {
-                return Err(segment);
+                return Err(words);
             }
             below.resize_with(entries, AtomicU32::default);
         }
         Ok(Self {
-            segment,
+            words,
+            start: AtomicU64::new(NOWHERE),
             below: below.into_boxed_slice(),
             next: AtomicU32::new(0),
         })
     }
 
     /// Its entries.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn words(&self) -> &[Word] {
-        // A table's segment is aligned to its size.
-        self.segment.window().words64().unwrap_or(&[])
+        &self.words
     }
 
     /// As [`child`](Self::child), never an old value: a read-modify-write meets the last one.
@@ -80,7 +83,7 @@ impl Table {
 
     #[inline]
     pub(crate) fn phys(&self) -> PhysAddr {
-        self.segment.range().start()
+        self.words.segment().range().start()
     }
 
     /// The number of the table under entry `index`.

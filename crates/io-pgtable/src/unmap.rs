@@ -1,6 +1,5 @@
 //! Unmapping, and what becomes of tables that fall out.
 
-use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use dmakit_addr::{Address, Iova, IovaRange};
@@ -27,17 +26,17 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         }
     }
 
-    /// Clears a single entry of a remembered table that is present. There is no room for a larger
-    /// leaf, which the ends could cut.
+    /// Clears a single entry of a table at hand that is present. There is no room for a larger leaf,
+    /// which the ends could cut.
     #[inline(always)]
-    fn unmap_entry(&self, height: u32, at: u64, len: u64, gather: &mut Gather) -> Option<()> {
-        let (table, index, word) = self.entry_near(height, at, len, 0)?;
+    fn unmap_entry(&self, height: usize, at: u64, len: u64, gather: &mut Gather) -> Option<()> {
+        let (table, index, word) = self.entry_at_hand(height, at, len)?;
         if !self.format.is_present(word.load(Ordering::Relaxed)) {
             return None;
         }
         word.store(0, Ordering::Relaxed);
         self.clean(table, index, 1);
-        gather.add(at, at + len, height, 1);
+        gather.add(at, at + len, height as u32, 1);
         Some(())
     }
 
@@ -45,18 +44,29 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     #[inline(never)]
     fn unmap_more(&self, range: IovaRange, gather: &mut Gather) -> Result<(), UnmapError> {
         let (at, len) = (range.start().raw(), range.len());
-        if let Some(near) = self.hints[0].near(at, len, 0) {
+        let is_block = self.unmap_entry(1, at, len, gather).is_some()
+            || self.unmap_entry(2, at, len, gather).is_some();
+        match is_block {
+            true => Ok(()),
+            // In a function of its own, so that a block does not save its registers.
+            false => self.unmap_entries_or_any(range, gather),
+        }
+    }
+
+    /// Unmaps several entries.
+    #[inline(never)]
+    fn unmap_entries_or_any(
+        &self,
+        range: IovaRange,
+        gather: &mut Gather,
+    ) -> Result<(), UnmapError> {
+        let (at, len) = (range.start().raw(), range.len());
+        if let Some((table, index, words)) = self.entries_at_hand(at, len) {
             // The table leaves no room for a larger leaf, which the ends could cut.
-            let table = self.tables.get(near.number as usize);
-            let indices = near.first..near.first + near.count;
-            return match table.map(|table| self.clear(table, 0, indices, at, gather)) {
-                Some(bytes) if bytes == len => Ok(()),
+            return match self.clear(table, 0, index, words, at, gather) {
+                bytes if bytes == len => Ok(()),
                 _ => Err(UnmapError::Absent(range)),
             };
-        }
-        let mut blocks = [1, 2].into_iter();
-        if blocks.any(|height| self.unmap_entry(height, at, len, gather).is_some()) {
-            return Ok(());
         }
         self.unmap_any(range, gather)
     }
@@ -137,11 +147,11 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// none where nothing is mapped.
     fn unmap_run(&self, at: u64, end: u64, gather: &mut Gather) -> u64 {
         let geometry = self.format.geometry();
-        if let Some(table) = self.hinted(0, at) {
+        if let Some((table, index, _)) = self.at_hand(0, at) {
             // A whole leaf table falls out from above.
             let whole = at & (geometry.span(1) - 1) == 0 && end - at >= geometry.span(1);
             if !whole {
-                return self.clear_from(table, 0, geometry.index(at, 0), at, end, gather);
+                return self.clear_from(table, 0, index, at, end, gather);
             }
         }
         let mut number = self.root;
@@ -177,28 +187,27 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         let count = count.min((table.words().len() - index) as u64) as usize;
         // Leaves end where a table below begins.
         let leaves = table.leaves_from(index..index + count);
-        self.clear(table, height, index..index + leaves, at, gather)
+        let words = table.words().get(index..index + leaves).unwrap_or(&[]);
+        self.clear(table, height, index, words, at, gather)
     }
 
-    /// Clears leaves, entries with no table under them, up to the first that is absent: how many
-    /// bytes they mapped.
+    /// Clears leaves, entries of a table from `first` on with no table under them, up to the first
+    /// that is absent: how many bytes they mapped.
     #[inline(always)]
     fn clear(
         &self,
         table: &Table,
         height: u32,
-        indices: Range<usize>,
+        first: usize,
+        words: &[Word],
         at: u64,
         gather: &mut Gather,
     ) -> u64 {
-        let Some(words) = table.words().get(indices.clone()) else {
-            return 0;
-        };
         let done = self.clear_words(words);
         if done == 0 {
             return 0;
         }
-        self.clean(table, indices.start, done);
+        self.clean(table, first, done);
         let bytes = (done as u64) << self.format.geometry().shift(height);
         gather.add(at, at + bytes, height, done as u64);
         bytes
@@ -242,10 +251,8 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         table.words()[index].store(0, Ordering::Relaxed);
         self.clean(table, index, 1);
         table.below[index].store(0, Ordering::Release);
-        for hints in &self.hints[..height as usize] {
-            hints.forget(at, span);
-        }
         if let Some(below) = self.tables.get(child as usize) {
+            self.forget(below);
             below.next.store(gather.tables, Ordering::Relaxed);
             gather.tables = child + 1;
         }
@@ -295,7 +302,7 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     pub(crate) fn refuse_cut_leaf(&self, range: IovaRange, edge: u64) -> Result<(), UnmapError> {
         // No leaf is that large, or only single leaves are near.
         if edge & (self.largest_leaf - 1) == 0
-            || self.has_single_leaves && self.hinted(0, edge).is_some()
+            || self.has_single_leaves && self.at_hand(0, edge).is_some()
         {
             return Ok(());
         }

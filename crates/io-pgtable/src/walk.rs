@@ -33,17 +33,16 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
         if address >> geometry.input_bits() != 0 {
             return None;
         }
-        let (mut number, top) = match self.hints[0].get(address) {
-            Some(number) => (number, 0),
-            None => (self.root, geometry.root_height()),
+        let (mut table, top) = match self.at_hand(0, address) {
+            Some((table, ..)) => (table, 0),
+            None => (self.tables.get(self.root as usize)?, geometry.root_height()),
         };
         for height in (0..=top).rev() {
-            let table = self.tables.get(number as usize)?;
             let index = geometry.index(address, height);
             let entry = table.words().get(index)?.load(Ordering::Relaxed);
             match self.format().parse(height, entry) {
                 Entry::Absent => return None,
-                Entry::Table(_) => number = table.child(index)?,
+                Entry::Table(_) => table = self.tables.get(table.child(index)? as usize)?,
                 Entry::Leaf(phys, is_contiguous) => {
                     let span = geometry.span(height);
                     let range = IovaRange::new(iova.align_down(span), span).ok()?;
@@ -63,6 +62,22 @@ impl<F: Format, P: Platform, M: TableMemory> PageTable<F, P, M> {
     /// Where an address leads; `None` where nothing is mapped.
     #[inline]
     pub fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
+        let (geometry, address) = (self.format().geometry(), iova.raw());
+        if address >> geometry.input_bits() != 0 {
+            return None;
+        }
+        if let Some((_, _, word)) = self.at_hand(0, address) {
+            let offset = address & geometry.granule().mask();
+            return match self.format().parse(0, word.load(Ordering::Relaxed)) {
+                Entry::Leaf(phys, _) => Some(PhysAddr::new(phys.raw() | offset)),
+                _ => None,
+            };
+        }
+        self.phys_by_walk(iova)
+    }
+
+    #[inline(never)]
+    fn phys_by_walk(&self, iova: Iova) -> Option<PhysAddr> {
         let leaf = self.leaf_at(iova)?;
         leaf.phys.checked_add(iova.offset_from(leaf.range.start())?)
     }

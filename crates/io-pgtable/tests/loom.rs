@@ -4,9 +4,10 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use dmakit_addr::{Granule, Iova, PhysAddr};
+use dmakit_addr::{Granule, Iova, PhysAddr, PhysRange};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{Gather, PageTable, Permissions, WalkCoherence};
 use dmakit_platform::host::HostPlatform;
@@ -16,11 +17,15 @@ type Table = PageTable<Lpae, HostPlatform, &'static Memory>;
 
 const BLOCK: u64 = 2 << 20;
 
-fn table() -> Arc<Table> {
-    // One for all interleavings: its lock is never contended, as the checker runs one thread at a
-    // time and memory is no part of what it explores.
+/// One for all interleavings: its lock is never contended, as the checker runs one thread at a time
+/// and memory is no part of what it explores.
+fn memory() -> &'static Memory {
     static MEMORY: OnceLock<Memory> = OnceLock::new();
-    let memory = MEMORY.get_or_init(|| Memory::new(1 << 20));
+    MEMORY.get_or_init(|| Memory::new(1 << 20))
+}
+
+fn table() -> Arc<Table> {
+    let memory = memory();
     let format = Lpae::new(Stage::One, Granule::K4, 32, 40, ContiguousHint::Never).unwrap();
     let platform = HostPlatform::new(1);
     let coherence = WalkCoherence::Coherent;
@@ -47,6 +52,22 @@ fn is_mapped(table: &Table, at: u64) -> bool {
         }
         None => false,
     }
+}
+
+/// Whether hardware finds a page mapped when it walks from the root: three heights of 4 KiB tables.
+fn is_reached(table: &Table, at: u64) -> bool {
+    let mut here = table.root_phys();
+    for shift in [30, 21, 12] {
+        let words = PhysRange::new(here, 4096).unwrap();
+        let words = memory().ram.hardware_window(words).unwrap();
+        let index = (at >> shift) as usize & 511;
+        let entry = words.words64().unwrap()[index].load(Ordering::Relaxed);
+        if entry & 1 == 0 {
+            return false;
+        }
+        here = PhysAddr::new(entry & 0x000f_ffff_ffff_f000);
+    }
+    true
 }
 
 #[test]
@@ -85,6 +106,25 @@ fn a_table_from_the_stock_is_taken_once_and_clean() {
         assert!(!is_mapped(&table, 0) && !is_mapped(&table, 2 * BLOCK + 4096));
         unmap(&table, BLOCK, 4096);
         assert!(is_mapped(&table, 2 * BLOCK), "the two do not share a table");
+    });
+}
+
+#[test]
+fn a_table_at_hand_is_used_only_where_hardware_can_walk_to_it() {
+    loom::model(|| {
+        let table = table();
+        // Out of the tree, in stock, and still at hand where the next one will be.
+        map(&table, 0, BLOCK);
+        unmap(&table, 0, BLOCK);
+        let (one, other) = (2 * BLOCK, table.clone());
+        let thread = loom::thread::spawn(move || {
+            map(&other, one + 4096, 4096);
+            assert!(is_reached(&other, one + 4096));
+        });
+        map(&table, one, 4096);
+        assert!(is_reached(&table, one));
+        thread.join().unwrap();
+        assert!(is_reached(&table, one) && is_reached(&table, one + 4096));
     });
 }
 

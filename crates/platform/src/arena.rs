@@ -1,10 +1,15 @@
 //! A growing list that is read without a lock.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr;
+#[cfg(not(loom))]
+use core::sync::atomic::AtomicPtr as Place;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+#[cfg(loom)]
+use loom::sync::atomic::AtomicPtr as Place;
 
 /// log2 of the length of the first bucket.
 const FIRST_SHIFT: u32 = 5;
@@ -16,9 +21,14 @@ const BUCKETS: usize = 27;
 ///
 /// Any thread may add, and any thread may look, with no lock: looking is three loads. It is how page
 /// tables and the like are reached by number from safe code while other CPUs add more.
+///
+/// Some values can be kept at hand, each in a place that its user numbers as he likes: looking there
+/// is one load. What is kept where is a hint, and who looks sees by the value whether it is the one.
 pub struct Arena<T> {
     reserved: AtomicUsize,
     buckets: [AtomicPtr<Entry<T>>; BUCKETS],
+    /// Each null, or a value of an entry that is full.
+    places: Vec<Place<T>>,
 }
 
 struct Entry<T> {
@@ -60,7 +70,19 @@ impl<T> Arena<T> {
         Self {
             reserved: AtomicUsize::new(0),
             buckets: [const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS],
+            places: Vec::new(),
         }
+    }
+
+    /// An empty arena with so many places for what is kept at hand; `None` where there is no memory
+    /// for them.
+    pub fn with_places(count: usize) -> Option<Self> {
+        let mut arena = Self::new();
+        arena.places.try_reserve_exact(count).ok()?;
+        arena
+            .places
+            .resize_with(count, || Place::new(ptr::null_mut()));
+        Some(arena)
     }
 
     /// Adds a value: its number. Allocates memory now and then, by the program's allocator.
@@ -81,6 +103,10 @@ impl<T> Arena<T> {
         // so nobody else writes the entry, and nobody reads it before `full` is set.
         unsafe {
             let entry = &*entries.add(at);
+            if entry.full.load(Ordering::Relaxed) {
+                // Left by a drain that was dropped half way: somebody may look at it.
+                return Err(value);
+            }
             (*entry.value.get()).write(value);
             entry.full.store(true, Ordering::Release);
         }
@@ -106,6 +132,26 @@ impl<T> Arena<T> {
         }
     }
 
+    /// Keeps the value of a number at hand in a place, instead of what was there; nothing where there
+    /// is no such value or place.
+    #[inline]
+    pub fn keep(&self, place: usize, index: usize) {
+        if let (Some(place), Some(value)) = (self.places.get(place), self.get(index)) {
+            // Release: who finds the value there finds it written.
+            place.store(ptr::from_ref(value).cast_mut(), Ordering::Release);
+        }
+    }
+
+    /// What is kept in a place, if anything is.
+    #[inline(always)]
+    pub fn kept(&self, place: usize) -> Option<&T> {
+        let value = self.places.get(place)?.load(Ordering::Acquire);
+        // SAFETY: a place is null or holds a value that `get` gave out shared, which stays as it is
+        // until the arena is dropped or drained: both have exclusive access, and draining empties the
+        // places first.
+        unsafe { value.cast_const().as_ref() }
+    }
+
     /// How many numbers were given out, used or not.
     pub fn len(&self) -> usize {
         self.reserved.load(Ordering::Relaxed)
@@ -118,6 +164,9 @@ impl<T> Arena<T> {
 
     /// Takes all values out, in the order of their numbers.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
+        for place in &self.places {
+            place.store(ptr::null_mut(), Ordering::Relaxed);
+        }
         let len = core::mem::take(self.reserved.get_mut());
         (0..len).filter_map(|index| {
             let (bucket, at) = place(index);
@@ -196,6 +245,29 @@ mod tests {
         for outside in [(1 << 32) - 32, usize::MAX - 32, usize::MAX - 31, usize::MAX] {
             assert!(place(outside).0 >= BUCKETS, "{outside:#x}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_at_hand_is_the_last_one_put_there_until_all_is_taken_out() {
+        let mut arena = Arena::with_places(2).unwrap();
+        let numbers = [7, 8].map(|value| arena.push(value).ok().unwrap());
+        assert_eq!(arena.kept(0), None);
+        arena.keep(0, numbers[0]);
+        arena.keep(0, numbers[1]);
+        arena.keep(1, 2);
+        arena.keep(2, numbers[0]);
+        assert_eq!(
+            [0, 1, 2].map(|place| arena.kept(place).copied()),
+            [Some(8), None, None]
+        );
+        assert!(ptr::eq(
+            arena.kept(0).unwrap(),
+            arena.get(numbers[1]).unwrap()
+        ));
+        drop(arena.drain());
+        assert_eq!(arena.kept(0), None);
+        // Nothing was taken: what is there stays, and nobody writes over it.
+        assert_eq!((arena.push(9), arena.get(0)), (Err(9), Some(&7)));
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod platform;
 mod ram;
 mod segment;
 mod window;
+mod words;
 
 #[cfg(feature = "alloc")]
 pub use arena::Arena;
@@ -57,3 +58,4 @@ pub use platform::{Barrier, ConversionError, CpuGuard, CpuId, Platform};
 pub use ram::{Ram, RamRange};
 pub use segment::{MergeError, Segment};
 pub use window::Window;
+pub use words::Words;

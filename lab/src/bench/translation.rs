@@ -13,7 +13,7 @@ use dmakit_smmuv3::spec::command::TlbiRange;
 use super::counted::CountedRow;
 use super::instant::Rig;
 use super::mix::{BITS_32, BITS_48, Mix, Touches, request, space};
-use super::pages::{G, K, M, Memory, at, checked_stores, map, table, unmap};
+use super::pages::{G, K, M, Memory, at, checked_stores, map, stores, table, unmap};
 use super::passes::Draws;
 use super::timed::Timer;
 use super::{mapping, mapping::Invalidation};
@@ -192,19 +192,15 @@ impl Timer<'_> {
                 }
             });
         }
-        self.gigabyte(&memory, &words);
+        self.gigabyte(&memory);
     }
 
     /// 1 GiB of 4 KiB pages, memory a page off alignment: tables made, filled and freed.
-    fn gigabyte(&mut self, memory: &Memory, words: &[AtomicU64]) {
+    fn gigabyte(&mut self, memory: &Memory) {
         let row = "tables/1GiB-as-4KiB/create-map-free";
         self.time("floor/stores/1GiB-as-4KiB", 200, |n| {
             for _ in 0..n {
-                let mut entry = black_box(1 << 40 | 0xf47);
-                for word in words {
-                    word.store(entry, Relaxed);
-                    entry += 4096;
-                }
+                memory.visit(512, |words| stores(words, black_box(1 << 40 | 0xf47)));
             }
         });
         let phys = PhysAddr::new((1 << 40) + G + 4096);
