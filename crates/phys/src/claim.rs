@@ -31,7 +31,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     /// are leased. Nothing in it is unmovable, pinned, or being cleared by somebody else.
     ///
     /// Steps: for each page block of the ranges its counts at most eight times, and at most three
-    /// looks at the bits of its frames; where windows lie in one page block each, one look at what it
+    /// looks at the bits of its frames; where windows lie in one page block each, two looks at what it
     /// costs at least, which is kept, and at the words of those that may do. Takes the allocator's
     /// lock for 32 blocks at a time.
     ///

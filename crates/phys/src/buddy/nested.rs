@@ -219,7 +219,8 @@ impl Scan {
             .is_some_and(|best| (best.moves, best.leased) <= (bound, 0))
     }
 
-    /// Goes on to block `last`, looking for the one whose windows cost least at least.
+    /// Goes on to block `last`, looking for the one whose windows cost least at least; to the end where
+    /// that is nothing.
     fn bound_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
         buddy: &mut Buddy<S>,
@@ -228,15 +229,18 @@ impl Scan {
     ) {
         let first = self.at;
         self.at = last + 1;
-        self.steps += self.at - first;
         let frame = |block| block << PAGEBLOCK_ORDER;
         if let Some(records) = buddy.records_mut(frame(first), frame(last)) {
-            return self.bound_records(records, wanted, first);
-        }
-        for block in first..self.at {
-            if let Some(records) = buddy.records_mut(frame(block), frame(block)) {
-                self.bound_records(records, wanted, block);
+            self.bound_records(records, wanted, first);
+        } else {
+            for block in first..=last {
+                if let Some(records) = buddy.records_mut(frame(block), frame(block)) {
+                    self.bound_records(records, wanted, block);
+                }
             }
+        }
+        if self.seed.is_some_and(|(bound, ..)| bound == 0) {
+            self.at = (self.high >> PAGEBLOCK_ORDER) + 1;
         }
     }
 
@@ -249,6 +253,7 @@ impl Scan {
             let Some(record) = record.first_chunk_mut() else {
                 return;
             };
+            self.steps += 1;
             // Of most page blocks it is noted, and is no less than that of another.
             if full.is_some_and(|order| block::is_least(record, order, lowest)) {
                 continue;
@@ -265,6 +270,9 @@ impl Scan {
             if least.max(few) < lowest {
                 lowest = least.max(few);
                 self.seed = Some((lowest, block, Inner::default()));
+            }
+            if lowest == 0 {
+                return;
             }
         }
     }
