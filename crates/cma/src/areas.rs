@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::AtomicBool;
 
 use dmakit_addr::{DmaMask, NodeId, Pfn, PfnRange};
 use dmakit_phys::{ClaimError, ClaimLimits, Frame, Frames, FreeError, Migrate, MovableMemory};
@@ -107,6 +108,8 @@ struct Active<P: Platform> {
     unit_order: u32,
     ranges: Vec<PfnRange>,
     books: Area<P>,
+    /// Whether the window that the books named first was lent in part, when a claim looked last.
+    lent: AtomicBool,
     counters: AreaCounters,
 }
 
@@ -216,12 +219,7 @@ where
         limits: &ClaimLimits,
     ) -> Result<Frames, AreaClaimError> {
         let request = Request::new(self, area, claim)?;
-        let found = match request.claim_first() {
-            Ok(None) => request.claim_cheapest(limits),
-            Ok(Some(frames)) => Ok(frames),
-            Err(reason) => Err(reason),
-        };
-        request.done(found)
+        request.done(request.claim(limits))
     }
 
     /// Gives claimed frames back to their area, which is found from the frames. Never sleeps.

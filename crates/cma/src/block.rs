@@ -30,9 +30,8 @@ pub(crate) fn greatest_order(word: u64) -> Option<u32> {
     // Counted rather than searched for: where it ends is anyone's guess.
     let mut starts = word;
     let mut greatest = 0;
-    for order in 1..=6 {
-        let half = 1 << (order - 1);
-        starts = starts & (starts >> half) & STARTS[order as usize];
+    for (below, aligned) in STARTS[1..].iter().enumerate() {
+        starts = starts & (starts >> (1 << below)) & aligned;
         greatest += u32::from(starts != 0);
     }
     Some(greatest)

@@ -10,7 +10,7 @@ mod search;
 
 const NO_CHUNK: u32 = u32::MAX;
 
-/// No run of chunks.
+/// No units.
 const NOTHING: (u32, u32) = (0, 0);
 
 /// No window of free units as asked.
@@ -97,16 +97,13 @@ pub struct ClaimMap {
     origin: u64,
     chunks: Box<[Chunk]>,
     filing: Filing,
-    /// The chunk changed last, which `filing` still knows as `filed`. What is claimed and released
-    /// in turn changes one chunk and needs no filing.
+    /// The chunk changed last, which `filing` still knows as `filed`. Small claims go in and out of
+    /// the same chunk, so filing late is filing rarely.
     open: u32,
     filed: Chunk,
-    /// Whole chunks that were released last, first and count, which `filing` does not know as free
-    /// yet: what is claimed and released in turn needs no filing there either.
-    unfiled: (u32, u32),
-    /// What was released last, while nothing has changed since; empty otherwise.
-    last_at: u32,
-    last_units: u32,
+    /// What was released last, first unit and count, while nothing has changed since: free, but its
+    /// bits still say taken. What is released and claimed in turn needs no writing.
+    pending: (u32, u32),
     scans: Scans,
 }
 
@@ -129,12 +126,11 @@ impl ClaimMap {
             filing: Filing::new(chunks),
             open: NO_CHUNK,
             filed: [0; 4],
-            unfiled: NOTHING,
-            last_at: 0,
-            last_units: 0,
+            pending: NOTHING,
             scans: Scans::default(),
         };
         map.write(lead, units, true);
+        map.free = units;
         map
     }
 
@@ -174,9 +170,22 @@ impl ClaimMap {
     /// [`NoWindow`], for no units too; nothing has changed then.
     #[inline]
     pub fn claim(&mut self, units: u32, align_order: u32) -> Result<u32, NoWindow> {
+        let (at, last) = self.pending;
+        // What nobody has borrowed meanwhile.
+        if units == last && units > 0 && self.is_aligned(at, align_order) {
+            self.pending = NOTHING;
+            self.free -= units;
+            return Ok(at - self.lead);
+        }
+        self.claim_other(units, align_order)
+    }
+
+    /// Claims something else than was released last.
+    fn claim_other(&mut self, units: u32, align_order: u32) -> Result<u32, NoWindow> {
         match self.find(units, align_order) {
             Some(at) => {
                 self.write(at, units, false);
+                self.free -= units;
                 Ok(at - self.lead)
             }
             None => Err(self.no_window(units, align_order)),
@@ -185,6 +194,7 @@ impl ClaimMap {
 
     #[cold]
     fn no_window(&mut self, units: u32, align_order: u32) -> NoWindow {
+        self.flush();
         self.settle();
         NoWindow {
             units,
@@ -197,20 +207,24 @@ impl ClaimMap {
     /// Claims exactly the units from `at` on; `false`, and nothing has changed, unless all exist
     /// and are free. Reads a word for every 64 of them.
     pub fn claim_at(&mut self, at: u32, units: u32) -> bool {
+        self.flush();
         let fits = units > 0 && self.first_unlike(at, units, true).is_none();
         if fits {
             self.write(self.lead + at, units, false);
+            self.free -= units;
         }
         fits
     }
 
-    /// Gives back `units` claimed units from `at` on, which may be a part of a claim. Reads and
-    /// writes a word for every 64 of them.
+    /// Gives back `units` claimed units from `at` on, which may be a part of a claim. Reads a word
+    /// for every 64 of them, and writes one for every 64 of what was given back before, unless that
+    /// was claimed again.
     ///
     /// # Errors
     /// [`NotClaimed`] where one of them is free or does not exist; nothing has changed then.
     #[inline]
     pub fn release(&mut self, at: u32, units: u32) -> Result<(), NotClaimed> {
+        self.flush();
         if let Some(first_wrong) = self.first_unlike(at, units, false) {
             return Err(NotClaimed {
                 at,
@@ -218,15 +232,29 @@ impl ClaimMap {
                 first_wrong,
             });
         }
-        if units > 0 {
-            self.write(self.lead + at, units, true);
-        }
+        self.pending = (self.lead + at, units);
+        self.free += units;
         Ok(())
     }
 
     /// Whether a unit is free; one that does not exist is not.
     pub fn is_free(&self, at: u32) -> bool {
-        at < self.units && self.first_unlike(at, 1, true).is_none()
+        let bit = self.lead.wrapping_add(at);
+        let word = self.word((bit / 64) as usize);
+        at < self.units && word.is_some_and(|word| word >> (bit % 64) & 1 != 0)
+    }
+
+    /// Which of 64 units are free.
+    fn word(&self, index: usize) -> Option<u64> {
+        let word = *self.chunks.as_flattened().get(index)?;
+        let (at, units) = self.pending;
+        let first = index as u32 * 64;
+        let from = at.max(first);
+        let to = (at + units).min(first + 64);
+        if from >= to {
+            return Some(word);
+        }
+        Some(word | (u64::MAX >> (64 - (to - from))) << (from - first))
     }
 
     /// The maximal free runs from the lowest up: first unit and length.
@@ -240,6 +268,7 @@ impl ClaimMap {
     }
 
     /// The first unit from `at` on that does not exist, or is not free or taken as `free` says.
+    /// Nothing is pending.
     #[inline]
     fn first_unlike(&self, at: u32, units: u32, free: bool) -> Option<u32> {
         if at > self.units || units > self.units - at {
@@ -266,18 +295,21 @@ impl ClaimMap {
         None
     }
 
-    /// Makes units free or taken that all were the other.
+    /// Writes what was released last.
     #[inline]
+    fn flush(&mut self) {
+        let (at, units) = self.pending;
+        if units > 0 {
+            self.pending = NOTHING;
+            self.write(at, units, true);
+        }
+    }
+
+    /// Writes units as free or taken that all were the other.
     fn write(&mut self, at: u32, units: u32, free: bool) {
         if units == 0 {
             return;
         }
-        self.free = if free {
-            self.free + units
-        } else {
-            self.free - units
-        };
-        (self.last_at, self.last_units) = (at, if free { units } else { 0 });
         let chunk = at >> CHUNK_ORDER;
         if chunk == (at + units - 1) >> CHUNK_ORDER {
             if chunk != self.open {
@@ -297,9 +329,6 @@ impl ClaimMap {
     }
 
     fn write_many(&mut self, at: u32, units: u32, free: bool) {
-        if at % CHUNK_UNITS == 0 && units % CHUNK_UNITS == 0 {
-            return self.write_whole(at >> CHUNK_ORDER, units >> CHUNK_ORDER, free);
-        }
         self.settle();
         self.open = NO_CHUNK;
         let (mut from, end) = (at, at + units);
@@ -321,22 +350,6 @@ impl ClaimMap {
         }
     }
 
-    /// The same for whole chunks.
-    fn write_whole(&mut self, first: u32, count: u32, free: bool) {
-        if !free && self.unfiled == (first, count) {
-            // Nothing else was written since: there is no open chunk either.
-            self.unfiled = NOTHING;
-            return self.fill(first, count, false);
-        }
-        self.settle();
-        self.open = NO_CHUNK;
-        self.fill(first, count, free);
-        match free {
-            true => self.unfiled = (first, count),
-            false => self.filing.set_chunks(first, count, false),
-        }
-    }
-
     fn fill(&mut self, first: u32, count: u32, free: bool) {
         let chunks = &mut self.chunks[first as usize..(first + count) as usize];
         // Constants, so that each becomes one fill of bytes.
@@ -349,11 +362,6 @@ impl ClaimMap {
     /// Files what was changed last.
     #[inline]
     fn settle(&mut self) {
-        let (first, count) = self.unfiled;
-        if count > 0 {
-            self.filing.set_chunks(first, count, true);
-            self.unfiled = NOTHING;
-        }
         let Some(now) = self.chunks.get(self.open as usize) else {
             return;
         };

@@ -100,34 +100,24 @@ impl Filing {
     }
 
     fn reshape(&mut self, chunk: u32, was: Shape, now: Shape) {
-        for word in 0..4 {
-            self.flip(
-                WORD_ORDER,
-                chunk * 4 + word,
-                was.words >> word,
-                now.words >> word,
-            );
+        for word in ones(was.words ^ now.words) {
+            self.flip(WORD_ORDER, chunk * 4 + word, now.words >> word);
         }
-        for pair in 0..2 {
-            self.flip(
-                WORD_ORDER + 1,
-                chunk * 2 + pair,
-                was.pairs >> pair,
-                now.pairs >> pair,
-            );
+        for pair in ones(was.pairs ^ now.pairs) {
+            self.flip(WORD_ORDER + 1, chunk * 2 + pair, now.pairs >> pair);
         }
         if was.full != now.full {
             self.tell_later(chunk / GROUP);
-            self.flip(CHUNK_ORDER, chunk, u8::from(was.full), u8::from(now.full));
+            self.flip(CHUNK_ORDER, chunk, u8::from(now.full));
         }
     }
 
+    /// Makes a member of what was none, where bit 0 of `now` is set, and the other way round.
     #[inline]
-    fn flip(&mut self, order: u32, member: u32, was: u8, now: u8) {
-        match (was & 1, now & 1) {
-            (0, 1) => self.insert(order, member),
-            (1, 0) => self.remove(order, member),
-            _ => {}
+    fn flip(&mut self, order: u32, member: u32, now: u8) {
+        match now & 1 {
+            1 => self.insert(order, member),
+            _ => self.remove(order, member),
         }
     }
 
@@ -223,6 +213,15 @@ impl Filing {
 #[inline]
 fn part_order(word: u64) -> Option<u32> {
     greatest_order(word).filter(|order| *order < WORD_ORDER)
+}
+
+/// The bits that are set.
+fn ones(mut bits: u8) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let bit = (bits != 0).then(|| bits.trailing_zeros());
+        bits &= bits.wrapping_sub(1);
+        bit
+    })
 }
 
 /// Which free words and pairs of a chunk stand for themselves.

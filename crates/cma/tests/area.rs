@@ -21,6 +21,21 @@ fn alignment_counts_from_frame_zero_not_from_the_base() {
 }
 
 #[test]
+fn what_was_released_last_is_free_for_everybody() {
+    let mut map = ClaimMap::new(0x30, 1024);
+    let at = map.claim(300, 8).unwrap();
+    map.release(at, 300).unwrap();
+    assert!((at..at + 300).all(|unit| map.is_free(unit)));
+    assert!(map.free_runs().eq([(0, 1024)]));
+    let again = map.release(at + 299, 1).unwrap_err();
+    assert_eq!(again.first_wrong, at + 299);
+    assert!(map.claim_at(at + 100, 1), "a part of it");
+    assert_eq!(map.free(), 1023);
+    map.release(at + 100, 1).unwrap();
+    assert_eq!(map.claim(1024, 0), Ok(0));
+}
+
+#[test]
 fn a_claim_never_spans_two_ranges() {
     let split = area(&[frames(0x1000, 512), frames(0x1200, 512)], 0).unwrap();
     let error = split.claim(600, 0).unwrap_err();

@@ -84,6 +84,35 @@ fn a_free_window_is_claimed_without_asking_anybody() {
 }
 
 #[test]
+fn an_area_that_was_lent_still_knows_what_is_full_and_what_is_idle() {
+    let mut map = map(&[(0x1000, 0x2000, 0)]);
+    let areas = reserved(&mut map, &[request(Purpose::Default, 4)]);
+    let area = areas[0].ranges()[0];
+    let memory = memory(&map);
+    let areas = activate(&memory, areas);
+    let id = areas.find(Purpose::Default).unwrap();
+    fill(&memory, 1);
+    free_if(&memory, |range| !area.overlaps(&range));
+    let cleared = areas.claim(id, &claim(0x100, 8), &PATIENT).unwrap();
+    assert_eq!(memory.movers().moves(), 0x100);
+    // Not what is in the way, but that it is claimed.
+    let full = areas.claim(id, &claim(0x400, 0), &PATIENT).unwrap_err();
+    let NoClaim::Full(window) = full.reason else {
+        panic!("{full}");
+    };
+    assert_eq!((window.units, window.free), (0x400, 0x300));
+    free_if(&memory, |_| true);
+    let idle = [0x80, 0x80].map(|count| areas.claim(id, &claim(count, 7), &PATIENT).unwrap());
+    assert_eq!(memory.movers().moves(), 0x100, "nothing had to move");
+    let mut claimed = idle.into_iter().chain([cleared]);
+    claimed
+        .try_for_each(|frames| areas.release(frames))
+        .unwrap();
+    assert_eq!(areas.usage(id).free, 0x400);
+    assert_eq!(areas.statistics(id).moving_claims, 1);
+}
+
+#[test]
 fn what_stands_in_the_way_is_named_and_nothing_stays_claimed() {
     let mut map = map(&[(0x1000, 0x2000, 0)]);
     let areas = reserved(&mut map, &[request(Purpose::Default, 4)]);

@@ -196,6 +196,13 @@ impl Episode {
         assert!(self.map.free_runs().eq(runs.iter().copied()));
         let free: u32 = runs.iter().map(|(_, len)| len).sum();
         assert_eq!(self.map.free(), free);
+        let units = (0..).zip(&self.model.free);
+        assert!(
+            units
+                .into_iter()
+                .all(|(unit, free)| self.map.is_free(unit) == *free)
+        );
+        assert!(!self.map.is_free(self.map.units()));
     }
 
     /// Everything comes back, in any order, and the map is as new.

@@ -133,6 +133,22 @@ pub(crate) fn free(record: &[Frame; RECORD], index: usize) -> u64 {
     !(moves | second)
 }
 
+/// What a claim of the frames from `from` up to `to` has to move, and how much of that is leased;
+/// `None` where some are blocked.
+pub(crate) fn cost(record: &[Frame; RECORD], from: usize, to: usize) -> Option<(u64, u64)> {
+    let mut cost = (0, 0);
+    for index in from / 64..=(to - 1) / 64 {
+        let mask = mask(index, from, to);
+        if blocked(record, index) & mask != 0 {
+            return None;
+        }
+        let (moves, leased) = moves(record, index);
+        cost.0 += u64::from((moves & mask).count_ones());
+        cost.1 += u64::from((leased & mask).count_ones());
+    }
+    Some(cost)
+}
+
 /// How many frames of each of eight groups have to move, a byte each.
 #[inline]
 pub(crate) fn groups(record: &[Frame; RECORD], index: usize) -> u64 {
@@ -190,6 +206,9 @@ pub(crate) fn recount_word(
     }
     let moves = bits(record, index).0;
     for group in 0..64 / GROUP {
+        if (mask >> (group * GROUP)) as u16 == 0 {
+            continue;
+        }
         let part = (moves >> (group * GROUP)) as u16;
         let group = index * 64 / GROUP + group;
         regroup(record, group, u64::from(part.count_ones()));
@@ -211,6 +230,15 @@ pub(crate) fn least(record: &[Frame; RECORD], order: u32) -> Option<u64> {
     let noted = record[0].pins;
     let known = u32::from(noted >> LEAST_BITS) == order + 1;
     known.then_some(u64::from(noted & LEAST_MAX))
+}
+
+/// Whether that is noted, and is `many` or more.
+#[inline]
+pub(crate) fn is_least(record: &[Frame; RECORD], order: u32, many: u64) -> bool {
+    let above = record[0]
+        .pins
+        .wrapping_sub((order as u16 + 1) << LEAST_BITS);
+    above <= LEAST_MAX && u64::from(above) >= many
 }
 
 #[inline]

@@ -258,6 +258,12 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         self.record(frame).map(Block::load)
     }
 
+    /// How many zones there are.
+    pub(crate) fn zones(&self) -> u16 {
+        // Fewer than `NO_ZONE`.
+        self.zones.len() as u16
+    }
+
     /// The first frame of a zone's memory, and the first above it.
     pub(crate) fn zone_span(&self, zone: u16) -> Option<(u64, u64)> {
         let zone = self.zones.get(usize::from(zone))?;
@@ -288,6 +294,18 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             .index(frame)
             .map(|index| self.record_at(index))?;
         self.table.as_mut().get_mut(at..)?.first_chunk_mut()
+    }
+
+    /// The records of the page blocks from the one that starts at `first` to the one that starts at
+    /// `last`, one after the other; `None` where one is missing.
+    fn records_mut(&mut self, first: u64, last: u64) -> Option<&mut [Frame]> {
+        let (from, to) = (self.sections.index(first)?, self.sections.index(last)?);
+        // What is there stands in its order, so none is missing where as many are there.
+        if (to - from) as u64 != last - first {
+            return None;
+        }
+        let records = self.record_at(from)..self.record_at(to) + RECORD;
+        self.table.as_mut().get_mut(records)
     }
 
     /// Where the table describes the page block of the frame whose entry stands at `index`.

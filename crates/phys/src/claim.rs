@@ -5,21 +5,17 @@ use alloc::vec::Vec;
 use dmakit_addr::PfnRange;
 use dmakit_platform::{Instant, Platform};
 
-use crate::buddy::{Scan, Status, Survey, Wanted, frame_range, page_blocks, part_in};
-use crate::claim_error::{Blocking, ClaimError, ClaimFailure, Obstacle};
+use crate::buddy::{Scan, Survey, Wanted, frame_range, page_blocks, part_in};
+use crate::claim_error::{ClaimError, ClaimFailure, Obstacle};
 use crate::clearing::Clearing;
-use crate::frame::Frame;
+use crate::frame::{BOOKED, Frame};
 use crate::migration::{Migrate, MigrationCause, Refusal};
 use crate::movable_memory::MovableMemory;
 use crate::page_allocator::Frames;
-use crate::pin_table::Entry;
-use crate::window::{Window, WindowIn, WindowRequest};
+use crate::window::{Window, WindowRequest};
 
 /// Start blocks that a search looks at under one hold of the lock.
 const SCAN_BUDGET: u32 = 32;
-
-/// Blocking frames that an error names.
-pub(crate) const NAMED_MAX: usize = 8;
 
 /// How long a claim goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,18 +31,23 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     /// are leased. Nothing in it is unmovable, pinned, or being cleared by somebody else.
     ///
     /// Steps: for each page block of the ranges its counts at most eight times, and at most three
-    /// looks at the bits of its frames; where windows lie in one page block each, one look at what it
+    /// looks at the bits of its frames; where windows lie in one page block each, two looks at what it
     /// costs at least, which is kept, and at the words of those that may do. Takes the allocator's
     /// lock for 32 blocks at a time.
     ///
     /// # Errors
     /// [`ClaimError`] with what is in the way.
     pub fn find(&self, request: &WindowRequest<'_>) -> Result<Window, ClaimError> {
+        self.search(request).map(|(window, _)| window)
+    }
+
+    /// The same, and how many frames are free in all memory.
+    fn search(&self, request: &WindowRequest<'_>) -> Result<(Window, u64), ClaimError> {
         let align = 1_u64.checked_shl(request.align_order);
         let (Some(align), true) = (align, request.frames > 0) else {
             return Err(self.refuse(request.frames, ClaimFailure::Request, Vec::new()));
         };
-        let mut steps = 0;
+        let (mut steps, mut free) = (0, 0);
         let mut best: Option<Window> = None;
         for within in request.within {
             let wanted = Wanted {
@@ -56,16 +57,22 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                 excluded: request.excluded,
                 memory: request.memory,
             };
-            let span = |zone| self.allocator.locked(|buddy| buddy.zone_span(zone));
-            let spans = (0..).map_while(|zone| span(zone).map(|span| (zone, span)));
-            for (zone, (low, high)) in spans {
-                let Some(mut scan) = Scan::new(zone, low, high, &wanted) else {
+            for zone in 0..self.allocator.zones() {
+                let begun = self.allocator.locked(|buddy| {
+                    free = buddy.free_total();
+                    let (low, high) = buddy.zone_span(zone)?;
+                    let mut scan = Scan::new(zone, low, high, &wanted)?;
+                    let done = scan.advance(buddy, &wanted, SCAN_BUDGET);
+                    Some((scan, done))
+                });
+                let Some((mut scan, mut done)) = begun else {
                     continue;
                 };
-                while !self
-                    .allocator
-                    .locked(|buddy| scan.advance(buddy, &wanted, SCAN_BUDGET))
-                {}
+                while !done {
+                    done = self
+                        .allocator
+                        .locked(|buddy| scan.advance(buddy, &wanted, SCAN_BUDGET));
+                }
                 steps += scan.steps;
                 let window = scan.best().map(|found| Window {
                     range: frame_range(found.start, found.start + request.frames),
@@ -80,7 +87,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             }
         }
         match best {
-            Some(window) => Ok(Window { steps, ..window }),
+            Some(window) => Ok((Window { steps, ..window }, free)),
             None => Err(self.no_window(request)),
         }
     }
@@ -99,12 +106,13 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         request: &WindowRequest<'_>,
         limits: &ClaimLimits,
     ) -> Result<Frames, ClaimError> {
-        self.claim_window_in(request, limits, |_| true, |_| {})
+        self.claim_cheapest(request, limits, 0, |_| true, |_| {})
     }
 
     /// The same for whoever keeps books of claims: `enter` writes a window down before anything in
     /// it moves, or says that somebody else has it, and `withdraw` takes it out again where it comes
-    /// to nothing. No lock is held when they are called.
+    /// to nothing. No lock is held when they are called. The frames are
+    /// [booked](crate::PageAllocator::book).
     ///
     /// # Errors
     /// As for [`claim_window`](Self::claim_window).
@@ -112,6 +120,17 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         &self,
         request: &WindowRequest<'_>,
         limits: &ClaimLimits,
+        enter: impl FnMut(&Window) -> bool,
+        withdraw: impl FnMut(&Window),
+    ) -> Result<Frames, ClaimError> {
+        self.claim_cheapest(request, limits, BOOKED, enter, withdraw)
+    }
+
+    fn claim_cheapest(
+        &self,
+        request: &WindowRequest<'_>,
+        limits: &ClaimLimits,
+        mover: u16,
         mut enter: impl FnMut(&Window) -> bool,
         mut withdraw: impl FnMut(&Window),
     ) -> Result<Frames, ClaimError> {
@@ -119,16 +138,20 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         let mut excluded = request.excluded.to_vec();
         let mut leased = self.unrecallable(request.within, limits.deadline);
         let mut entered: Vec<PfnRange> = Vec::new();
+        let mut avoided = Vec::new();
         let mut rounds = 0;
         let mut last = None;
         loop {
-            let avoided = [&excluded[..], &leased[..], &entered[..]].concat();
+            avoided.clear();
+            for more in [&excluded, &leased, &entered] {
+                avoided.extend_from_slice(more);
+            }
             let narrowed = WindowRequest {
                 excluded: &avoided,
                 ..*request
             };
-            let window = match self.find(&narrowed) {
-                Ok(window) => window,
+            let (window, everywhere) = match self.search(&narrowed) {
+                Ok(found) => found,
                 Err(_) if !leased.is_empty() => {
                     // Their holders need not let go in time, but they may.
                     leased.clear();
@@ -146,7 +169,15 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                 entered.push(window.range);
                 continue;
             }
-            let error = match self.claim(window.range, limits) {
+            // What the search has seen; it passes over what is blocked.
+            let survey = Survey {
+                free: request.frames.saturating_sub(window.moves),
+                everywhere,
+                ..Survey::default()
+            };
+            let cause = MigrationCause::Claim;
+            let claimed = self.claim_surveyed(window.range, survey, (cause, mover), limits);
+            let error = match claimed {
                 Ok(frames) => return Ok(frames),
                 Err(error) => error,
             };
@@ -187,17 +218,31 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         cause: MigrationCause,
         limits: &ClaimLimits,
     ) -> Result<Frames, ClaimError> {
-        let refuse = |reason, blocking| self.refuse(range.len(), reason, blocking);
         if range.is_empty() {
-            return Err(refuse(ClaimFailure::Request, Vec::new()));
+            return Err(self.refuse(range.len(), ClaimFailure::Request, Vec::new()));
         }
-        let mut survey = self.survey(range);
+        self.claim_surveyed(range, self.survey(range), (cause, 0), limits)
+    }
+
+    /// The same, by what a survey of the range says, which may be wrong by now; `mover` is [`BOOKED`]
+    /// where somebody keeps books of claims, or 0.
+    fn claim_surveyed(
+        &self,
+        range: PfnRange,
+        mut survey: Survey,
+        (cause, mover): (MigrationCause, u16),
+        limits: &ClaimLimits,
+    ) -> Result<Frames, ClaimError> {
+        let refuse = |reason, blocking| self.refuse(range.len(), reason, blocking);
         // Where nothing is in the way, nothing needs to be cleared.
         let free = survey.free == range.len();
-        if let Some(frames) = free.then(|| self.claim_free(range)).flatten() {
+        if let Some(frames) = free
+            .then(|| self.take_surveyed(range, &survey, mover))
+            .flatten()
+        {
             return Ok(frames);
         }
-        if self.is_hopeless(range, &survey) {
+        if is_hopeless(range, &survey) {
             // By frames that nobody has, perhaps.
             self.movers.drain();
             survey = self.survey(range);
@@ -205,10 +250,10 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         if survey.blocked + survey.elsewhere > 0 {
             return Err(refuse(ClaimFailure::Blocked, self.blocking(range, None)));
         }
-        if self.is_hopeless(range, &survey) {
+        if is_hopeless(range, &survey) {
             let full = ClaimFailure::Full {
                 moves: range.len() - survey.free,
-                free: self.allocator.free_frames().saturating_sub(survey.free),
+                free: survey.everywhere.saturating_sub(survey.free),
             };
             return Err(refuse(full, self.in_the_way(range, Obstacle::NoRoom)));
         }
@@ -227,9 +272,11 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             }
         };
         self.movers.drain();
-        self.recall(range);
+        if clearing.is_leased() {
+            self.recall(range);
+        }
         match clearing.clear(cause, limits) {
-            Ok(()) => Ok(clearing.take()),
+            Ok(()) => Ok(clearing.take(mover)),
             Err((reason, blocking)) => {
                 clearing.give_up();
                 Err(refuse(reason, blocking))
@@ -240,38 +287,22 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     /// What a range holds. Takes the lock for a page block at a time.
     fn survey(&self, range: PfnRange) -> Survey {
         let start = range.start().raw();
-        let zone = self.allocator.locked(|buddy| buddy.zone_of(start));
-        let parts = page_blocks(range).map(|block| part_in(range, block));
-        parts.fold(Survey::default(), |sum, (start, end)| {
-            let part = self
-                .allocator
-                .locked(|buddy| buddy.survey(start, end, zone));
-            Survey {
-                free: sum.free + part.free,
-                blocked: sum.blocked + part.blocked,
-                elsewhere: sum.elsewhere + part.elsewhere,
-            }
-        })
-    }
-
-    /// Whether something in a range does not move, or it is certain that there is no room for what
-    /// has to: as many frames as are not free in it have to be free outside of it.
-    fn is_hopeless(&self, range: PfnRange, survey: &Survey) -> bool {
-        survey.blocked + survey.elsewhere > 0 || self.allocator.free_frames() < range.len()
-    }
-
-    /// The first allocation that would have to move.
-    fn in_the_way(&self, range: PfnRange, why: Obstacle) -> Vec<Blocking> {
-        let found = page_blocks(range).find_map(|block| {
-            let (start, end) = part_in(range, block);
-            self.allocator
-                .locked(|buddy| buddy.next_to_move(start, end))
-        });
-        let frames = found.map(|span| frame_range(span.start, span.end));
-        frames
-            .map(|frames| self.name(frames, why))
-            .into_iter()
-            .collect()
+        let mut zone = None;
+        let mut sum = Survey::default();
+        for block in page_blocks(range) {
+            let (from, to) = part_in(range, block);
+            let part = self.allocator.locked(|buddy| {
+                if from == start {
+                    zone = buddy.zone_of(start);
+                    sum.everywhere = buddy.free_total();
+                }
+                buddy.survey(from, to, zone)
+            });
+            sum.free += part.free;
+            sum.blocked += part.blocked;
+            sum.elsewhere += part.elsewhere;
+        }
+        sum
     }
 
     /// Claims exactly these frames if all of them are free, as one unmovable allocation; `None`, and
@@ -280,13 +311,15 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     ///
     /// It takes frames that their map set aside too: what was used before there was an allocator.
     pub fn claim_free(&self, range: PfnRange) -> Option<Frames> {
-        let survey = self.survey(range);
-        let free = survey.free == range.len() && survey.elsewhere == 0;
-        (free && !range.is_empty()).then(|| self.take(range))?
+        self.take_surveyed(range, &self.survey(range), 0)
     }
 
-    /// Takes a range that is free. `None`, and nothing has changed, where some of it is not free.
-    fn take(&self, range: PfnRange) -> Option<Frames> {
+    /// Takes a range that is free by its survey. `None`, and nothing has changed, where some of it is
+    /// not free.
+    fn take_surveyed(&self, range: PfnRange, survey: &Survey, mover: u16) -> Option<Frames> {
+        if survey.free != range.len() || survey.elsewhere > 0 || range.is_empty() {
+            return None;
+        }
         for block in page_blocks(range) {
             let (start, end) = part_in(range, block);
             if self.allocator.locked(|buddy| buddy.take(start, end)) {
@@ -301,106 +334,13 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         let start = range.start().raw();
         let number = self
             .allocator
-            .locked(|buddy| buddy.seal(start, range.len()));
+            .locked(|buddy| buddy.seal(start, range.len(), mover));
         Some(Frames::new(start, range.len(), number))
     }
-
-    /// What in a range cannot be cleared: up to eight allocations. Of most page blocks the counts
-    /// say that there is nothing.
-    fn blocking(&self, range: PfnRange, memory: Option<WindowIn>) -> Vec<Blocking> {
-        let mut found: Vec<Blocking> = Vec::new();
-        let start = range.start().raw();
-        let zone = self.allocator.locked(|buddy| buddy.zone_of(start));
-        for block in page_blocks(range) {
-            let counts = self.allocator.locked(|buddy| buddy.block(block));
-            let clear =
-                counts.is_some_and(|counts| Some(counts.zone) == zone && counts.blocked == 0);
-            let (mut at, end) = part_in(range, block);
-            let other = memory.filter(|memory| counts.is_some_and(|counts| !memory.has(&counts)));
-            if other.is_some() {
-                add(
-                    &mut found,
-                    self.name(frame_range(at, end), Obstacle::OtherMemory),
-                );
-                continue;
-            }
-            while !clear && at < end && found.len() < NAMED_MAX {
-                let (span, here) = self
-                    .allocator
-                    .locked(|buddy| (buddy.span_at(at), buddy.zone_of(at)));
-                let elsewhere = (here != zone).then_some(Obstacle::NotHere);
-                if let Some(why) = obstacle(span.status).or(elsewhere) {
-                    add(
-                        &mut found,
-                        self.name(frame_range(span.start, span.end), why),
-                    );
-                }
-                at = span.end;
-            }
-        }
-        found
-    }
-
-    fn no_window(&self, request: &WindowRequest<'_>) -> ClaimError {
-        let mut blocking = Vec::new();
-        for within in request.within {
-            blocking.extend(self.blocking(*within, Some(request.memory)));
-        }
-        blocking.truncate(NAMED_MAX);
-        self.refuse(request.frames, ClaimFailure::NoWindow, blocking)
-    }
-
-    /// An obstacle with whoever holds the frames.
-    pub(crate) fn name(&self, frames: PfnRange, why: Obstacle) -> Blocking {
-        let holder = self.pins.locked(|books| {
-            let mut pins = books.pins().iter().filter(|pin| pin.overlaps(frames));
-            match why {
-                Obstacle::Pinned => pins.find(|pin| pin.terms.is_none()).map(Entry::info),
-                Obstacle::Leased => pins.find(|pin| pin.terms.is_some()).map(Entry::info),
-                _ => None,
-            }
-        });
-        Blocking {
-            frames,
-            why,
-            holder,
-        }
-    }
-
-    fn refuse(&self, frames: u64, reason: ClaimFailure, blocking: Vec<Blocking>) -> ClaimError {
-        ClaimError {
-            frames,
-            reason,
-            blocking,
-        }
-    }
 }
 
-/// Adds an obstacle to those before it: frames beside each other that are no allocation are one.
-fn add(found: &mut Vec<Blocking>, next: Blocking) {
-    let Some(last) = found.last_mut() else {
-        return found.push(next);
-    };
-    let alike =
-        last.why == next.why && matches!(next.why, Obstacle::NotHere | Obstacle::OtherMemory);
-    if alike && last.frames.end() == next.frames.start() {
-        last.frames = frame_range(last.frames.start().raw(), next.frames.end().raw());
-    } else if last.frames != next.frames {
-        found.push(next);
-    }
-}
-
-/// Why a span can never be cleared as it is.
-pub(crate) fn obstacle(status: Status) -> Option<Obstacle> {
-    match status {
-        Status::Missing => Some(Obstacle::NotHere),
-        Status::Unmovable => Some(Obstacle::Unmovable),
-        Status::Pinned => Some(Obstacle::Pinned),
-        Status::Free
-        | Status::Movable
-        | Status::Leased
-        | Status::Moving
-        | Status::Passing
-        | Status::Kept => None,
-    }
+/// Whether something in a range does not move, or it is certain that there is no room for what has
+/// to: as many frames as are not free in it have to be free outside of it.
+fn is_hopeless(range: PfnRange, survey: &Survey) -> bool {
+    survey.blocked + survey.elsewhere > 0 || survey.everywhere < range.len()
 }

@@ -3,14 +3,15 @@
 use alloc::vec::Vec;
 
 use dmakit_addr::PfnRange;
-use dmakit_platform::Platform;
+use dmakit_platform::{Instant, Platform};
 
 use crate::buddy::{InWay, frame_range, page_blocks, part_in};
-use crate::claim::{ClaimLimits, NAMED_MAX, obstacle};
+use crate::claim::ClaimLimits;
 use crate::claim_error::{Blocking, ClaimFailure, Obstacle};
 use crate::frame::Frame;
 use crate::migration::{Migrate, MigrationCause, Refusal};
 use crate::movable_memory::{Asked, Destination, Failed, MovableMemory};
+use crate::obstacles::{NAMED_MAX, obstacle};
 use crate::page_allocator::Frames;
 
 /// Frames that a claim looks over under one hold of the lock: 64 page blocks.
@@ -23,6 +24,8 @@ pub(crate) type NotCleared = (ClaimFailure, Vec<Blocking>);
 pub(crate) struct Clearing<'m, P: Platform, S, M> {
     memory: &'m MovableMemory<P, S, M>,
     range: PfnRange,
+    /// Whether there were leases in it when it was begun. There are no new ones from then on.
+    leased: bool,
 }
 
 impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'m, P, S, M> {
@@ -32,14 +35,28 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
         memory: &'m MovableMemory<P, S, M>,
         range: PfnRange,
     ) -> Result<Self, Option<PfnRange>> {
-        memory
-            .allocator
-            .locked(|buddy| buddy.begin_clearing(range))?;
+        let mut leased = false;
         for block in page_blocks(range) {
             let (start, end) = part_in(range, block);
-            memory.allocator.locked(|buddy| buddy.keep_free(start, end));
+            memory.allocator.locked(|buddy| {
+                if start == range.start().raw() {
+                    buddy.begin_clearing(range)?;
+                }
+                leased |= buddy.has_leased(start, end);
+                buddy.keep_free(start, end);
+                Ok::<_, Option<PfnRange>>(())
+            })?;
         }
-        Ok(Self { memory, range })
+        Ok(Self {
+            memory,
+            range,
+            leased,
+        })
+    }
+
+    /// Whether leases have to be recalled first.
+    pub(crate) fn is_leased(&self) -> bool {
+        self.leased
     }
 
     /// Has everything moved out. Where an allocation is refused for the moment, the others move
@@ -51,9 +68,12 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
     ) -> Result<(), NotCleared> {
         let mut tried = 0;
         loop {
-            let left = self.pass(cause, limits)?;
+            let (left, kept) = self.pass(cause, limits)?;
+            if kept {
+                return Ok(());
+            }
             if left.is_empty() {
-                return self.check();
+                return self.name_stuck();
             }
             if tried >= limits.tries {
                 return Err((ClaimFailure::Tries, left));
@@ -63,16 +83,19 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
         }
     }
 
-    /// Asks once for everything that is in the way, and says what of it is still there. The lock is
-    /// held once for what moved last and what moves next, and once for new frames.
+    /// Asks once for everything that is in the way, and says what of it is still there, and whether
+    /// all frames are kept for this claim now. The lock is held once for what moved last and what moves
+    /// next, and once for new frames.
     fn pass(
         &self,
         cause: MigrationCause,
         limits: &ClaimLimits,
-    ) -> Result<Vec<Blocking>, NotCleared> {
+    ) -> Result<(Vec<Blocking>, bool), NotCleared> {
         let mut left = Vec::new();
         let (mut at, end) = (self.range.start().raw(), self.range.end().raw());
         let mut asked: Option<Asked> = None;
+        let mut now = self.memory.platform.now();
+        let mut kept = false;
         loop {
             let stop = end.min(at.saturating_add(WALK_FRAMES));
             let last = asked.as_ref().map(Asked::frames);
@@ -80,15 +103,17 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
                 if let Some(asked) = asked.take() {
                     self.memory.end(asked, buddy)?;
                 }
-                Ok(buddy.next_in_way(at, stop))
+                let next = buddy.next_in_way(at, stop);
+                kept = next.is_none() && buddy.is_kept(self.range);
+                Ok(next)
             });
             match next {
                 Err(failed) => self.note(last, failed, &mut left)?,
                 Ok(None) if stop < end => at = stop,
-                Ok(None) => return Ok(left),
+                Ok(None) => return Ok((left, kept)),
                 Ok(Some(next)) => {
                     let frames = next.frames();
-                    self.in_time(&next, limits)?;
+                    self.in_time(&next, now, limits)?;
                     at = frames.end().raw();
                     match next {
                         InWay::Move(moved) => {
@@ -102,6 +127,8 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
                             }
                         }
                     }
+                    // Before the lock is taken, which waits for what a mover has written.
+                    now = self.memory.platform.now();
                 }
             }
         }
@@ -131,15 +158,15 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
     }
 
     /// Nothing is begun after the deadline.
-    fn in_time(&self, next: &InWay, limits: &ClaimLimits) -> Result<(), NotCleared> {
-        if self.memory.platform.now() < limits.deadline {
+    fn in_time(&self, next: &InWay, now: Instant, limits: &ClaimLimits) -> Result<(), NotCleared> {
+        if now < limits.deadline {
             return Ok(());
         }
         let why = match next {
             InWay::Move(moved) => {
                 self.memory
                     .allocator
-                    .locked(|buddy| buddy.end_move(moved, false));
+                    .locked(|buddy| buddy.end_move(moved.start, moved.frames, false));
                 None
             }
             InWay::Other(span) => obstacle(span.status),
@@ -149,13 +176,10 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
         Err((ClaimFailure::Deadline, alloc::vec![blocking]))
     }
 
-    /// Nothing is left to move, so all frames are kept for this claim; but for those that somebody
-    /// got hold of just before.
-    fn check(&self) -> Result<(), NotCleared> {
+    /// Nothing is left to move, and yet some frames are not kept for this claim: somebody got hold of
+    /// them just before.
+    fn name_stuck(&self) -> Result<(), NotCleared> {
         let range = self.range;
-        if self.memory.allocator.locked(|buddy| buddy.is_kept(range)) {
-            return Ok(());
-        }
         let stuck = page_blocks(range).find_map(|block| {
             let (start, end) = part_in(range, block);
             let allocator = &self.memory.allocator;
@@ -168,21 +192,21 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
         Err((ClaimFailure::Blocked, blocking.into_iter().collect()))
     }
 
-    /// Takes the range, all of which is kept.
-    pub(crate) fn take(self) -> Frames {
-        let range = self.range;
-        for block in page_blocks(range) {
-            let (start, end) = part_in(range, block);
-            self.memory
-                .allocator
-                .locked(|buddy| buddy.join_kept(start, end));
+    /// Takes the range, all of which is kept. `mover` is that of the allocation.
+    pub(crate) fn take(self, mover: u16) -> Frames {
+        let (first, end) = (self.range.start().raw(), self.range.end().raw());
+        let mut number = 0;
+        for block in page_blocks(self.range) {
+            let part = part_in(self.range, block);
+            self.memory.allocator.locked(|buddy| {
+                buddy.join_kept(part.0, part.1);
+                if part.1 == end {
+                    buddy.end_clearing(self.range);
+                    number = buddy.seal(first, end - first, mover);
+                }
+            });
         }
-        let start = range.start().raw();
-        let number = self.memory.allocator.locked(|buddy| {
-            buddy.end_clearing(range);
-            buddy.seal(start, range.len())
-        });
-        Frames::new(start, range.len(), number)
+        Frames::new(first, end - first, number)
     }
 
     /// Lists again what is kept.

@@ -33,8 +33,12 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
 
     /// The frames in `within` whose leases may last beyond `deadline` whatever is done.
     pub(crate) fn unrecallable(&self, within: &[PfnRange], deadline: Instant) -> Vec<PfnRange> {
-        let now = self.platform.now();
         let mut frames = Vec::new();
+        // Most often there are none, and no need for the time.
+        if !self.pins.locked(|books| books.has_leases()) {
+            return frames;
+        }
+        let now = self.platform.now();
         self.pins.locked(|books| {
             for pin in books.pins() {
                 let Some(terms) = &pin.terms else { continue };

@@ -40,6 +40,7 @@ mod mapped;
 mod memory_map;
 mod migration;
 mod movable_memory;
+mod obstacles;
 mod page_allocator;
 mod pin;
 mod pin_table;

@@ -233,7 +233,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         migration: &Migration,
         moved: &Move,
         to: Destination,
-        begun: &mut Option<Move>,
+        begun: &mut Option<u64>,
     ) -> Result<(), NotMoved> {
         if !self.movers.permits(migration) {
             return Err(NotMoved::Refused(Refusal::NotPermitted));
@@ -247,9 +247,9 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             mover: Some(moved.mover),
         };
         let target = self.allocator.allocate_target(&request, to.blocks);
-        let (target, token) = target.map_err(NotMoved::NoRoom)?;
-        *begun = Some(target);
-        match self.movers.migrate(migration, token) {
+        let target = target.map_err(NotMoved::NoRoom)?;
+        *begun = Some(target.range().start().raw());
+        match self.movers.migrate(migration, target) {
             Ok(old) if old.range() == migration.from && old.number() == moved.number => Ok(()),
             Ok(other) => {
                 // The mover parted with something else, which is its right; this did not move.
@@ -274,7 +274,7 @@ pub(crate) struct Asked {
     cause: MigrationCause,
     moved: Move,
     /// Where it was to move to. Nobody may pin or move these frames before they are anybody's.
-    target: Option<Move>,
+    target: Option<u64>,
     hold: Option<Hold>,
     answer: Result<(), NotMoved>,
 }
@@ -291,14 +291,15 @@ impl Asked {
     ) -> Result<Option<u64>, NotMoved> {
         let mut there = None;
         if let Some(target) = self.target {
-            let freed = buddy.end_move(&target, false);
-            there = (!freed).then_some(target.start);
+            let freed = buddy.end_move(target, self.moved.frames, false);
+            there = (!freed).then_some(target);
             let hold = self.hold.filter(|_| self.answer.is_ok() && !freed);
             // A new allocation has room for a count.
-            let held = hold.map(|hold| buddy.add_hold(target.start, hold));
+            let held = hold.map(|hold| buddy.add_hold(target, hold));
             debug_assert!(!matches!(held, Some(Err(_))));
         }
-        let gone = buddy.end_move(&self.moved, self.answer.is_ok());
+        let Move { start, frames, .. } = self.moved;
+        let gone = buddy.end_move(start, frames, self.answer.is_ok());
         match self.answer {
             Ok(()) => Ok(there),
             Err(_) if gone => Ok(None),

@@ -5,7 +5,7 @@ use core::fmt;
 use dmakit_addr::{Address, DmaMask, NodeId, Pfn, PfnRange};
 use dmakit_platform::{IrqMutex, Platform};
 
-use crate::buddy::{Buddy, Move, frame_range, table_entries};
+use crate::buddy::{Buddy, frame_range, table_entries};
 use crate::error::{FreeError, NoFrames, TableError};
 use crate::frame::{Frame, MigrateType, MoverId};
 use crate::memory_map::MemoryMap;
@@ -117,6 +117,7 @@ impl fmt::Debug for Frames {
 /// One interrupt-safe lock stands around it: every call but [`new`](Self::new) may be made in hard
 /// interrupts, and none sleeps or allocates.
 pub struct PageAllocator<P: Platform, S> {
+    zones: u16,
     buddy: IrqMutex<P, Buddy<S>>,
 }
 
@@ -142,6 +143,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
     pub fn new(map: &MemoryMap, limits: &[DmaMask], table: S) -> Result<Self, TableError> {
         let buddy = Buddy::new(map, limits, table)?;
         Ok(Self {
+            zones: buddy.zones(),
             buddy: IrqMutex::<P, _>::new(buddy),
         })
     }
@@ -167,14 +169,14 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
         &self,
         request: &FrameRequest,
         of: MigrateType,
-    ) -> Result<(Move, Frames), NoFrames> {
-        let (start, number, moving) = {
+    ) -> Result<Frames, NoFrames> {
+        let (start, number) = {
             let mut buddy = self.buddy.lock();
             let (start, number) = buddy.allocate(request, of)?;
-            (start, number, buddy.begin_move(start))
+            buddy.begin_arrival(start);
+            (start, number)
         };
-        let moving = moving.unwrap_or_else(|| unreachable!("a new allocation rests"));
-        Ok((moving, Frames::new(start, request.frames, number)))
+        Ok(Frames::new(start, request.frames, number))
     }
 
     /// Frees what was allocated here. Steps: at most the number of orders squared, and one for each
@@ -276,6 +278,11 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>> PageAllocator<P, S> {
     /// Takes a step for each frame, under the lock.
     pub fn first_miscounted(&self) -> Option<Pfn> {
         self.buddy.lock().first_miscounted().map(Pfn::new)
+    }
+
+    /// How many zones there are, of all nodes.
+    pub(crate) fn zones(&self) -> u16 {
+        self.zones
     }
 
     /// One step under the lock.

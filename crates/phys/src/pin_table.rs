@@ -185,6 +185,10 @@ impl Books {
         Some(entry)
     }
 
+    pub(crate) fn has_leases(&self) -> bool {
+        self.pins.iter().any(|pin| pin.terms.is_some())
+    }
+
     pub(crate) fn pins(&self) -> &[Entry] {
         &self.pins
     }

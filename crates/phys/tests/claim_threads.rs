@@ -134,6 +134,11 @@ fn claims_beside_each_other_share_no_frame_and_lose_no_byte() {
         .allocator()
         .allocate(&FrameRequest::unmovable(1024))
         .unwrap();
+    // However late its users get to run.
+    let request = FrameRequest::movable(8, MoverId::new(0));
+    for _ in 0..200 {
+        owners.keep(memory.allocator().allocate(&request).unwrap());
+    }
     let taken: Vec<AtomicBool> = (0..FRAMES).map(|_| AtomicBool::new(false)).collect();
     let (done, claims) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {

@@ -63,6 +63,30 @@ fn a_claim_moves_what_is_in_its_way_and_keeps_every_byte() {
 }
 
 #[test]
+fn a_search_looks_into_the_one_block_whose_window_costs_least() {
+    let owners = Owners::new();
+    let memory = build(&[(0, 8 * 512, 0)], owners.clone());
+    let request = FrameRequest::movable(1, MOVER);
+    while let Ok(frames) = memory.allocator().allocate(&request) {
+        // Each page block has a window that is cheaper than those of the blocks before it.
+        let start = frames.range().start().raw();
+        match start % 512 <= start / 512 {
+            true => owners.set_aside(frames),
+            false => owners.keep(frames),
+        }
+    }
+    owners.free_aside(&memory);
+    let all = [frames(0, 8 * 512)];
+    // What blocks cost at least is worked out at first, and known later.
+    for _ in 0..2 {
+        let found = memory.find(&anywhere(&all, 16, 4)).unwrap();
+        assert_eq!((found.range, found.moves), (frames(7 * 512, 16), 8));
+        assert_eq!(found.steps, 8 + 1);
+    }
+    owners.free_all(&memory);
+}
+
+#[test]
 fn a_refused_claim_leaves_everything_as_it_was() {
     let owners = Owners::new();
     let memory = build(&[(0, 2048, 0)], owners.clone());

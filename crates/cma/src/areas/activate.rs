@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::AtomicBool;
 
 use dmakit_addr::{Pfn, PfnRange};
 use dmakit_phys::{Frame, Migrate, MigrateType, MovableMemory, PAGEBLOCK_ORDER, PageAllocator};
@@ -122,6 +123,7 @@ where
             unit_order: reserved.unit_order(),
             ranges: reserved.ranges().to_vec(),
             books,
+            lent: AtomicBool::new(false),
             counters: AreaCounters::default(),
         });
         Ok(())

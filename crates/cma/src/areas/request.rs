@@ -1,6 +1,8 @@
 //! One claim.
 
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 
 use dmakit_addr::{PAGE_BYTES, PAGE_SHIFT, Pfn, PfnRange};
 use dmakit_phys::{ClaimLimits, Frame, Frames, Migrate, MovableMemory, WindowIn, WindowRequest};
@@ -54,6 +56,20 @@ where
         })
     }
 
+    /// A window that is idle, or the one that is cheapest to clear.
+    pub(super) fn claim(&self, limits: &ClaimLimits) -> Result<Frames, NoClaim> {
+        // Where the last claim found its first window lent, so does the next, most likely.
+        if self.area.lent.load(Relaxed) {
+            let cheapest = self.claim_cheapest(limits);
+            return cheapest.or_else(|error| self.claim_first()?.ok_or(error));
+        }
+        if let Some(frames) = self.claim_first()? {
+            return Ok(frames);
+        }
+        self.area.lent.store(true, Relaxed);
+        self.claim_cheapest(limits)
+    }
+
     /// The window that the books name first, if it is idle and within the limit.
     pub(super) fn claim_first(&self) -> Result<Option<Frames>, NoClaim> {
         let window = self.area.books.claim(self.frames, self.align_order);
@@ -61,7 +77,7 @@ where
         let reached = window
             .bytes()
             .is_some_and(|bytes| self.asked.limit.reaches(&bytes));
-        let frames = reached.then(|| self.memory.claim_free(window)).flatten();
+        let frames = reached.then(|| self.claim_entered(window)).flatten();
         if frames.is_none() {
             self.withdraw(window);
         }
@@ -79,7 +95,7 @@ where
                 break;
             }
             if self.area.books.claim_at(window.range) {
-                match self.memory.claim_free(window.range) {
+                match self.claim_entered(window.range) {
                     Some(frames) => return Ok(frames),
                     None => self.withdraw(window.range),
                 }
@@ -91,7 +107,7 @@ where
     }
 
     /// The window that is cheapest to clear.
-    pub(super) fn claim_cheapest(&self, limits: &ClaimLimits) -> Result<Frames, NoClaim> {
+    fn claim_cheapest(&self, limits: &ClaimLimits) -> Result<Frames, NoClaim> {
         let within = self.within()?;
         let mut moves = 0;
         let claimed = self.memory.claim_window_in(
@@ -104,14 +120,27 @@ where
             |window| self.withdraw(window.range),
         );
         let frames = claimed.map_err(NoClaim::InTheWay)?;
-        self.area.counters.moved(moves);
+        match moves {
+            0 => self.area.lent.store(false, Relaxed),
+            _ => self.area.counters.moved(moves),
+        }
         Ok(frames)
     }
 
+    /// A window that is in the books, if it is idle.
+    fn claim_entered(&self, window: PfnRange) -> Option<Frames> {
+        let frames = self.memory.claim_free(window)?;
+        self.memory.allocator().book(&frames);
+        Some(frames)
+    }
+
     /// The ranges of the area, as far as the limit allows.
-    fn within(&self) -> Result<Vec<PfnRange>, NoClaim> {
+    fn within(&self) -> Result<Cow<'r, [PfnRange]>, NoClaim> {
         let last = self.asked.limit.last();
         let end = Pfn::new((last >> PAGE_SHIFT) + u64::from(last % PAGE_BYTES == PAGE_BYTES - 1));
+        if self.area.ranges.iter().all(|range| range.end() <= end) {
+            return Ok(Cow::Borrowed(&self.area.ranges));
+        }
         let reached = self.area.ranges.iter().filter_map(|range| {
             let within = PfnRange::between(range.start(), range.end().min(end))?;
             (!within.is_empty()).then_some(within)
@@ -119,7 +148,7 @@ where
         let within: Vec<PfnRange> = reached.collect();
         match within.is_empty() {
             true => Err(NoClaim::OutOfReach),
-            false => Ok(within),
+            false => Ok(Cow::Owned(within)),
         }
     }
 
@@ -142,7 +171,6 @@ where
     pub(super) fn done(&self, found: Result<Frames, NoClaim>) -> Result<Frames, AreaClaimError> {
         match found {
             Ok(frames) => {
-                self.memory.allocator().book(&frames);
                 self.area.counters.claimed(frames.range().len());
                 Ok(frames)
             }

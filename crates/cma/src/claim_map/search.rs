@@ -11,10 +11,7 @@ impl ClaimMap {
         if units.wrapping_sub(1) >= self.free {
             return None;
         }
-        // Nobody has borrowed it meanwhile, and taking it back leaves the files as they were.
-        if units == self.last_units && self.align(self.last_at, align_order) == Some(self.last_at) {
-            return Some(self.last_at);
-        }
+        self.flush();
         let order = align_order.max(units.next_power_of_two().ilog2());
         if order <= CHUNK_ORDER {
             if let Some(at) = self.find_open(order) {
@@ -78,6 +75,13 @@ impl ClaimMap {
         }
     }
 
+    /// Whether a unit is aligned in physical memory.
+    #[inline]
+    pub(super) fn is_aligned(&self, at: u32, align_order: u32) -> bool {
+        let unit = (self.origin << CHUNK_ORDER) + u64::from(at);
+        unit == 0 || unit.trailing_zeros() >= align_order
+    }
+
     /// The first unit from `at` on that is aligned in physical memory.
     fn align(&self, at: u32, align_order: u32) -> Option<u32> {
         let low = (self.origin << CHUNK_ORDER) + u64::from(at);
@@ -129,13 +133,12 @@ impl ClaimMap {
 
     /// The first unit at or above `from` whose bit, inverted by `flip`, is set.
     fn next_bit(&self, from: u32, flip: u64, read: &mut u64) -> Option<u32> {
-        let words = self.chunks.as_flattened();
         let mut index = (from / 64) as usize;
-        let mut word = (words.get(index)? ^ flip) & u64::MAX << (from % 64);
+        let mut word = (self.word(index)? ^ flip) & u64::MAX << (from % 64);
         *read += 1;
         while word == 0 {
             index += 1;
-            word = words.get(index)? ^ flip;
+            word = self.word(index)? ^ flip;
             *read += 1;
         }
         Some(index as u32 * 64 + word.trailing_zeros())

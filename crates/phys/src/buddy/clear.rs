@@ -46,6 +46,8 @@ pub(crate) struct Survey {
     pub(crate) blocked: u64,
     /// Frames that are not of the zone that was asked for.
     pub(crate) elsewhere: u64,
+    /// Free frames of all memory, when the range was begun with.
+    pub(crate) everywhere: u64,
 }
 
 impl InWay {
@@ -103,6 +105,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             free: 0,
             blocked: frames,
             elsewhere: frames,
+            everywhere: 0,
         };
         let Some(record) = self.record(start) else {
             return nothing;
@@ -122,6 +125,12 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             found.blocked += u64::from((block::blocked(record, index) & mask).count_ones());
         }
         found
+    }
+
+    /// Whether there are leases on allocations from `start` up to `end`, of one page block.
+    pub(crate) fn has_leased(&self, start: u64, end: u64) -> bool {
+        let leased = |record: &_, index| block::moves(record, index).1;
+        self.next_in_block(start, end, leased).is_some()
     }
 
     /// What has to move first, from frame `at` up to `end`. Looks at eight words for each page block.
@@ -170,11 +179,16 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         let first = Sections::page_block(at);
         let (from, to) = ((at - first) as usize, (end - first) as usize);
         debug_assert!(to <= BLOCK_FRAMES);
-        (from / 64..=(to - 1) / 64).find_map(|index| {
-            let found = plane(record, index) & block::mask(index, from, to);
-            let bit = u64::from(found.trailing_zeros());
-            (found != 0).then_some(first + index as u64 * 64 + bit)
-        })
+        let mut mask = u64::MAX << (from % 64);
+        for index in from / 64..to.div_ceil(64) {
+            let found = plane(record, index) & mask;
+            if found != 0 {
+                let frame = first + index as u64 * 64 + u64::from(found.trailing_zeros());
+                return (frame < end).then_some(frame);
+            }
+            mask = u64::MAX;
+        }
+        None
     }
 
     /// Keeps an allocation from being pinned, or moved by another, while its mover is asked.
@@ -195,14 +209,23 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         })
     }
 
-    /// Ends what [`begin_move`](Self::begin_move) began. The allocation is free where its owner has
-    /// gone over to other frames, or freed it meanwhile; says whether it is.
-    pub(crate) fn end_move(&mut self, moved: &Move, vacated: bool) -> bool {
-        let Some(entry) = self.entry_mut(moved.start) else {
+    /// Keeps a new allocation from being pinned, or moved, while something moves there.
+    pub(crate) fn begin_arrival(&mut self, start: u64) {
+        if let Some(entry) = self.entry_mut(start) {
+            debug_assert_eq!(entry.state, State::Movable);
+            entry.state = State::Moving;
+        }
+    }
+
+    /// Ends what [`begin_move`](Self::begin_move) or [`begin_arrival`](Self::begin_arrival) began. The
+    /// allocation is free where its owner has gone over to other frames, or freed it meanwhile; says
+    /// whether it is.
+    pub(crate) fn end_move(&mut self, start: u64, frames: u64, vacated: bool) -> bool {
+        let Some(entry) = self.entry_mut(start) else {
             return false;
         };
         if vacated || entry.state == State::Doomed {
-            self.release(moved.start, moved.frames);
+            self.release(start, frames);
             return true;
         }
         entry.state = State::Movable;
@@ -238,8 +261,11 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         self.free_as(start, end, Kind::Blocked);
     }
 
-    /// Makes one allocation of what was taken or kept, and says its number.
-    pub(crate) fn seal(&mut self, start: u64, frames: u64) -> u32 {
+    /// Makes one allocation of what was taken or kept, and says its number. `mover` is [`BOOKED`]
+    /// where somebody keeps books of it, or 0.
+    ///
+    /// [`BOOKED`]: crate::frame::BOOKED
+    pub(crate) fn seal(&mut self, start: u64, frames: u64, mover: u16) -> u32 {
         self.number = self.number.wrapping_add(1);
         let number = self.number;
         let head = self.sections.index(start).map_or(0, |index| index as u32);
@@ -248,7 +274,7 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
             // A table has fewer than 2^32 entries.
             entry.next = frames as u32;
             entry.previous = number;
-            (entry.mover, entry.pins, entry.order) = (0, 0, 0);
+            (entry.mover, entry.pins, entry.order) = (mover, 0, 0);
         }
         for at in further_blocks(start, start + frames) {
             if let Some(entry) = self.entry_mut(at) {
@@ -286,8 +312,12 @@ fn further_blocks(start: u64, end: u64) -> impl Iterator<Item = u64> {
 
 /// The first frames of the page blocks that `range` has frames in.
 pub(crate) fn page_blocks(range: PfnRange) -> impl Iterator<Item = u64> {
-    let first = Sections::page_block(range.start().raw());
-    (first..range.end().raw()).step_by(PAGEBLOCK_FRAMES as usize)
+    let (mut next, end) = (Sections::page_block(range.start().raw()), range.end().raw());
+    core::iter::from_fn(move || {
+        let block = next;
+        next += PAGEBLOCK_FRAMES;
+        (block < end).then_some(block)
+    })
 }
 
 /// The part of `range` in the page block that starts at `block`.

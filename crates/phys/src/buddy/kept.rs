@@ -21,35 +21,46 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         let Some(claim) = self.keeper(start, end) else {
             return;
         };
-        let mut at = start;
-        while let Some(frame) = self.next_in_block(at, end, block::free) {
-            let span = self.span_at(frame);
-            debug_assert_eq!(span.status, Status::Free);
-            let (from, to) = (span.start.max(start), span.end.min(end));
-            self.unlist(span.start, (span.end - span.start).ilog2());
-            self.free_run(span.start, from);
-            self.free_run(to, span.end);
-            self.make_kept(from, to);
-            at = to;
+        let (from, to) = ((start - block) as usize, (end - block) as usize);
+        let place = self.place(start);
+        let mut next = from;
+        for index in from / 64..=(to - 1) / 64 {
+            let Some(record) = self.record(block) else {
+                return;
+            };
+            let free = block::free(record, index) & block::mask(index, from, to);
+            let mut left = free;
+            while left != 0 {
+                let at = index * 64 + left.trailing_zeros() as usize;
+                if at >= next {
+                    // Most often a block starts there, and ends before the claim does.
+                    let place = place.and_then(|place| place.further(at - from));
+                    let kept = place.and_then(|place| self.keep_listed(place, to - at));
+                    let after = |frames| at + frames;
+                    next =
+                        kept.map_or_else(|| self.keep_part(block + at as u64, start, end), after);
+                }
+                left &= left - 1;
+            }
+            self.clearing[claim].kept += u64::from(free.count_ones());
+            if let Some(record) = self.record_mut(block) {
+                block::recount_word(record, index, free, Kind::Free, Kind::Blocked);
+            }
         }
-        self.clearing[claim].kept += self.count_free_as_blocked(start, end);
     }
 
-    /// Counts the free frames from `start` up to `end`, of one page block, as blocked, and says how
-    /// many they are.
-    fn count_free_as_blocked(&mut self, start: u64, end: u64) -> u64 {
-        let (from, to) = (start % PAGEBLOCK_FRAMES, (end - 1) % PAGEBLOCK_FRAMES + 1);
-        let (from, to) = (from as usize, to as usize);
-        let Some(record) = self.record_mut(start) else {
-            return 0;
-        };
-        let words = from / 64..=(to - 1) / 64;
-        let counted = words.map(|index| {
-            let free = block::free(record, index) & block::mask(index, from, to);
-            block::recount_word(record, index, free, Kind::Free, Kind::Blocked);
-            u64::from(free.count_ones())
-        });
-        counted.sum()
+    /// Keeps the free block that a frame lies in, as far as it lies from `start` up to `end`, and says
+    /// which frame of the page block comes after it.
+    #[cold]
+    fn keep_part(&mut self, frame: u64, start: u64, end: u64) -> usize {
+        let span = self.span_at(frame);
+        debug_assert_eq!(span.status, Status::Free);
+        let (from, to) = (span.start.max(start), span.end.min(end));
+        self.unlist(span.start, (span.end - span.start).ilog2());
+        self.free_run(span.start, from);
+        self.free_run(to, span.end);
+        self.make_kept(from, to);
+        (to - Sections::page_block(start)) as usize
     }
 
     /// Lists again what is kept from `start` up to `end`, of one page block.

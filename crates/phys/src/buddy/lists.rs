@@ -17,6 +17,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The place of the frame so many frames further on in the page block, if it is known.
+    pub(super) fn further(self, frames: usize) -> Option<Self> {
+        (!self.mixed).then(|| self.at(self.index + frames))
+    }
+
     /// The place of another frame of the same page block and zone.
     fn at(self, index: usize) -> Self {
         Self { index, ..self }
@@ -235,6 +240,21 @@ impl<S: AsRef<[Frame]> + AsMut<[Frame]>> Buddy<S> {
         }
     }
 
+    /// Makes the free block that starts at a place one that is kept, if there is one of at most
+    /// `longest` frames, and says how many it has.
+    #[inline]
+    pub(super) fn keep_listed(&mut self, place: Place, longest: usize) -> Option<usize> {
+        let entry = self.table.as_ref()[place.index];
+        let frames = 1_usize << entry.order;
+        if entry.state != State::Free || frames > longest {
+            return None;
+        }
+        self.unlist_at(place, u32::from(entry.order));
+        self.table.as_mut()[place.index].state = State::Kept;
+        Some(frames)
+    }
+
+    #[inline]
     fn unlist_at(&mut self, place: Place, order: u32) {
         let table = self.table.as_mut();
         let entry = &mut table[place.index];

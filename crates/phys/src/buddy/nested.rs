@@ -1,10 +1,9 @@
 //! Windows that lie in one page block each, by the counts of its groups.
 
-use super::bits::Bits;
 use super::clear::frame_range;
-use super::window::{Inner, Scan, Wanted};
+use super::window::{Found, Inner, Scan, Wanted};
 use super::{Buddy, PAGEBLOCK_FRAMES};
-use crate::block::{self, Block, GROUP, RECORD};
+use crate::block::{self, Block, GROUP, GROUP_WORDS, RECORD, WORDS};
 use crate::frame::Frame;
 use crate::page_allocator::PAGEBLOCK_ORDER;
 
@@ -87,22 +86,34 @@ impl Layout {
         }
     }
 
-    /// At least how many frames of each window of word `index` have to move.
+    /// At least how many frames of each window of each word have to move.
     #[inline]
-    fn sums(&self, record: &[Frame; RECORD], index: usize) -> u64 {
+    fn sums(&self, record: &[Frame; RECORD]) -> [u64; WORDS] {
         // A frame that is blocked counts as one that moves, or its group as many: a window with it is
         // of no use anyway.
-        let (counts, unit) = match self.lanes {
-            Lanes::Frames => (!block::free(record, index), 0),
-            Lanes::Groups => (block::groups(record, index), 3),
-            Lanes::Whole => return 0,
+        let mut sums = [0; WORDS];
+        let unit = match self.lanes {
+            Lanes::Frames => {
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    *sum = !block::free(record, index) & self.inside;
+                }
+                0
+            }
+            Lanes::Groups => {
+                for (index, sum) in sums[..GROUP_WORDS].iter_mut().enumerate() {
+                    *sum = block::groups(record, index) & self.inside;
+                }
+                3
+            }
+            Lanes::Whole => return sums,
         };
-        let mut sums = counts & self.inside;
         for order in unit..self.order {
             // Below the lowest bits of lanes twice as wide lie those of one.
             let width = 1 << order;
             let mask = LOWS[order as usize + 1].wrapping_mul(u64::MAX >> (64 - width));
-            sums = (sums & mask) + (sums >> width & mask);
+            for sum in &mut sums {
+                *sum = (*sum & mask) + (*sum >> width & mask);
+            }
         }
         sums
     }
@@ -113,12 +124,26 @@ impl Layout {
 
     /// At least how many frames of the cheapest window of a page block have to move.
     pub(super) fn least(&self, record: &[Frame; RECORD]) -> u64 {
-        let bits = 1 << self.order;
-        let lanes = (0..self.words()).flat_map(|index| {
-            let sums = self.sums(record, index);
-            (0..64 / bits).map(move |lane| sums >> (lane * bits) & (u64::MAX >> (64 - bits)))
-        });
-        lanes.min().unwrap_or(0)
+        let sums = self.sums(record);
+        let words = sums[1..self.words()].iter();
+        let mut least = words.fold(sums[0], |least, sum| self.lesser(least, *sum));
+        let lane = 1 << self.order;
+        let mut half = 32;
+        while half >= lane {
+            // What is shifted in is zero, and no lane that is looked at from here on.
+            least = self.lesser(least, least >> half);
+            half /= 2;
+        }
+        least & (u64::MAX >> (64 - lane))
+    }
+
+    /// The lesser one of each two lanes.
+    #[inline]
+    fn lesser(&self, one: u64, other: u64) -> u64 {
+        // The top of a lane, which no sum reaches, is lent to the lane and kept where it is enough.
+        let tops = ((one | self.tops) - other) & self.tops;
+        let others = tops | (tops - (tops >> ((1 << self.order) - 1)));
+        other & others | one & !others
     }
 
     /// The same, where it is noted since a frame of the page block changed.
@@ -145,17 +170,123 @@ impl Layout {
 }
 
 impl Scan {
+    /// [`advance`](Self::advance) where every window lies in one page block.
+    pub(super) fn advance_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &mut Buddy<S>,
+        wanted: &Wanted<'_>,
+        budget: u32,
+    ) -> bool {
+        let last = self.high >> PAGEBLOCK_ORDER;
+        if !self.seeded {
+            self.bound_inside(buddy, wanted, last.min(self.at + u64::from(budget) - 1));
+            if self.at <= last {
+                return false;
+            }
+            if self.is_settled(buddy, wanted) {
+                return true;
+            }
+            self.seeded = true;
+            self.at = self.low >> PAGEBLOCK_ORDER;
+            return false;
+        }
+        for _ in 0..budget {
+            let found = self.best.is_some_and(|best| best.moves == 0);
+            if found || self.at > last {
+                return true;
+            }
+            self.steps += 1;
+            self.look_inside(buddy, wanted, self.at);
+            self.at += 1;
+        }
+        false
+    }
+
+    /// Looks at the block that costs least at least, for windows that cost no more: whether there is
+    /// one.
+    fn is_settled<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &mut Buddy<S>,
+        wanted: &Wanted<'_>,
+    ) -> bool {
+        let Some((bound, block, _)) = self.seed else {
+            return true;
+        };
+        self.most = bound;
+        self.look_inside(buddy, wanted, block);
+        self.most = wanted.frames;
+        self.best
+            .is_some_and(|best| (best.moves, best.leased) <= (bound, 0))
+    }
+
+    /// Goes on to block `last`, looking for the one whose windows cost least at least; to the end where
+    /// that is nothing.
+    fn bound_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &mut Buddy<S>,
+        wanted: &Wanted<'_>,
+        last: u64,
+    ) {
+        let first = self.at;
+        self.at = last + 1;
+        let frame = |block| block << PAGEBLOCK_ORDER;
+        if let Some(records) = buddy.records_mut(frame(first), frame(last)) {
+            self.bound_records(records, wanted, first);
+        } else {
+            for block in first..=last {
+                if let Some(records) = buddy.records_mut(frame(block), frame(block)) {
+                    self.bound_records(records, wanted, block);
+                }
+            }
+        }
+        if self.seed.is_some_and(|(bound, ..)| bound == 0) {
+            self.at = (self.high >> PAGEBLOCK_ORDER) + 1;
+        }
+    }
+
+    /// The same for blocks from `first` on.
+    fn bound_records(&mut self, records: &mut [Frame], wanted: &Wanted<'_>, first: u64) {
+        let layout = self.layout.as_ref();
+        let full = layout.and_then(|layout| layout.full);
+        let mut lowest = self.seed.map_or(u64::MAX, |(bound, ..)| bound);
+        for (block, record) in (first..).zip(records.chunks_exact_mut(RECORD)) {
+            let Some(record) = record.first_chunk_mut() else {
+                return;
+            };
+            self.steps += 1;
+            // Of most page blocks it is noted, and is no less than that of another.
+            if full.is_some_and(|order| block::is_least(record, order, lowest)) {
+                continue;
+            }
+            let counts = Block::load(record);
+            if !wanted.memory.has(&counts) {
+                continue;
+            }
+            let few = wanted.frames.saturating_sub(u64::from(counts.free));
+            let least = layout.map_or(0, |layout| {
+                let noted = layout.noted(record);
+                noted.unwrap_or_else(|| layout.note(record))
+            });
+            if least.max(few) < lowest {
+                lowest = least.max(few);
+                self.seed = Some((lowest, block, Inner::default()));
+            }
+            if lowest == 0 {
+                return;
+            }
+        }
+    }
+
     /// Looks at all windows of a page block, and weighs only those that may be better than the best
     /// that is known.
-    pub(super) fn look_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+    fn look_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
         buddy: &mut Buddy<S>,
         wanted: &Wanted<'_>,
         block: u64,
     ) {
-        self.steps += 1;
         let first = block << PAGEBLOCK_ORDER;
-        let fewer = self.fewer(wanted);
+        let fewer = self.fewer();
         let Some(record) = buddy.record_mut(first) else {
             return;
         };
@@ -183,54 +314,57 @@ impl Scan {
         let (Some(layout), Some(record)) = (layout, buddy.record(first)) else {
             return self.look(buddy, wanted, (0, block, Inner::default()), &mut None);
         };
-        for index in 0..layout.words() {
-            let sums = layout.sums(record, index);
-            if layout.below(sums, self.fewer(wanted)) != 0 {
-                self.weigh_lanes(buddy, wanted, &layout, (block, index), sums);
+        let sums = layout.sums(record);
+        let words = (first..).step_by(layout.frames as usize).zip(sums);
+        for (at, sums) in words.take(layout.words()) {
+            if layout.below(sums, self.fewer()) != 0 {
+                self.weigh_lanes(buddy, wanted, (&layout, record), at, sums);
             }
         }
     }
 
-    /// Weighs the windows of one word that may be better than the best.
-    #[cold]
+    /// Weighs the windows of one word, which starts at `first`, that may be better than the best.
     fn weigh_lanes<S: AsRef<[Frame]> + AsMut<[Frame]>>(
         &mut self,
         buddy: &Buddy<S>,
         wanted: &Wanted<'_>,
-        layout: &Layout,
-        (block, index): (u64, usize),
+        (layout, record): (&Layout, &[Frame; RECORD]),
+        first: u64,
         sums: u64,
     ) {
         self.steps += 1;
-        let edges = [Some(Bits::of(buddy, wanted, self.zone, block))];
-        let (low, high) = self.starts(wanted, block);
-        let first = (block << PAGEBLOCK_ORDER) + index as u64 * layout.frames;
         let mut seen = 0;
         loop {
-            let found = layout.below(sums, self.fewer(wanted)) & !seen;
+            let found = layout.below(sums, self.fewer()) & !seen;
             if found == 0 {
                 return;
             }
             let top = found & found.wrapping_neg();
             seen |= top | (top - 1);
             let start = first + u64::from(top.trailing_zeros() >> layout.order) * wanted.align;
-            let end = start + wanted.frames;
-            let mut parts = edges.iter().flatten();
-            let blocked = parts.any(|bits| bits.last_blocked(start, end).is_some());
-            if start >= low && start <= high && !blocked {
-                self.weigh(buddy, &edges, Inner::default(), (start, end));
+            let from = (start % PAGEBLOCK_FRAMES) as usize;
+            let cost = block::cost(record, from, from + wanted.frames as usize);
+            if let Some((moves, leased)) = cost.filter(|_| self.low <= start && start <= self.high)
+            {
+                let found = Found {
+                    start,
+                    moves,
+                    leased,
+                };
+                self.compare(buddy, found, start + wanted.frames);
             }
         }
     }
 
     /// A window has to have fewer frames to move than this to be better than the best, or as good
-    /// with fewer of them leased.
+    /// with fewer of them leased, and no more than is of interest.
     #[inline]
-    fn fewer(&self, wanted: &Wanted<'_>) -> u64 {
+    fn fewer(&self) -> u64 {
+        let most = self.most + 1;
         match self.best {
-            Some(best) if best.leased > 0 => (best.moves + 1).min(wanted.frames + 1),
-            Some(best) => best.moves.min(wanted.frames + 1),
-            None => wanted.frames + 1,
+            Some(best) if best.leased > 0 => most.min(best.moves + 1),
+            Some(best) => most.min(best.moves),
+            None => most,
         }
     }
 }

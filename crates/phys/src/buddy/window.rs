@@ -72,19 +72,22 @@ pub(super) struct Inner {
 /// It goes over the blocks twice, looking at their counts: first for the block with the least
 /// bound, whose windows are looked at frame by frame; then for all whose bound is below the best
 /// window that is known. A block is looked at frame by frame at most once as a first and twice as
-/// a last one. Where all windows lie in one page block each, it goes over the blocks once, looking
-/// at the counts of their groups.
+/// a last one. Where all windows lie in one page block each, what a block costs at least is noted or
+/// worked out of the counts of its groups, and is most often what its cheapest window costs: then the
+/// first pass is the last.
 pub(crate) struct Scan {
     pub(super) zone: u16,
     pub(super) layout: Option<Layout>,
-    low: u64,
+    pub(super) low: u64,
     /// The last start.
-    high: u64,
-    at: u64,
+    pub(super) high: u64,
+    pub(super) at: u64,
     inner: Inner,
-    seed: Option<(u64, u64, Inner)>,
+    pub(super) seed: Option<(u64, u64, Inner)>,
+    /// Frames to move of windows that are of interest, where windows lie in one page block each.
+    pub(super) most: u64,
     pub(super) best: Option<Found>,
-    seeded: bool,
+    pub(super) seeded: bool,
     /// Counts of page blocks read, and page blocks looked at frame by frame.
     pub(crate) steps: u64,
 }
@@ -107,6 +110,7 @@ impl Scan {
             at: low >> PAGEBLOCK_ORDER,
             inner: Inner::default(),
             seed: None,
+            most: wanted.frames,
             best: None,
             seeded: false,
             steps: 0,
@@ -154,24 +158,6 @@ impl Scan {
             if let Some(bound) = self.bound(buddy, wanted, block) {
                 self.consider(buddy, wanted, block, bound, &mut kept);
             }
-        }
-        false
-    }
-
-    /// The same where every window lies in one page block.
-    fn advance_inside<S: AsRef<[Frame]> + AsMut<[Frame]>>(
-        &mut self,
-        buddy: &mut Buddy<S>,
-        wanted: &Wanted<'_>,
-        budget: u32,
-    ) -> bool {
-        for _ in 0..budget {
-            let found = self.best.is_some_and(|best| best.moves == 0);
-            if found || self.at > self.high >> PAGEBLOCK_ORDER {
-                return true;
-            }
-            self.look_inside(buddy, wanted, self.at);
-            self.at += 1;
         }
         false
     }
@@ -350,13 +336,23 @@ impl Scan {
             found.leased += bits.count(&bits.leased, start, end);
         }
         let inside = found.moves;
+        self.compare(buddy, found, end);
+        inside
+    }
+
+    /// Notes a window that ends at `end`, and so much of which moves inside, if it is the best.
+    pub(super) fn compare<S: AsRef<[Frame]> + AsMut<[Frame]>>(
+        &mut self,
+        buddy: &Buddy<S>,
+        mut found: Found,
+        end: u64,
+    ) {
         if self.best.is_none_or(|best| found.beats(&best)) {
             add_overhang(buddy, &mut found, end);
             if self.best.is_none_or(|best| found.beats(&best)) {
                 self.best = Some(found);
             }
         }
-        inside
     }
 }
 
