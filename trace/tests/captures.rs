@@ -45,6 +45,7 @@ fn event_name(event: &Event) -> String {
         Body::Free(alloc) if alloc.call == AllocCall::Coherent => "dma_free",
         Body::Cma(Cma::AllocStart { .. }) => "cma_alloc_start",
         Body::Cma(Cma::AllocFinish { .. }) => "cma_alloc_finish",
+        Body::Cma(Cma::BusyRetry { .. }) => "cma_alloc_busy_retry",
         Body::Cma(Cma::Release { .. }) => "cma_release",
         Body::Iommu(IommuEvent::Map { .. }) => "map",
         Body::Iommu(IommuEvent::Unmap { .. }) => "unmap",

@@ -67,10 +67,13 @@ impl Claims {
         })
     }
 
-    /// Claims that the kernel refused.
+    /// Claims that the kernel refused, with an event or, of what is larger than the area, without.
     pub fn recorded_failed(&self) -> u64 {
         let is_failed = |outcome: &&Option<Outcome>| matches!(outcome, Some(Outcome::Failed(_)));
-        self.recorded.outcomes.iter().filter(is_failed).count() as u64
+        let recorded = self.recorded.outcomes.iter().filter(is_failed).count();
+        let silent = |call: &&u32| self.recorded.outcomes[**call as usize].is_none();
+        let at_once = self.agreement.refused_at_once.iter().filter(silent);
+        (recorded + at_once.count()) as u64
     }
 
     /// The first half, by operations. Calls that begin later are not asked at all.
@@ -131,8 +134,7 @@ impl Claims {
 
     /// Events without their partner.
     pub fn unmatched(&self) -> u64 {
-        let unpaired = self.demand.unpaired;
-        unpaired.starts + unpaired.finishes
+        self.agreement.unfinished + self.demand.unpaired.finishes
     }
 }
 

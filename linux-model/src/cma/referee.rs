@@ -2,8 +2,9 @@
 
 use super::agreement::{Agreement, Disagreement, Reason};
 use super::demand::{Call, Demand, OpKind, Outcome, Owner, Recorded};
+use super::reports::reports_of;
 use super::unseen::Unseen;
-use super::{Area, Place};
+use super::{Area, Place, PlaceSource};
 use crate::cma::FailureReport;
 
 const ENOMEM: i32 = -12;
@@ -11,8 +12,6 @@ const EBUSY: i32 = -16;
 const EINTR: i32 = -4;
 /// Ranges that one call is believed to have passed over.
 const PASSED_MAX: usize = 4096;
-/// The log's clock and the trace's differ by less.
-const CLOCKS_NS: u64 = 500_000_000;
 
 /// Compares the model with what the kernel answered.
 ///
@@ -40,6 +39,8 @@ struct Running {
     at: Option<u64>,
     /// Other places where it would be if it had looked at another moment of its life.
     others: Vec<Option<u64>>,
+    /// Whether another call began, ended or gave back meanwhile.
+    has_company: bool,
     /// Ranges found busy so far.
     busy: usize,
     /// What the busy ranges showed.
@@ -67,6 +68,8 @@ struct Referee<'a> {
     running: Vec<Running>,
     /// Where each call's pages are.
     placed: Vec<Option<u64>>,
+    /// Whether the size of each area is known, not inferred.
+    is_sized: Vec<bool>,
     /// The report of each call that has one.
     reports: Vec<Option<&'a FailureReport>>,
     agreement: Agreement,
@@ -95,6 +98,10 @@ impl<'a> Referee<'a> {
             unseen,
             running: Vec::new(),
             placed: vec![None; demand.calls.len()],
+            is_sized: places
+                .iter()
+                .map(|place| place.source == PlaceSource::Log)
+                .collect(),
             reports: reports_of(demand, recorded, reports),
             agreement: Agreement::default(),
         }
@@ -114,12 +121,24 @@ impl<'a> Referee<'a> {
         }
     }
 
+    /// Whether the kernel refuses the call before it searches: nothing is asked, or more than the
+    /// area has.
+    fn is_refused_at_once(&self, call: u32) -> bool {
+        let call = &self.demand.calls[call as usize];
+        let area = call.area as usize;
+        call.wish.pages == 0 || self.is_sized[area] && call.wish.pages > self.areas[area].pages()
+    }
+
     fn start(&mut self, call: u32) {
+        if self.is_refused_at_once(call) {
+            return;
+        }
         let mut running = Running {
             call,
             from: 0,
             at: self.find(call, 0),
             others: Vec::new(),
+            has_company: false,
             busy: 0,
             so_far: SoFar::Equal,
         };
@@ -137,7 +156,9 @@ impl<'a> Referee<'a> {
                 self.areas[area].release(first.unwrap_or(0), pages);
                 self.mark(index, true);
                 running.others.push(first);
+                running.has_company = true;
                 self.running[index].others.push(second);
+                self.running[index].has_company = true;
             }
         }
         self.running.push(running);
@@ -157,14 +178,9 @@ impl<'a> Referee<'a> {
         let kernel = self.recorded.busy[call as usize].get(busy).copied();
         let others = std::mem::take(&mut self.running[index].others);
         let so_far = match (so_far, kernel) {
+            (SoFar::Equal, _) if at == kernel => SoFar::Equal,
             (SoFar::Equal, _) if others.iter().any(|other| *other != at) => SoFar::OrderOpen,
-            (SoFar::Equal, Some(pfn)) if at == kernel || self.learns(asked, at, pfn) => {
-                if at == kernel {
-                    SoFar::Equal
-                } else {
-                    SoFar::Told
-                }
-            }
+            (SoFar::Equal, Some(pfn)) if self.learns(asked, at, pfn) => SoFar::Told,
             (SoFar::Equal, _) => SoFar::Other,
             (known, _) => known,
         };
@@ -217,6 +233,7 @@ impl<'a> Referee<'a> {
         let found = self.find(call, from);
         self.mark(index, true);
         self.running[index].others.push(found);
+        self.running[index].has_company = true;
     }
 
     fn shares_area(&self, index: usize, call: u32) -> bool {
@@ -251,6 +268,10 @@ impl<'a> Referee<'a> {
         if let Some(kernel) = self.recorded.outcomes[call as usize] {
             self.judge(&running, kernel);
             self.follow(call, kernel);
+            // What is printed while others claim or release is of no certain moment.
+            if let Some(report) = self.reports[call as usize].filter(|_| !running.has_company) {
+                self.compare_runs(call, report);
+            }
         }
         self.look_again(call);
     }
@@ -263,9 +284,6 @@ impl<'a> Referee<'a> {
             self.areas[area].take(pfn, asked.wish.pages);
             self.unseen[area].settle(pfn, asked.wish.pages);
             self.placed[call as usize] = Some(pfn);
-        }
-        if let Some(report) = self.reports[call as usize] {
-            self.compare_runs(call, area, report);
         }
     }
 
@@ -282,14 +300,12 @@ impl<'a> Referee<'a> {
             model,
             reason,
         };
-        if depends {
-            self.agreement.unknowable.push(entry(Reason::OrderOpen));
-        } else if running.so_far == SoFar::Told {
-            self.agreement.told += 1;
-        } else if is_equal && running.so_far == SoFar::Equal {
+        if is_equal && running.so_far == SoFar::Equal {
             self.agreement.calls += 1;
             self.agreement.agree += 1;
-        } else if running.so_far == SoFar::Equal && self.has_told(running, kernel) {
+        } else if depends {
+            self.agreement.unknowable.push(entry(Reason::OrderOpen));
+        } else if self.has_told(running, kernel) {
             self.agreement.told += 1;
         } else {
             let reason = self.reason(running, kernel);
@@ -303,6 +319,9 @@ impl<'a> Referee<'a> {
     }
 
     fn has_told(&mut self, running: &Running, kernel: Outcome) -> bool {
+        if running.so_far != SoFar::Equal {
+            return running.so_far == SoFar::Told;
+        }
         let call = &self.demand.calls[running.call as usize];
         let area = &self.areas[call.area as usize];
         match kernel {
@@ -376,7 +395,8 @@ impl<'a> Referee<'a> {
         )
     }
 
-    fn compare_runs(&mut self, call: u32, index: usize, report: &FailureReport) {
+    fn compare_runs(&mut self, call: u32, report: &FailureReport) {
+        let index = self.demand.calls[call as usize].area as usize;
         let (Some(runs), bitmaps) = (&report.free_runs, &mut self.agreement.bitmaps) else {
             return;
         };
@@ -403,41 +423,37 @@ impl<'a> Referee<'a> {
         }
     }
 
+    /// The model's answer is that there is none.
+    fn refused_at_once(&mut self, call: u32) {
+        self.agreement.calls += 1;
+        match self.recorded.outcomes[call as usize] {
+            None | Some(Outcome::Failed(_)) => {
+                self.agreement.agree += 1;
+                self.agreement.refused_at_once.push(call);
+            }
+            Some(kernel) => self.agreement.disagree.push(Disagreement {
+                call,
+                kernel,
+                model: Outcome::Failed(None),
+                reason: Reason::LargerThanArea,
+            }),
+        }
+    }
+
     fn finish(mut self) -> Agreement {
-        let is_open = |outcome: &&Option<Outcome>| outcome.is_none();
-        self.agreement.unfinished = self.recorded.outcomes.iter().filter(is_open).count() as u64;
+        for call in 0..self.demand.calls.len() as u32 {
+            if self.is_refused_at_once(call) {
+                self.refused_at_once(call);
+            } else if self.recorded.outcomes[call as usize].is_none() {
+                self.agreement.unfinished += 1;
+            }
+        }
         for (area, unseen) in self.unseen.iter().enumerate() {
-            let certain = unseen.certain().into_iter();
+            let held = unseen.held().into_iter();
             self.agreement
                 .held_before
-                .extend(certain.map(|pfn| (area as u32, pfn)));
+                .extend(held.map(|pfn| (area as u32, pfn)));
         }
         self.agreement
     }
-}
-
-/// The report of each call: the next failed one of that area and size near that time. The kernel
-/// limits the rate of its lines, so not every failure has one.
-fn reports_of<'a>(
-    demand: &Demand,
-    recorded: &Recorded,
-    reports: &'a [FailureReport],
-) -> Vec<Option<&'a FailureReport>> {
-    let mut of = vec![None; demand.calls.len()];
-    let mut next = 0;
-    for report in reports {
-        let found = (next..demand.calls.len()).find(|index| {
-            let call = &demand.calls[*index];
-            let name = &demand.areas[call.area as usize];
-            let is_named = report.area.as_deref().is_none_or(|area| area == name);
-            let has_failed = matches!(recorded.outcomes[*index], Some(Outcome::Failed(_)));
-            let apart_ns = recorded.ended_ns[*index].abs_diff(report.at_ns);
-            has_failed && is_named && call.wish.pages == report.pages && apart_ns < CLOCKS_NS
-        });
-        if let Some(index) = found {
-            of[index] = Some(report);
-            next = index + 1;
-        }
-    }
-    of
 }

@@ -135,19 +135,31 @@ impl Unseen {
         is_refusal
     }
 
-    /// Pages that somebody has for certain: the only open ones of a refused range.
-    pub(super) fn certain(&self) -> Vec<u64> {
-        let mut pages: Vec<u64> = self
-            .refused
-            .iter()
-            .filter_map(|(start, len)| {
-                let first = self.settled.next(*start, start + len, false)?;
-                let second = self.settled.next(first + 1, start + len, false);
-                second.is_none().then_some(self.base + first)
-            })
-            .collect();
+    /// Pages that somebody had all along, as far as can be told: those of refused ranges that no
+    /// event names, where no refused range inside tells it more closely.
+    pub(super) fn held(&self) -> Vec<u64> {
+        let mut pages = Vec::new();
+        for (start, len) in &self.refused {
+            let end = start + len;
+            let is_inside = |(other, others): &(u64, u64)| {
+                others < len && other + others <= end && self.is_refusal(*other, *others)
+            };
+            if self.refused.range((*start, 0)..(end, 0)).any(is_inside) {
+                continue;
+            }
+            let mut from = *start;
+            while let Some(open) = self.settled.next(from, end, false) {
+                pages.push(self.base + open);
+                from = open + 1;
+            }
+        }
         pages.sort_unstable();
         pages.dedup();
         pages
+    }
+
+    /// Whether some page of a refused range is still open, so that it can be the one taken.
+    fn is_refusal(&self, start: u64, len: u64) -> bool {
+        self.settled.next(start, start + len, false).is_some()
     }
 }
