@@ -1,5 +1,7 @@
 //! The model beside the kernel, call by call.
 
+use std::borrow::Cow;
+
 use super::agreement::{Agreement, Disagreement, Reason};
 use super::demand::{Call, Demand, OpKind, Outcome, Owner, Recorded};
 use super::reports::reports_of;
@@ -35,8 +37,10 @@ struct Running {
     call: u32,
     /// Page of the area from which the search went on.
     from: u64,
-    /// Where it is believed to be now.
+    /// Where it is said to be.
     at: Option<u64>,
+    /// Where it is believed to be since somebody else was seen there.
+    believed: Option<u64>,
     /// Other places where it would be if it had looked at another moment of its life.
     others: Vec<Option<u64>>,
     /// Whether another call began, ended or gave back meanwhile.
@@ -133,10 +137,12 @@ impl<'a> Referee<'a> {
         if self.is_refused_at_once(call) {
             return;
         }
+        let at = self.find(call, 0);
         let mut running = Running {
             call,
             from: 0,
-            at: self.find(call, 0),
+            at,
+            believed: at,
             others: Vec::new(),
             has_company: false,
             busy: 0,
@@ -144,25 +150,28 @@ impl<'a> Referee<'a> {
         };
         // Had this call looked before one that began earlier did, that one's place was free, and
         // that one found the next.
-        let wish = self.demand.calls[call as usize].wish;
-        let area = self.demand.calls[call as usize].area as usize;
+        let pages = self.demand.calls[call as usize].wish.pages;
+        let as_it_was = self.find_in(call, 0, &self.beside(call, |other| self.place_of(other)));
         for index in 0..self.running.len() {
-            if self.shares_area(index, call) {
-                self.mark(index, false);
-                let first = self.find(call, 0);
-                let pages = first.map_or(0, |_| wish.pages);
-                self.areas[area].take(first.unwrap_or(0), pages);
-                let second = self.find(self.running[index].call, self.running[index].from);
-                self.areas[area].release(first.unwrap_or(0), pages);
-                self.mark(index, true);
-                running.others.push(first);
-                running.has_company = true;
-                self.running[index].others.push(second);
-                self.running[index].has_company = true;
+            if !self.shares_area(index, call) {
+                continue;
             }
+            let Running {
+                call: earlier,
+                from,
+                ..
+            } = self.running[index];
+            let without = |other: &Running| other.believed.filter(|_| other.call != earlier);
+            let first = self.find_in(call, 0, &self.beside(call, without));
+            let mut area = self.beside(earlier, |other| other.believed).into_owned();
+            area.take(first.unwrap_or(0), first.map_or(0, |_| pages));
+            let second = self.find_in(earlier, from, &area);
+            running.others.extend([first, as_it_was]);
+            running.has_company = true;
+            self.running[index].others.push(second);
+            self.running[index].has_company = true;
         }
         self.running.push(running);
-        self.mark(self.running.len() - 1, true);
         self.look_again(call);
     }
 
@@ -170,17 +179,21 @@ impl<'a> Referee<'a> {
         let Some(index) = self.running.iter().position(|r| r.call == call) else {
             return;
         };
-        self.mark(index, false);
         let Running {
-            at, busy, so_far, ..
+            from,
+            at,
+            busy,
+            so_far,
+            ..
         } = self.running[index];
         let asked = &self.demand.calls[call as usize];
         let kernel = self.recorded.busy[call as usize].get(busy).copied();
         let others = std::mem::take(&mut self.running[index].others);
         let so_far = match (so_far, kernel) {
             (SoFar::Equal, _) if at == kernel => SoFar::Equal,
+            (SoFar::Equal, _) if others.contains(&kernel) => SoFar::OrderOpen,
+            (SoFar::Equal, Some(pfn)) if self.learns(call, from, pfn) => SoFar::Told,
             (SoFar::Equal, _) if others.iter().any(|other| *other != at) => SoFar::OrderOpen,
-            (SoFar::Equal, Some(pfn)) if self.learns(asked, at, pfn) => SoFar::Told,
             (SoFar::Equal, _) => SoFar::Other,
             (known, _) => known,
         };
@@ -192,8 +205,9 @@ impl<'a> Referee<'a> {
         running.busy += 1;
         running.from = from.unwrap_or(running.from);
         let from = running.from;
-        self.running[index].at = self.find(call, from);
-        self.mark(index, true);
+        let at = self.find(call, from);
+        self.running[index].at = at;
+        self.running[index].believed = at;
         self.look_again(call);
     }
 
@@ -228,42 +242,72 @@ impl<'a> Referee<'a> {
     }
 
     fn look_now(&mut self, index: usize) {
-        self.mark(index, false);
-        let Running { call, from, .. } = self.running[index];
+        let Running {
+            call,
+            from,
+            believed,
+            ..
+        } = self.running[index];
+        let asked = &self.demand.calls[call as usize];
         let found = self.find(call, from);
-        self.mark(index, true);
-        self.running[index].others.push(found);
-        self.running[index].has_company = true;
+        let as_it_was = self.find_in(call, from, &self.beside(call, |other| self.place_of(other)));
+        let area = &self.areas[asked.area as usize];
+        let is_possible = believed.is_some_and(|pfn| area.is_free(pfn, asked.wish.pages));
+        let running = &mut self.running[index];
+        running.others.extend([found, as_it_was]);
+        running.has_company = true;
+        running.believed = if is_possible { believed } else { found };
     }
 
     fn shares_area(&self, index: usize, call: u32) -> bool {
+        self.is_of_area(self.running[index].call, call)
+    }
+
+    fn is_of_area(&self, one: u32, other: u32) -> bool {
         let area = |call: u32| self.demand.calls[call as usize].area;
-        area(self.running[index].call) == area(call)
+        area(one) == area(other)
     }
 
-    fn find(&self, call: u32, from: u64) -> Option<u64> {
-        let call = &self.demand.calls[call as usize];
-        let index = call.area as usize;
-        self.unseen[index].find(&self.areas[index], call.wish, from)
-    }
-
-    /// Marks or clears where a call under way is believed to be.
-    fn mark(&mut self, index: usize, taken: bool) {
-        let running = &self.running[index];
-        let call = &self.demand.calls[running.call as usize];
-        let area = &mut self.areas[call.area as usize];
-        match (running.at, taken) {
-            (Some(pfn), true) => area.take(pfn, call.wish.pages),
-            (Some(pfn), false) => area.release(pfn, call.wish.pages),
-            (None, _) => {}
+    /// The call's area with the other calls under way at these places.
+    fn beside(&self, call: u32, place: impl Fn(&Running) -> Option<u64>) -> Cow<'_, Area> {
+        let index = self.demand.calls[call as usize].area as usize;
+        let mut area = Cow::Borrowed(&self.areas[index]);
+        for other in &self.running {
+            if other.call != call && self.is_of_area(other.call, call) {
+                let pages = self.demand.calls[other.call as usize].wish.pages;
+                if let Some(pfn) = place(other) {
+                    area.to_mut().take(pfn, pages);
+                }
+            }
         }
+        area
+    }
+
+    /// Where the kernel has a call under way, which its end will show. It explains answers and
+    /// predicts none.
+    fn place_of(&self, running: &Running) -> Option<u64> {
+        let call = running.call as usize;
+        let tried = self.recorded.busy[call].get(running.busy).copied();
+        tried.or(match self.recorded.outcomes[call] {
+            Some(Outcome::At(pfn)) => Some(pfn),
+            _ => None,
+        })
+    }
+
+    /// Where the model says that the call finds its place.
+    fn find(&self, call: u32, from: u64) -> Option<u64> {
+        self.find_in(call, from, &self.beside(call, |other| other.believed))
+    }
+
+    fn find_in(&self, call: u32, from: u64, area: &Area) -> Option<u64> {
+        let call = &self.demand.calls[call as usize];
+        self.unseen[call.area as usize].find(area, call.wish, from)
     }
 
     fn end(&mut self, call: u32) {
         let Some(index) = self.running.iter().position(|r| r.call == call) else {
             return;
         };
-        self.mark(index, false);
         let running = self.running.swap_remove(index);
         if let Some(kernel) = self.recorded.outcomes[call as usize] {
             self.judge(&running, kernel);
@@ -300,13 +344,20 @@ impl<'a> Referee<'a> {
             model,
             reason,
         };
+        let answer = match kernel {
+            Outcome::At(pfn) => Some(pfn),
+            Outcome::Failed(_) => None,
+        };
+        let is_explained = running.so_far == SoFar::OrderOpen || running.others.contains(&answer);
         if is_equal && running.so_far == SoFar::Equal {
             self.agreement.calls += 1;
             self.agreement.agree += 1;
-        } else if depends {
+        } else if depends && is_explained {
             self.agreement.unknowable.push(entry(Reason::OrderOpen));
         } else if self.has_told(running, kernel) {
             self.agreement.told += 1;
+        } else if depends {
+            self.agreement.unknowable.push(entry(Reason::OrderOpen));
         } else {
             let reason = self.reason(running, kernel);
             if reason == Reason::BeforeRecording {
@@ -323,36 +374,41 @@ impl<'a> Referee<'a> {
             return running.so_far == SoFar::Told;
         }
         let call = &self.demand.calls[running.call as usize];
-        let area = &self.areas[call.area as usize];
+        let pages = call.wish.pages;
         match kernel {
-            Outcome::At(pfn) if area.is_free(pfn, call.wish.pages) => {
-                self.unseen[call.area as usize].refute(pfn, call.wish.pages)
-                    || self.learns(call, running.at, pfn)
+            Outcome::At(pfn) if self.is_free_as_it_was(running.call, pfn, pages) => {
+                self.unseen[call.area as usize].refute(pfn, pages)
+                    || self.learns(running.call, running.from, pfn)
             }
             _ => false,
         }
     }
 
-    /// Whether the kernel, which tried `pfn`, passed over ranges from `at` on of which nothing shows
-    /// whether they were claimed before the recording: then each of them was, in part.
-    fn learns(&mut self, call: &Call, at: Option<u64>, pfn: u64) -> bool {
-        let index = call.area as usize;
-        let area = &self.areas[index];
+    fn is_free_as_it_was(&self, call: u32, pfn: u64, pages: u64) -> bool {
+        let area = self.beside(call, |other| self.place_of(other));
+        area.is_free(pfn, pages)
+    }
+
+    /// Whether the kernel, which tried `pfn`, passed over ranges from page `from` of the area on of
+    /// which nothing shows whether they were claimed before the recording: then each of them was,
+    /// in part.
+    fn learns(&mut self, call: u32, from: u64, pfn: u64) -> bool {
+        let area = self.beside(call, |other| self.place_of(other)).into_owned();
+        let Call {
+            area: index, wish, ..
+        } = self.demand.calls[call as usize];
+        let unseen = &mut self.unseen[index as usize];
         let mut passed = Vec::new();
-        let mut next = at;
+        let mut next = unseen.find(&area, wish, from);
         while let Some(at) = next.filter(|at| *at < pfn) {
-            if !self.unseen[index].is_open(at, call.wish.pages) {
-                return false;
-            }
-            if passed.len() == PASSED_MAX {
+            if !unseen.is_open(at, wish.pages) || passed.len() == PASSED_MAX {
                 return false;
             }
             passed.push(at);
-            let from = area.after_busy(call.wish, at);
-            next = self.unseen[index].find(area, call.wish, from);
+            next = unseen.find(&area, wish, area.after_busy(wish, at));
         }
         let is_all = !passed.is_empty() && next == Some(pfn);
-        is_all && self.unseen[index].refuse(&passed, call.wish.pages)
+        is_all && unseen.refuse(&passed, wish.pages)
     }
 
     fn reason(&self, running: &Running, kernel: Outcome) -> Reason {

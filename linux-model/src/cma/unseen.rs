@@ -65,8 +65,8 @@ impl Unseen {
         }
     }
 
-    /// The kernel uses this place. If it was assumed to be taken, nothing is assumed any more, and
-    /// the answer is `true`.
+    /// The kernel uses this place. If it was assumed to be taken, nothing is assumed any more; if a
+    /// refused range said so, it was refused for another reason. The answer is whether that is so.
     pub(super) fn refute(&mut self, pfn: u64, pages: u64) -> bool {
         let Some(at) = pfn.checked_sub(self.base) else {
             return false;
@@ -76,7 +76,13 @@ impl Unseen {
         if is_refuted {
             self.assumed.clear();
         }
-        is_refuted
+        let near = (at.saturating_sub(self.longest), 0)..(at + pages, 0);
+        let ruled = |(start, len): &&(u64, u64)| self.has_taken(*start, *len, at, pages);
+        let wrong: Vec<_> = self.refused.range(near).filter(ruled).copied().collect();
+        for range in &wrong {
+            self.refused.remove(range);
+        }
+        is_refuted || !wrong.is_empty()
     }
 
     pub(super) fn is_settled(&self, page: u64) -> bool {

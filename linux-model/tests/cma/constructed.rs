@@ -157,6 +157,31 @@ fn an_answer_that_depends_on_who_came_first_is_unknowable_unless_it_is_the_first
 }
 
 #[test]
+fn a_claim_under_way_that_was_believed_elsewhere_gives_nobodys_pages_back() {
+    // Somebody has the first four pages, so both claims are a place further than believed, and the
+    // first is where the second was believed to be.
+    let lines = start(7, 1, 4, 2)
+        + &start(8, 2, 4, 2)
+        + &finish(7, 3, 4, 2, Ok(0x1004))
+        + &finish(8, 4, 4, 2, Ok(0x1008))
+        + &claimed(5, 4, 2, 0x100c);
+    let agreement = judged(&lines);
+    assert_eq!(
+        (agreement.agree, agreement.calls, agreement.told),
+        (1, 1, 1)
+    );
+    assert_eq!(agreement.unknowable.len(), 1);
+}
+
+#[test]
+fn a_range_taken_for_claimed_before_is_free_once_the_kernel_uses_it() {
+    let lines = claimed(1, 4, 2, 0x1004) + &claimed(3, 4, 2, 0x1000) + &claimed(5, 4, 2, 0x1008);
+    let agreement = judged(&lines);
+    assert_eq!((agreement.told, agreement.agree), (2, 1), "{agreement:?}");
+    assert!(agreement.held_before.is_empty());
+}
+
+#[test]
 fn what_is_larger_than_its_area_is_refused_at_once_and_without_an_end() {
     let lines = start(7, 1, 1025, 8) + &claimed(2, 4, 2, 0x1000) + &start(7, 4, 4000, 8);
     let agreement = judged(&lines);

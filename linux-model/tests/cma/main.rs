@@ -116,7 +116,8 @@ fn at_least_99_of_100_answers_are_the_kernels() {
             capture.demand.calls.len() as u64,
             "each call counts once"
         );
-        assert!(told + agreement.unknowable.len() as u64 <= 1 + calls / 10);
+        // What was claimed before a recording has to be told once, however short it is.
+        assert!(told + agreement.unknowable.len() as u64 <= 8 + calls / 10);
         assert!(bitmaps.differ.is_empty(), "{}: {bitmaps:?}", capture.name);
     }
 }
