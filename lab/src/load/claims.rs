@@ -85,7 +85,7 @@ impl Claims {
 
     /// The same claims with those of devices moved to the area of their node, as the order of areas
     /// would have it if every node had one. What a device claims that reaches 32 bits only, or
-    /// whose node is not known, stays with the default area.
+    /// whose node neither the sidecar nor the area names, stays with the default area.
     #[must_use]
     pub fn by_node(&self) -> Self {
         let mut moved = self.clone();
@@ -101,8 +101,11 @@ impl Claims {
             node.map_or_else(|| "reserved".to_owned(), |node| format!("numa{node}"))
         };
         for call in &mut moved.demand.calls {
+            // Who was served from a node's area is on that node, whatever else is known.
+            let area = &self.demand.areas[call.area as usize];
             let node = self.nodes[call.client as usize].filter(|node| node.mask_bits > 32);
-            call.area = index_of(area_on(node.map(|node| node.node)));
+            let node = cma::node_of(area).or(node.map(|node| node.node));
+            call.area = index_of(area_on(node));
         }
         let mut of_area = |area: u32| {
             let name = &self.demand.areas[area as usize];
