@@ -10,6 +10,8 @@ const CHURN: &str = "cma-x86-custom.txt.zst";
 const CHURN_DAT: &str = "cma-x86-custom.dat.zst";
 const NODES: &str = "numa2-cma-custom.txt.zst";
 const BOOT: &str = "boot-cma-custom.txt.zst";
+const BUSY: &str = "cma-busy-arm64-6.12.txt.zst";
+const BUSY_OLD: &str = "cma-busy-arm64-6.1.txt.zst";
 const WITHOUT: &str = "nvme-direct-6.12.txt.zst";
 
 fn capture(name: &str) -> PathBuf {
@@ -44,7 +46,15 @@ fn number(value: &Value, path: &str) -> u64 {
 
 #[test]
 fn the_models_answers_are_the_kernels_and_text_and_binary_agree() {
-    for (trace, calls) in [(CHURN, 328), (CHURN_DAT, 328), (NODES, 16), (BOOT, 4)] {
+    let captures = [
+        (CHURN, 328),
+        (CHURN_DAT, 328),
+        (NODES, 16),
+        (BOOT, 4),
+        (BUSY, 97),
+        (BUSY_OLD, 93),
+    ];
+    for (trace, calls) in captures {
         let replay = json(&["replay"], trace);
         let cma = &replay["results"][0]["cma"];
         assert_eq!(cma["compared"], "answers", "{trace}");
@@ -63,6 +73,19 @@ fn the_models_answers_are_the_kernels_and_text_and_binary_agree() {
         cma
     };
     assert_eq!(strip(CHURN), strip(CHURN_DAT));
+}
+
+#[test]
+fn a_claim_that_found_only_busy_ranges_has_failed() {
+    for (trace, busy, failed) in [(BUSY, 124, 10), (BUSY_OLD, 129, 4)] {
+        let cma = &json(&["replay"], trace)["results"][0]["cma"];
+        assert_eq!(number(cma, "/busy_retries"), busy, "{trace}");
+        assert_eq!(number(cma, "/failed"), failed, "{trace}");
+    }
+    // The log's clock is 13 s ahead of the trace's; its lists still find their claims.
+    let cma = &json(&["replay"], BUSY)["results"][0]["cma"];
+    assert_eq!(number(cma, "/bitmaps/compared"), 10);
+    assert_eq!(number(cma, "/bitmaps/equal_where_known"), 10);
 }
 
 #[test]

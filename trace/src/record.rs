@@ -282,13 +282,17 @@ impl<R: Record> Typed<'_, R> {
                 count_pages,
                 align_order: align_order()?,
             },
-            _ => Cma::AllocFinish {
-                area,
-                pfn: Some(pfn()?).filter(|pfn| *pfn != u64::MAX).map(Pfn::new),
-                count_pages,
-                align_order: align_order()?,
-                error: self.record.number("errorno").map(|error| error as i32),
-            },
+            _ => {
+                let error = self.record.number("errorno").map(|error| error as i32);
+                let has_page = self.record.number("page") != Some(0);
+                Cma::AllocFinish {
+                    area,
+                    pfn: claimed(pfn()?, error, has_page),
+                    count_pages,
+                    align_order: align_order()?,
+                    error,
+                }
+            }
         })
     }
 
@@ -373,4 +377,11 @@ fn invalidation(quadword: u64) -> &'static str {
         9 => "page_grp_resp",
         _ => "reserved",
     }
+}
+
+/// The page that a claim got, if it got one. One that failed after a range was busy names that
+/// range, so the error tells, or, where the kernel records none, the missing page structure.
+pub(crate) fn claimed(pfn: u64, error: Option<i32>, has_page: bool) -> Option<Pfn> {
+    let is_served = error.map_or(has_page, |error| error == 0);
+    (is_served && pfn != u64::MAX).then_some(Pfn::new(pfn))
 }

@@ -67,10 +67,13 @@ impl Claims {
         })
     }
 
-    /// Claims that the kernel refused.
+    /// Claims that the kernel refused, with an event or, of what is larger than the area, without.
     pub fn recorded_failed(&self) -> u64 {
         let is_failed = |outcome: &&Option<Outcome>| matches!(outcome, Some(Outcome::Failed(_)));
-        self.recorded.outcomes.iter().filter(is_failed).count() as u64
+        let recorded = self.recorded.outcomes.iter().filter(is_failed).count();
+        let silent = |call: &&u32| self.recorded.outcomes[**call as usize].is_none();
+        let at_once = self.agreement.refused_at_once.iter().filter(silent);
+        (recorded + at_once.count()) as u64
     }
 
     /// The first half, by operations. Calls that begin later are not asked at all.
@@ -82,7 +85,7 @@ impl Claims {
 
     /// The same claims with those of devices moved to the area of their node, as the order of areas
     /// would have it if every node had one. What a device claims that reaches 32 bits only, or
-    /// whose node is not known, stays with the default area.
+    /// whose node neither the sidecar nor the area names, stays with the default area.
     #[must_use]
     pub fn by_node(&self) -> Self {
         let mut moved = self.clone();
@@ -98,8 +101,11 @@ impl Claims {
             node.map_or_else(|| "reserved".to_owned(), |node| format!("numa{node}"))
         };
         for call in &mut moved.demand.calls {
+            // Who was served from a node's area is on that node, whatever else is known.
+            let area = &self.demand.areas[call.area as usize];
             let node = self.nodes[call.client as usize].filter(|node| node.mask_bits > 32);
-            call.area = index_of(area_on(node.map(|node| node.node)));
+            let node = cma::node_of(area).or(node.map(|node| node.node));
+            call.area = index_of(area_on(node));
         }
         let mut of_area = |area: u32| {
             let name = &self.demand.areas[area as usize];
@@ -131,8 +137,7 @@ impl Claims {
 
     /// Events without their partner.
     pub fn unmatched(&self) -> u64 {
-        let unpaired = self.demand.unpaired;
-        unpaired.starts + unpaired.finishes
+        self.agreement.unfinished + self.demand.unpaired.finishes
     }
 }
 

@@ -96,15 +96,26 @@ pub fn pci(root: &Root) -> Vec<PciDevice> {
 pub fn dmesg(root: &Root) -> Vec<String> {
     let log = log(root).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
+    let mut is_open = false;
     let mut lines: Vec<String> = log
         .lines()
         .filter_map(as_dmesg)
-        .filter(|line| WORDS.iter().any(|word| line.contains(word)))
+        .filter(|line| concerns_dma(line, &mut is_open))
         .collect();
     if lines.len() > LINES_MAX {
         lines.drain(LINES_MAX / 2..lines.len() - LINES_MAX / 2);
     }
     lines
+}
+
+/// Whether a line is worth keeping. A list of free runs that does not fit one record of the log goes
+/// on in the next ones, without any of the words: `is_open` says whether one does.
+fn concerns_dma(line: &str, is_open: &mut bool) -> bool {
+    let text = line.split_once("] ").map_or(line, |(_, text)| text);
+    let goes_on = *is_open && text.starts_with(|c: char| "+=".contains(c) || c.is_ascii_digit());
+    let begins = text.contains("available pages: ");
+    *is_open = (begins || goes_on) && !text.contains("=>");
+    goes_on || WORDS.iter().any(|word| line.contains(word))
 }
 
 fn log(root: &Root) -> io::Result<Vec<u8>> {
@@ -144,6 +155,20 @@ fn as_dmesg(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_free_runs_is_kept_to_its_end() {
+        let mut is_open = false;
+        let lines = [
+            ("[    1.0] cma: number of available pages: 8@8", true),
+            ("[    1.1] +16@48", true),
+            ("[    1.2] => 24 free of 512 total pages", true),
+            ("[    1.3] +16@48", false),
+        ];
+        for (line, kept) in lines {
+            assert_eq!(concerns_dma(line, &mut is_open), kept, "{line}");
+        }
+    }
 
     #[test]
     fn ranges_of_cpus_are_counted() {

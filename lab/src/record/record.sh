@@ -274,8 +274,16 @@ SEEN=$(scan lost)
 	if [ -z "$ROOT" ]; then dmesg; else
 		awk -F';' '/^[0-9]+,[0-9]+,[0-9]+/ { split($1, f, ","); t = $0; sub(/^[^;]*;/, "", t)
 			printf "[%5d.%06d] %s\n", int(f[3] / 1000000), f[3] % 1000000, t }' "$ROOT/dev/kmsg" 2>/dev/null
-	fi | grep -E 'Command line|software IO TLB|swiotlb|SWIOTLB|cma|CMA|DMA|dma|DMAR|iommu|IOMMU|Memory:' |
-		tail -n 200 | tr -d '\001-\010\013-\037\177' | sed 's/\\/\\\\/g; s/"/\\"/g; s/^/  "/; s/$/",/'
+	fi | awk '
+	/Command line|software IO TLB|swiotlb|SWIOTLB|cma|CMA|DMA|dma|DMAR|iommu|IOMMU|Memory:/ || more && /^\[ *[0-9.]+\] [+=0-9]/ {
+		keep[n++] = $0
+		# A list of free runs that does not fit one record goes on in the next.
+		more = !/=>/ && (more || /available pages: /)
+		next
+	}
+	{ more = 0 }
+	END { for (i = 0; i < n; i++) if (i < 100 || i >= n - 100) print keep[i] }' |
+		tr -d '\001-\010\013-\037\177' | sed 's/\\/\\\\/g; s/"/\\"/g; s/^/  "/; s/$/",/'
 	printf ']\n\n[devices]\npci = [\n'
 	for P in "$ROOT"/sys/bus/pci/devices/*; do
 		[ -e "$P/vendor" ] || continue

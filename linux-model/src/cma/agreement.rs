@@ -6,10 +6,12 @@ use super::demand::Outcome;
 ///
 /// The model is told when a claim begins, how many pages it wants and how many ranges were found
 /// busy. Who gives back pages that were claimed before the recording got the lowest free ones then:
-/// what lay below is assumed to be taken still. Where the kernel's answer shows otherwise what it had given away before the recording, the call has
-/// *told*; where the answer depends on an order that the recording leaves open, or on what nothing
-/// shows, it is *unknowable*. Neither counts as agreeing. After each answer the model goes on from
-/// the kernel's, so that one difference is counted once.
+/// what lay below is assumed to be taken still. Of calls at once, the one whose beginning was
+/// recorded first is taken to look first. Where the kernel's answer differs and shows what it had
+/// given away before the recording, the call has *told*; where it differs and depends on an order
+/// that the recording leaves open, or on what nothing shows, it is *unknowable*. Neither counts as
+/// agreeing. After each answer the model goes on from the kernel's, so that one difference is
+/// counted once.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Agreement {
     /// Calls whose answer follows from what came before: those that agree and those that do not.
@@ -22,12 +24,15 @@ pub struct Agreement {
     pub told: u64,
     /// Calls whose answer cannot be known from the recording.
     pub unknowable: Vec<Disagreement>,
-    /// Calls without an end in the recording.
+    /// Of those that agree, claims of more than the whole area, or of nothing: the kernel refuses
+    /// them before it searches, and records no end.
+    pub refused_at_once: Vec<u32>,
+    /// Calls without an end in the recording, but for those.
     pub unfinished: u64,
     /// Free runs of the model against those that the kernel printed.
     pub bitmaps: Bitmaps,
-    /// Pages that somebody had before the recording and never gave back, as far as calls told
-    /// each for certain.
+    /// Pages that somebody is taken to have had before the recording and never gave back: all of a
+    /// range that a call told of, and that no event names.
     pub held_before: Vec<(u32, u64)>,
 }
 
@@ -65,6 +70,8 @@ pub enum Reason {
     ReleaseNotRecorded,
     /// The kernel found another range busy than the model tried.
     OtherRangeBusy,
+    /// The kernel served more pages than the area is said to have.
+    LargerThanArea,
     /// The error is not the one that the search ends with.
     OtherError,
     /// Another task claimed or released while this call ran: the answer depends on who came first.
@@ -84,6 +91,7 @@ impl Reason {
             Self::PassedOver => "the kernel passed over a range that every event shows free",
             Self::ReleaseNotRecorded => "the kernel used pages that no event gave back",
             Self::OtherRangeBusy => "the kernel found another range busy than the model tried",
+            Self::LargerThanArea => "the kernel served more pages than the area is said to have",
             Self::OtherError => "the error is not the one that the search ends with",
             Self::OrderOpen => {
                 "another task claimed or released during the call; who came first is not recorded"

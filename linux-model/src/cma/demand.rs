@@ -76,7 +76,7 @@ pub enum OpKind {
     Start(u32),
     /// The place it found was busy.
     Busy(u32),
-    /// It ended, well or not.
+    /// It ended, well or not, or its task was seen to do something else.
     Finish(u32),
     /// Pages came back.
     Release {
@@ -105,8 +105,8 @@ pub enum Owner {
 /// Events without their partner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Unpaired {
-    /// Claims that began and have no end: running when the recording ended, or their event was
-    /// lost.
+    /// Claims that began and have no end: running when the recording ended, larger than their area,
+    /// or their event was lost.
     pub starts: u64,
     /// Claims whose beginning was not recorded.
     pub finishes: u64,

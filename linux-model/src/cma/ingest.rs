@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use dmakit_addr::PAGE_BYTES;
-use dmakit_trace::{Body, Cma, Event, Marker};
+use dmakit_trace::{Body, Cma, Event, Level, Marker};
 
 use super::Wish;
 use super::demand::{Call, Client, Demand, Holding, Op, OpKind, Outcome, Owner, Phase, Recorded};
@@ -27,8 +27,9 @@ pub struct Ingest {
     clients: HashMap<Client, u32>,
     /// Claims under way, by task.
     open: HashMap<u32, Vec<u32>>,
-    /// The last claim of each task, until an allocation for a device shows whose it was.
-    unattributed: HashMap<u32, u32>,
+    /// The last claims of each task, until an allocation for a device shows whose they were: where
+    /// one area has no room, the next is asked for as much.
+    unattributed: HashMap<u32, Vec<u32>>,
     /// For each area, pages that are held: from the first page on so many, of this claim from this
     /// page on.
     held: Vec<BTreeMap<u64, Piece>>,
@@ -68,12 +69,16 @@ impl Ingest {
     pub fn push(&mut self, event: &Event) {
         match &event.body {
             Body::Cma(cma) => self.cma(event, cma),
-            Body::Alloc(alloc) => {
-                let call = self.unattributed.remove(&event.task.pid);
+            // An interrupt's allocation is not that of the task it came upon.
+            Body::Alloc(alloc) if event.context.is_none_or(|c| c.level == Level::Task) => {
+                self.abandon(event);
+                let calls = self.unattributed.remove(&event.task.pid);
                 let pages = alloc.size.div_ceil(PAGE_BYTES);
-                if let Some(call) = call.filter(|c| self.call(*c).wish.pages == pages) {
-                    let client = self.client(alloc.device.as_str(), true);
-                    self.demand.calls[call as usize].client = client;
+                for call in calls.unwrap_or_default() {
+                    if self.call(call).wish.pages == pages {
+                        let client = self.client(alloc.device.as_str(), true);
+                        self.demand.calls[call as usize].client = client;
+                    }
                 }
             }
             Body::Marker(Marker::PhaseBegin(name)) => {
@@ -165,6 +170,7 @@ impl Ingest {
                 count_pages,
                 align_order,
             } => {
+                self.abandon(event);
                 let area = self.area(area.as_str());
                 let call = self.begin(event, area, wish(*count_pages, *align_order));
                 self.open.entry(event.task.pid).or_default().push(call);
@@ -175,6 +181,9 @@ impl Ingest {
                 count_pages,
                 align_order,
             } => {
+                if pfn.raw() >= PFN_MAX {
+                    return;
+                }
                 let area = self.area(area.as_str());
                 let wish = wish(*count_pages, *align_order);
                 let call = self.under_way(event, area, wish, false);
@@ -200,7 +209,8 @@ impl Ingest {
                 self.recorded.outcomes[call as usize] = Some(outcome);
                 self.recorded.ended_ns[call as usize] = event.time_ns;
                 self.op(event, OpKind::Finish(call));
-                self.unattributed.insert(event.task.pid, call);
+                let calls = self.unattributed.entry(event.task.pid);
+                calls.or_default().push(call);
                 if let Some(pfn) = pfn {
                     self.hold(event, call, pfn);
                 }
@@ -230,9 +240,30 @@ impl Ingest {
         self.recorded.busy.push(Vec::new());
         self.recorded.ended_ns.push(event.time_ns);
         self.began.push(event.index);
-        self.unattributed.remove(&event.task.pid);
+        if !self.is_next_area(event.task.pid, wish) {
+            self.unattributed.remove(&event.task.pid);
+        }
         self.op(event, OpKind::Start(call));
         call
+    }
+
+    /// Whether a claim of so much may be for the allocation that the task's last one failed for.
+    fn is_next_area(&self, pid: u32, wish: Wish) -> bool {
+        let last = self.unattributed.get(&pid).and_then(|calls| calls.last());
+        last.is_some_and(|last| {
+            let outcome = self.recorded.outcomes[*last as usize];
+            self.call(*last).wish == wish && !matches!(outcome, Some(Outcome::At(_)))
+        })
+    }
+
+    /// Ends what the task began and has left, as it does something else now. The kernel records no
+    /// end of a claim that is larger than its area; any other lost its event.
+    fn abandon(&mut self, event: &Event) {
+        for call in self.open.remove(&event.task.pid).unwrap_or_default() {
+            self.op(event, OpKind::Finish(call));
+            let calls = self.unattributed.entry(event.task.pid);
+            calls.or_default().push(call);
+        }
     }
 
     /// The claim under way that this event belongs to; one that begins here where its beginning was
@@ -247,8 +278,7 @@ impl Ingest {
         if let Some(place) = open.iter().rposition(is_it) {
             let call = open[place];
             if ends {
-                // A task is in one claim at a time: what it began before lost its end.
-                open.clear();
+                open.remove(place);
             }
             return call;
         }

@@ -3,6 +3,8 @@
 use dmakit_trace::Sidecar;
 
 const PAGE_BYTES: u64 = dmakit_addr::PAGE_BYTES;
+/// What a list of free runs begins with.
+const FREE_RUNS: &str = "number of available pages: ";
 
 /// Lines of the log that concern contiguous areas.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -26,15 +28,16 @@ pub struct Reserved {
     pub name: Option<String>,
 }
 
-/// `cma: __cma_alloc: reserved: alloc failed, req-size: 3038 pages, ret: -12` and the line behind.
+/// `cma: __cma_alloc: reserved: alloc failed, req-size: 3038 pages, ret: -12` and the line behind,
+/// or that line alone: the kernel limits the rate of the first, not of the second.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FailureReport {
     /// When it was printed, by the log's own clock.
     pub at_ns: u64,
     /// The area, where the line names it.
     pub area: Option<String>,
-    /// Pages asked.
-    pub pages: u64,
+    /// Pages asked; `None` where only the free runs are printed.
+    pub pages: Option<u64>,
     /// Free runs as first page, counted from the area's base, and pages; `None` where they were
     /// not printed.
     pub free_runs: Option<Vec<(u64, u64)>>,
@@ -46,7 +49,8 @@ impl Log {
     /// Reads the lines of a sidecar.
     pub fn new(sidecar: &Sidecar) -> Self {
         let mut log = Self::default();
-        for line in &sidecar.dmesg.lines {
+        let mut lines = sidecar.dmesg.lines.iter().map(String::as_str).peekable();
+        while let Some(line) = lines.next() {
             if let Some(range) = reserved(line) {
                 // A device tree's region may print two lines about itself.
                 match log.ranges.iter_mut().find(|r| r.pfn == range.pfn) {
@@ -55,16 +59,37 @@ impl Log {
                 }
             } else if let Some(failure) = failure(line) {
                 log.failures.push(failure);
-            } else if let (Some(last), Some((runs, area_pages))) =
-                (log.failures.last_mut(), free_runs(line))
-            {
-                if last.free_runs.is_none() {
-                    last.free_runs = Some(runs);
-                    last.area_pages = Some(area_pages);
+            } else if let Some((_, list)) = line.split_once(FREE_RUNS) {
+                let mut list = list.to_owned();
+                while let Some(more) = lines.next_if(|line| is_continued(&list, line)) {
+                    list.push_str(text(more));
                 }
+                log.note_free_runs(line, &list);
             }
         }
         log
+    }
+
+    /// Of the failure printed before, if it has none yet; else of one whose own line the kernel
+    /// left out.
+    fn note_free_runs(&mut self, line: &str, list: &str) {
+        let Some((runs, area_pages)) = free_runs(list) else {
+            return;
+        };
+        let open = |failure: &&mut FailureReport| failure.free_runs.is_none();
+        match self.failures.last_mut().filter(open) {
+            Some(failure) => {
+                failure.free_runs = Some(runs);
+                failure.area_pages = Some(area_pages);
+            }
+            None => self.failures.push(FailureReport {
+                at_ns: seconds_ns(line).unwrap_or(0),
+                area: None,
+                pages: None,
+                free_runs: Some(runs),
+                area_pages: Some(area_pages),
+            }),
+        }
     }
 }
 
@@ -113,16 +138,31 @@ fn failure(line: &str) -> Option<FailureReport> {
             .map(str::trim)
             .filter(|area| !area.is_empty())
             .map(str::to_owned),
-        pages: number(rest)?,
+        pages: Some(number(rest)?),
         free_runs: None,
         area_pages: None,
     })
 }
 
+/// Whether a line goes on with a list of free runs: one that is too long for a record of the log
+/// fills several.
+fn is_continued(list: &str, line: &str) -> bool {
+    let text = text(line).trim_start();
+    !list.contains("=>")
+        && (text.starts_with(['+', '=']) || text.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// What stands behind the time.
+fn text(line: &str) -> &str {
+    let stamped = line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "));
+    stamped.map_or(line, |(_, text)| text)
+}
+
 /// `8@8+16@48=> 24 free of 16384 total pages`. An area of several ranges prints otherwise, which
 /// is left alone.
-fn free_runs(line: &str) -> Option<(Vec<(u64, u64)>, u64)> {
-    let (_, list) = line.split_once("number of available pages: ")?;
+fn free_runs(list: &str) -> Option<(Vec<(u64, u64)>, u64)> {
     let (list, sum) = list.split_once("=>")?;
     let (_, total) = sum
         .split_once(" of ")

@@ -19,6 +19,7 @@ mod params;
 mod place;
 mod referee;
 mod replay;
+mod reports;
 #[cfg(test)]
 mod tests;
 mod unseen;

@@ -53,6 +53,10 @@ pub fn places(
             seen[call.area as usize].push((*pfn, call.wish.pages));
         }
     }
+    for (call, busy) in demand.calls.iter().zip(&recorded.busy) {
+        let tried = busy.iter().map(|pfn| (*pfn, call.wish.pages));
+        seen[call.area as usize].extend(tried);
+    }
     for holding in &demand.holdings {
         seen[holding.area as usize].push((holding.pfn, holding.pages));
     }

@@ -186,3 +186,35 @@ fn coherent_memory_comes_from_the_devices_node_first_and_from_the_default_area_l
     assert_eq!(Requester::wish(65536), wish(16, 4));
     assert_eq!(Requester::wish(3 << 20), wish(768, ALIGN_ORDER_MAX));
 }
+
+fn log(lines: &[&str]) -> Log {
+    let mut sidecar = dmakit_trace::Sidecar::default();
+    sidecar.dmesg.lines = lines.iter().map(ToString::to_string).collect();
+    Log::new(&sidecar)
+}
+
+#[test]
+fn free_runs_are_read_over_several_lines_and_without_the_failure_that_they_follow() {
+    let log = log(&[
+        "[    0.000000] cma: Reserved 4 MiB at 0x0000000040000000 on node -1",
+        "[    2.000010] cma: __cma_alloc: reserved: alloc failed, req-size: 900 pages, ret: -12",
+        "[    2.000020] cma: number of available pages: 8@8",
+        "[    2.000021] +16@48",
+        "[    2.000022] => 24 free of 1024 total pages",
+        "[    2.000023] +16@48",
+        "[    3.000000] cma: number of available pages: => 0 free of 1024 total pages",
+    ]);
+    assert_eq!((log.ranges[0].pfn, log.ranges[0].pages), (0x40000, 1024));
+    let told: Vec<_> = log
+        .failures
+        .iter()
+        .map(|f| (f.at_ns, f.pages, f.free_runs.clone().unwrap_or_default()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (2_000_010_000, Some(900), vec![(8, 8), (48, 16)]),
+            (3_000_000_000, None, vec![]),
+        ]
+    );
+}

@@ -65,8 +65,8 @@ impl Unseen {
         }
     }
 
-    /// The kernel uses this place. If it was assumed to be taken, nothing is assumed any more, and
-    /// the answer is `true`.
+    /// The kernel uses this place. If it was assumed to be taken, nothing is assumed any more; if a
+    /// refused range said so, it was refused for another reason. The answer is whether that is so.
     pub(super) fn refute(&mut self, pfn: u64, pages: u64) -> bool {
         let Some(at) = pfn.checked_sub(self.base) else {
             return false;
@@ -76,7 +76,13 @@ impl Unseen {
         if is_refuted {
             self.assumed.clear();
         }
-        is_refuted
+        let near = (at.saturating_sub(self.longest), 0)..(at + pages, 0);
+        let ruled = |(start, len): &&(u64, u64)| self.has_taken(*start, *len, at, pages);
+        let wrong: Vec<_> = self.refused.range(near).filter(ruled).copied().collect();
+        for range in &wrong {
+            self.refused.remove(range);
+        }
+        is_refuted || !wrong.is_empty()
     }
 
     pub(super) fn is_settled(&self, page: u64) -> bool {
@@ -135,19 +141,31 @@ impl Unseen {
         is_refusal
     }
 
-    /// Pages that somebody has for certain: the only open ones of a refused range.
-    pub(super) fn certain(&self) -> Vec<u64> {
-        let mut pages: Vec<u64> = self
-            .refused
-            .iter()
-            .filter_map(|(start, len)| {
-                let first = self.settled.next(*start, start + len, false)?;
-                let second = self.settled.next(first + 1, start + len, false);
-                second.is_none().then_some(self.base + first)
-            })
-            .collect();
+    /// Pages that somebody had all along, as far as can be told: those of refused ranges that no
+    /// event names, where no refused range inside tells it more closely.
+    pub(super) fn held(&self) -> Vec<u64> {
+        let mut pages = Vec::new();
+        for (start, len) in &self.refused {
+            let end = start + len;
+            let is_inside = |(other, others): &(u64, u64)| {
+                others < len && other + others <= end && self.is_refusal(*other, *others)
+            };
+            if self.refused.range((*start, 0)..(end, 0)).any(is_inside) {
+                continue;
+            }
+            let mut from = *start;
+            while let Some(open) = self.settled.next(from, end, false) {
+                pages.push(self.base + open);
+                from = open + 1;
+            }
+        }
         pages.sort_unstable();
         pages.dedup();
         pages
+    }
+
+    /// Whether some page of a refused range is still open, so that it can be the one taken.
+    fn is_refusal(&self, start: u64, len: u64) -> bool {
+        self.settled.next(start, start + len, false).is_some()
     }
 }

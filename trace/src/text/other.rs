@@ -4,6 +4,7 @@ use dmakit_addr::{Iova, Pfn, PhysAddr};
 
 use super::body::Vocabulary;
 use super::fields::{Expected, Fields, decimal, hex};
+use crate::record;
 use crate::{Body, Cma, FlushEvent, IommuEvent, Marker, Probe, Value};
 
 pub(super) fn parse(name: &str, text: &str, words: &mut Vocabulary) -> Result<Body, Expected> {
@@ -90,17 +91,26 @@ fn cma(name: &str, fields: Fields<'_>, words: &mut Vocabulary) -> Result<Cma, Ex
             count_pages,
             align_order: align_order()?,
         },
-        _ => Cma::AllocFinish {
-            area,
-            pfn: Some(pfn()?).filter(|pfn| *pfn != u64::MAX).map(Pfn::new),
-            count_pages,
-            align_order: align_order()?,
-            error: match field("errorno") {
+        _ => {
+            let error = match field("errorno") {
                 Some(error) => Some(error.parse().map_err(|_| ERROR)?),
                 None => None,
-            },
-        },
+            };
+            let has_page = field("page").is_none_or(|page| !is_null(page));
+            Cma::AllocFinish {
+                area,
+                pfn: record::claimed(pfn()?, error, has_page),
+                count_pages,
+                align_order: align_order()?,
+                error,
+            }
+        }
     })
+}
+
+/// Whether a printed pointer is none: zeros, or a word in brackets that older printers write.
+fn is_null(pointer: &str) -> bool {
+    hex(pointer) == Some(0) || ["(null)", "(nil)"].contains(&pointer)
 }
 
 fn iommu(

@@ -276,6 +276,19 @@ fn a_failed_contiguous_allocation_has_its_error() {
         panic!("not the end of an allocation");
     };
     assert_eq!((area.as_str(), pfn, error), ("reserved", None, Some(-12)));
+    // After a range was busy, its place is still in the event.
+    let busy = "name=reserved pfn=0x1ba10 page=0000000000000000 count=16 align=4 errorno=-16";
+    let raw = "[FAILED TO PARSE] name=reserved pfn=0x1ba10 page=0x0 count=16 align=4 errorno=-16";
+    for text in [busy, raw] {
+        assert!(matches!(
+            body("cma_alloc_finish", text),
+            Body::Cma(Cma::AllocFinish {
+                pfn: None,
+                error: Some(-16),
+                ..
+            })
+        ));
+    }
 }
 
 #[test]
@@ -303,7 +316,7 @@ fn contiguous_allocations_of_every_kernel_are_read() {
         ),
         (
             "cma_alloc_finish",
-            "name=a pfn=0x1ba10 page=0 count=16 align=4",
+            "name=a pfn=0x1ba10 page=00000000c8b85242 count=16 align=4",
             Some(0x1ba10),
         ),
         (
@@ -311,6 +324,12 @@ fn contiguous_allocations_of_every_kernel_are_read() {
             "pfn=ffffffffffffffff page=0 count=16 align=4",
             None,
         ),
+        (
+            "cma_alloc_finish",
+            "name=a pfn=0x1ba10 page=0000000000000000 count=16 align=4",
+            None,
+        ),
+        ("cma_alloc", "pfn=1ba10 page=(null) count=16 align=4", None),
     ];
     for (name, text, at) in ends {
         let Body::Cma(Cma::AllocFinish { pfn, error, .. }) = body(name, text) else {

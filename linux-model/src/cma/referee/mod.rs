@@ -1,18 +1,18 @@
 //! The model beside the kernel, call by call.
 
+mod reasons;
+
+use std::borrow::Cow;
+
 use super::agreement::{Agreement, Disagreement, Reason};
-use super::demand::{Call, Demand, OpKind, Outcome, Owner, Recorded};
+use super::demand::{Demand, OpKind, Outcome, Owner, Recorded};
+use super::reports::reports_of;
 use super::unseen::Unseen;
-use super::{Area, Place};
+use super::{Area, Place, PlaceSource};
 use crate::cma::FailureReport;
 
 const ENOMEM: i32 = -12;
 const EBUSY: i32 = -16;
-const EINTR: i32 = -4;
-/// Ranges that one call is believed to have passed over.
-const PASSED_MAX: usize = 4096;
-/// The log's clock and the trace's differ by less.
-const CLOCKS_NS: u64 = 500_000_000;
 
 /// Compares the model with what the kernel answered.
 ///
@@ -36,10 +36,14 @@ struct Running {
     call: u32,
     /// Page of the area from which the search went on.
     from: u64,
-    /// Where it is believed to be now.
+    /// Where it is said to be.
     at: Option<u64>,
+    /// Where it is believed to be since somebody else was seen there.
+    believed: Option<u64>,
     /// Other places where it would be if it had looked at another moment of its life.
     others: Vec<Option<u64>>,
+    /// Whether another call began, ended or gave back meanwhile.
+    has_company: bool,
     /// Ranges found busy so far.
     busy: usize,
     /// What the busy ranges showed.
@@ -67,6 +71,8 @@ struct Referee<'a> {
     running: Vec<Running>,
     /// Where each call's pages are.
     placed: Vec<Option<u64>>,
+    /// Whether the size of each area is known, not inferred.
+    is_sized: Vec<bool>,
     /// The report of each call that has one.
     reports: Vec<Option<&'a FailureReport>>,
     agreement: Agreement,
@@ -95,6 +101,10 @@ impl<'a> Referee<'a> {
             unseen,
             running: Vec::new(),
             placed: vec![None; demand.calls.len()],
+            is_sized: places
+                .iter()
+                .map(|place| place.source == PlaceSource::Log)
+                .collect(),
             reports: reports_of(demand, recorded, reports),
             agreement: Agreement::default(),
         }
@@ -114,34 +124,53 @@ impl<'a> Referee<'a> {
         }
     }
 
+    /// Whether the kernel refuses the call before it searches: nothing is asked, or more than the
+    /// area has.
+    fn is_refused_at_once(&self, call: u32) -> bool {
+        let call = &self.demand.calls[call as usize];
+        let area = call.area as usize;
+        call.wish.pages == 0 || self.is_sized[area] && call.wish.pages > self.areas[area].pages()
+    }
+
     fn start(&mut self, call: u32) {
+        if self.is_refused_at_once(call) {
+            return;
+        }
+        let at = self.find(call, 0);
         let mut running = Running {
             call,
             from: 0,
-            at: self.find(call, 0),
+            at,
+            believed: at,
             others: Vec::new(),
+            has_company: false,
             busy: 0,
             so_far: SoFar::Equal,
         };
         // Had this call looked before one that began earlier did, that one's place was free, and
         // that one found the next.
-        let wish = self.demand.calls[call as usize].wish;
-        let area = self.demand.calls[call as usize].area as usize;
+        let pages = self.demand.calls[call as usize].wish.pages;
+        let as_it_was = self.find_in(call, 0, &self.beside(call, |other| self.place_of(other)));
         for index in 0..self.running.len() {
-            if self.shares_area(index, call) {
-                self.mark(index, false);
-                let first = self.find(call, 0);
-                let pages = first.map_or(0, |_| wish.pages);
-                self.areas[area].take(first.unwrap_or(0), pages);
-                let second = self.find(self.running[index].call, self.running[index].from);
-                self.areas[area].release(first.unwrap_or(0), pages);
-                self.mark(index, true);
-                running.others.push(first);
-                self.running[index].others.push(second);
+            if !self.shares_area(index, call) {
+                continue;
             }
+            let Running {
+                call: earlier,
+                from,
+                ..
+            } = self.running[index];
+            let without = |other: &Running| other.believed.filter(|_| other.call != earlier);
+            let first = self.find_in(call, 0, &self.beside(call, without));
+            let mut area = self.beside(earlier, |other| other.believed).into_owned();
+            area.take(first.unwrap_or(0), first.map_or(0, |_| pages));
+            let second = self.find_in(earlier, from, &area);
+            running.others.extend([first, as_it_was]);
+            running.has_company = true;
+            self.running[index].others.push(second);
+            self.running[index].has_company = true;
         }
         self.running.push(running);
-        self.mark(self.running.len() - 1, true);
         self.look_again(call);
     }
 
@@ -149,22 +178,21 @@ impl<'a> Referee<'a> {
         let Some(index) = self.running.iter().position(|r| r.call == call) else {
             return;
         };
-        self.mark(index, false);
         let Running {
-            at, busy, so_far, ..
+            from,
+            at,
+            busy,
+            so_far,
+            ..
         } = self.running[index];
         let asked = &self.demand.calls[call as usize];
         let kernel = self.recorded.busy[call as usize].get(busy).copied();
         let others = std::mem::take(&mut self.running[index].others);
         let so_far = match (so_far, kernel) {
+            (SoFar::Equal, _) if at == kernel => SoFar::Equal,
+            (SoFar::Equal, _) if others.contains(&kernel) => SoFar::OrderOpen,
+            (SoFar::Equal, Some(pfn)) if self.learns(call, from, pfn) => SoFar::Told,
             (SoFar::Equal, _) if others.iter().any(|other| *other != at) => SoFar::OrderOpen,
-            (SoFar::Equal, Some(pfn)) if at == kernel || self.learns(asked, at, pfn) => {
-                if at == kernel {
-                    SoFar::Equal
-                } else {
-                    SoFar::Told
-                }
-            }
             (SoFar::Equal, _) => SoFar::Other,
             (known, _) => known,
         };
@@ -176,8 +204,9 @@ impl<'a> Referee<'a> {
         running.busy += 1;
         running.from = from.unwrap_or(running.from);
         let from = running.from;
-        self.running[index].at = self.find(call, from);
-        self.mark(index, true);
+        let at = self.find(call, from);
+        self.running[index].at = at;
+        self.running[index].believed = at;
         self.look_again(call);
     }
 
@@ -212,45 +241,80 @@ impl<'a> Referee<'a> {
     }
 
     fn look_now(&mut self, index: usize) {
-        self.mark(index, false);
-        let Running { call, from, .. } = self.running[index];
+        let Running {
+            call,
+            from,
+            believed,
+            ..
+        } = self.running[index];
+        let asked = &self.demand.calls[call as usize];
         let found = self.find(call, from);
-        self.mark(index, true);
-        self.running[index].others.push(found);
+        let as_it_was = self.find_in(call, from, &self.beside(call, |other| self.place_of(other)));
+        let area = &self.areas[asked.area as usize];
+        let is_possible = believed.is_some_and(|pfn| area.is_free(pfn, asked.wish.pages));
+        let running = &mut self.running[index];
+        running.others.extend([found, as_it_was]);
+        running.has_company = true;
+        running.believed = if is_possible { believed } else { found };
     }
 
     fn shares_area(&self, index: usize, call: u32) -> bool {
+        self.is_of_area(self.running[index].call, call)
+    }
+
+    fn is_of_area(&self, one: u32, other: u32) -> bool {
         let area = |call: u32| self.demand.calls[call as usize].area;
-        area(self.running[index].call) == area(call)
+        area(one) == area(other)
     }
 
-    fn find(&self, call: u32, from: u64) -> Option<u64> {
-        let call = &self.demand.calls[call as usize];
-        let index = call.area as usize;
-        self.unseen[index].find(&self.areas[index], call.wish, from)
-    }
-
-    /// Marks or clears where a call under way is believed to be.
-    fn mark(&mut self, index: usize, taken: bool) {
-        let running = &self.running[index];
-        let call = &self.demand.calls[running.call as usize];
-        let area = &mut self.areas[call.area as usize];
-        match (running.at, taken) {
-            (Some(pfn), true) => area.take(pfn, call.wish.pages),
-            (Some(pfn), false) => area.release(pfn, call.wish.pages),
-            (None, _) => {}
+    /// The call's area with the other calls under way at these places.
+    fn beside(&self, call: u32, place: impl Fn(&Running) -> Option<u64>) -> Cow<'_, Area> {
+        let index = self.demand.calls[call as usize].area as usize;
+        let mut area = Cow::Borrowed(&self.areas[index]);
+        for other in &self.running {
+            if other.call != call && self.is_of_area(other.call, call) {
+                let pages = self.demand.calls[other.call as usize].wish.pages;
+                if let Some(pfn) = place(other) {
+                    area.to_mut().take(pfn, pages);
+                }
+            }
         }
+        area
+    }
+
+    /// Where the kernel has a call under way, which its end will show. It explains answers and
+    /// predicts none.
+    fn place_of(&self, running: &Running) -> Option<u64> {
+        let call = running.call as usize;
+        let tried = self.recorded.busy[call].get(running.busy).copied();
+        tried.or(match self.recorded.outcomes[call] {
+            Some(Outcome::At(pfn)) => Some(pfn),
+            _ => None,
+        })
+    }
+
+    /// Where the model says that the call finds its place.
+    fn find(&self, call: u32, from: u64) -> Option<u64> {
+        self.find_in(call, from, &self.beside(call, |other| other.believed))
+    }
+
+    fn find_in(&self, call: u32, from: u64, area: &Area) -> Option<u64> {
+        let call = &self.demand.calls[call as usize];
+        self.unseen[call.area as usize].find(area, call.wish, from)
     }
 
     fn end(&mut self, call: u32) {
         let Some(index) = self.running.iter().position(|r| r.call == call) else {
             return;
         };
-        self.mark(index, false);
         let running = self.running.swap_remove(index);
         if let Some(kernel) = self.recorded.outcomes[call as usize] {
             self.judge(&running, kernel);
             self.follow(call, kernel);
+            // What is printed while others claim or release is of no certain moment.
+            if let Some(report) = self.reports[call as usize].filter(|_| !running.has_company) {
+                self.compare_runs(call, report);
+            }
         }
         self.look_again(call);
     }
@@ -263,9 +327,6 @@ impl<'a> Referee<'a> {
             self.areas[area].take(pfn, asked.wish.pages);
             self.unseen[area].settle(pfn, asked.wish.pages);
             self.placed[call as usize] = Some(pfn);
-        }
-        if let Some(report) = self.reports[call as usize] {
-            self.compare_runs(call, area, report);
         }
     }
 
@@ -282,15 +343,20 @@ impl<'a> Referee<'a> {
             model,
             reason,
         };
-        if depends {
-            self.agreement.unknowable.push(entry(Reason::OrderOpen));
-        } else if running.so_far == SoFar::Told {
-            self.agreement.told += 1;
-        } else if is_equal && running.so_far == SoFar::Equal {
+        let answer = match kernel {
+            Outcome::At(pfn) => Some(pfn),
+            Outcome::Failed(_) => None,
+        };
+        let is_explained = running.so_far == SoFar::OrderOpen || running.others.contains(&answer);
+        if is_equal && running.so_far == SoFar::Equal {
             self.agreement.calls += 1;
             self.agreement.agree += 1;
-        } else if running.so_far == SoFar::Equal && self.has_told(running, kernel) {
+        } else if depends && is_explained {
+            self.agreement.unknowable.push(entry(Reason::OrderOpen));
+        } else if self.has_told(running, kernel) {
             self.agreement.told += 1;
+        } else if depends {
+            self.agreement.unknowable.push(entry(Reason::OrderOpen));
         } else {
             let reason = self.reason(running, kernel);
             if reason == Reason::BeforeRecording {
@@ -302,81 +368,8 @@ impl<'a> Referee<'a> {
         }
     }
 
-    fn has_told(&mut self, running: &Running, kernel: Outcome) -> bool {
-        let call = &self.demand.calls[running.call as usize];
-        let area = &self.areas[call.area as usize];
-        match kernel {
-            Outcome::At(pfn) if area.is_free(pfn, call.wish.pages) => {
-                self.unseen[call.area as usize].refute(pfn, call.wish.pages)
-                    || self.learns(call, running.at, pfn)
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether the kernel, which tried `pfn`, passed over ranges from `at` on of which nothing shows
-    /// whether they were claimed before the recording: then each of them was, in part.
-    fn learns(&mut self, call: &Call, at: Option<u64>, pfn: u64) -> bool {
-        let index = call.area as usize;
-        let area = &self.areas[index];
-        let mut passed = Vec::new();
-        let mut next = at;
-        while let Some(at) = next.filter(|at| *at < pfn) {
-            if !self.unseen[index].is_open(at, call.wish.pages) {
-                return false;
-            }
-            if passed.len() == PASSED_MAX {
-                return false;
-            }
-            passed.push(at);
-            let from = area.after_busy(call.wish, at);
-            next = self.unseen[index].find(area, call.wish, from);
-        }
-        let is_all = !passed.is_empty() && next == Some(pfn);
-        is_all && self.unseen[index].refuse(&passed, call.wish.pages)
-    }
-
-    fn reason(&self, running: &Running, kernel: Outcome) -> Reason {
-        let call = &self.demand.calls[running.call as usize];
-        let index = call.area as usize;
-        if running.so_far == SoFar::Other {
-            return Reason::OtherRangeBusy;
-        }
-        match (kernel, running.at) {
-            (Outcome::Failed(Some(EINTR)), _) => Reason::Interrupted,
-            (Outcome::Failed(_), None) => Reason::OtherError,
-            (Outcome::Failed(_), Some(at)) => match self.printed_free(running.call, at) {
-                Some(true) => Reason::NotMoved,
-                Some(false) if self.unseen[index].is_open(at, call.wish.pages) => {
-                    Reason::BeforeRecording
-                }
-                None if self.unseen[index].is_open(at, call.wish.pages) => Reason::BeforeRecording,
-                Some(false) => Reason::PassedOver,
-                None => Reason::NotMoved,
-            },
-            (Outcome::At(pfn), at) => {
-                if self.areas[index].is_free(pfn, call.wish.pages) && at.is_some_and(|at| at < pfn)
-                {
-                    Reason::PassedOver
-                } else {
-                    Reason::ReleaseNotRecorded
-                }
-            }
-        }
-    }
-
-    /// Whether the kernel's own free runs, printed with this failure, hold a place.
-    fn printed_free(&self, call: u32, at: u64) -> Option<bool> {
-        let runs = self.reports[call as usize]?.free_runs.as_ref()?;
-        let asked = &self.demand.calls[call as usize];
-        let at = at - self.areas[asked.area as usize].base();
-        Some(
-            runs.iter()
-                .any(|(from, len)| *from <= at && at + asked.wish.pages <= from + len),
-        )
-    }
-
-    fn compare_runs(&mut self, call: u32, index: usize, report: &FailureReport) {
+    fn compare_runs(&mut self, call: u32, report: &FailureReport) {
+        let index = self.demand.calls[call as usize].area as usize;
         let (Some(runs), bitmaps) = (&report.free_runs, &mut self.agreement.bitmaps) else {
             return;
         };
@@ -403,41 +396,37 @@ impl<'a> Referee<'a> {
         }
     }
 
+    /// The model's answer is that there is none.
+    fn refused_at_once(&mut self, call: u32) {
+        self.agreement.calls += 1;
+        match self.recorded.outcomes[call as usize] {
+            None | Some(Outcome::Failed(_)) => {
+                self.agreement.agree += 1;
+                self.agreement.refused_at_once.push(call);
+            }
+            Some(kernel) => self.agreement.disagree.push(Disagreement {
+                call,
+                kernel,
+                model: Outcome::Failed(None),
+                reason: Reason::LargerThanArea,
+            }),
+        }
+    }
+
     fn finish(mut self) -> Agreement {
-        let is_open = |outcome: &&Option<Outcome>| outcome.is_none();
-        self.agreement.unfinished = self.recorded.outcomes.iter().filter(is_open).count() as u64;
+        for call in 0..self.demand.calls.len() as u32 {
+            if self.is_refused_at_once(call) {
+                self.refused_at_once(call);
+            } else if self.recorded.outcomes[call as usize].is_none() {
+                self.agreement.unfinished += 1;
+            }
+        }
         for (area, unseen) in self.unseen.iter().enumerate() {
-            let certain = unseen.certain().into_iter();
+            let held = unseen.held().into_iter();
             self.agreement
                 .held_before
-                .extend(certain.map(|pfn| (area as u32, pfn)));
+                .extend(held.map(|pfn| (area as u32, pfn)));
         }
         self.agreement
     }
-}
-
-/// The report of each call: the next failed one of that area and size near that time. The kernel
-/// limits the rate of its lines, so not every failure has one.
-fn reports_of<'a>(
-    demand: &Demand,
-    recorded: &Recorded,
-    reports: &'a [FailureReport],
-) -> Vec<Option<&'a FailureReport>> {
-    let mut of = vec![None; demand.calls.len()];
-    let mut next = 0;
-    for report in reports {
-        let found = (next..demand.calls.len()).find(|index| {
-            let call = &demand.calls[*index];
-            let name = &demand.areas[call.area as usize];
-            let is_named = report.area.as_deref().is_none_or(|area| area == name);
-            let has_failed = matches!(recorded.outcomes[*index], Some(Outcome::Failed(_)));
-            let apart_ns = recorded.ended_ns[*index].abs_diff(report.at_ns);
-            has_failed && is_named && call.wish.pages == report.pages && apart_ns < CLOCKS_NS
-        });
-        if let Some(index) = found {
-            of[index] = Some(report);
-            next = index + 1;
-        }
-    }
-    of
 }
