@@ -12,6 +12,7 @@ use crate::epochs::Epochs;
 use crate::error::{MapError, UnmapFailure};
 use crate::hardware::{Hardware, Invalidation, SyncError};
 use crate::ticket::{Addresses, DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};
+use crate::unqueued::Unqueued;
 
 /// A mapped range of device addresses.
 ///
@@ -40,6 +41,7 @@ pub struct Domain<P: Platform, S, F: Format, M: TableMemory, H: Hardware> {
     table: PageTable<F, P, M>,
     hardware: H,
     epochs: Epochs,
+    unqueued: Unqueued,
     /// Bytes of addresses that are lost, since it is not known what hardware thinks of them.
     quarantined: AtomicU64,
 }
@@ -53,14 +55,22 @@ where
     H: Hardware,
 {
     /// A domain of its parts. `id` tells it from every other domain whose tickets could be mixed up
-    /// with its own.
-    pub fn new(id: DomainId, space: Space<P, S>, table: PageTable<F, P, M>, hardware: H) -> Self {
+    /// with its own, and is what reports of faults say. May sleep.
+    pub fn new(
+        id: DomainId,
+        space: Space<P, S>,
+        table: PageTable<F, P, M>,
+        mut hardware: H,
+    ) -> Self {
+        let id = id.translated();
+        hardware.assign(id);
         Self {
-            id: id.translated(),
+            id,
             space,
             table,
             hardware,
             epochs: Epochs::default(),
+            unqueued: Unqueued::default(),
             quarantined: AtomicU64::new(0),
         }
     }
@@ -135,10 +145,11 @@ where
     }
 
     /// Unmaps, and queues the invalidation: hardware may use the mapping until a sync is complete.
-    /// Never sleeps, never waits for that.
+    /// Never sleeps; waits, for a bounded time, only where hardware is behind with its commands. One
+    /// that takes none makes the next sync fail, and not this.
     ///
     /// # Errors
-    /// [`UnmapFailure`].
+    /// [`UnmapFailure`]: the mapping of another domain, or a table that was changed from outside.
     pub fn unmap(&self, mapped: Mapped) -> Result<Ticket, UnmapFailure> {
         let reservation = self.own(mapped)?;
         let mapped = reservation.range().len();
@@ -154,28 +165,42 @@ where
     ) -> Result<Ticket, UnmapFailure> {
         let mut gather = Gather::new();
         self.clear(range, mapped, &mut gather)?;
-        self.owe(range, gather, Addresses::Free)
+        Ok(self.owe(range, gather, Addresses::Free))
     }
 
-    /// Queues the invalidation of a range whose entries are clear: what is owed for it.
+    /// Queues the invalidation of a range whose entries are clear: what is owed for it. Where hardware
+    /// takes no commands, the next sync makes it forget everything instead.
     #[inline]
-    pub(crate) fn owe(
+    pub(crate) fn owe(&self, range: IovaRange, gather: Gather, addresses: Addresses) -> Ticket {
+        // Where it took none a moment ago, nobody waits for it once more.
+        if self.unqueued.open().is_some() || self.invalidate(&gather).is_err() {
+            return self.owe_everything(range, gather.into(), addresses);
+        }
+        self.ticket(range, gather.into(), addresses)
+    }
+
+    /// As [`owe`](Self::owe), with nothing queued: the next sync makes hardware forget everything.
+    #[cold]
+    pub(crate) fn owe_everything(
         &self,
         range: IovaRange,
-        gather: Gather,
+        fallen: FallenTables,
         addresses: Addresses,
-    ) -> Result<Ticket, UnmapFailure> {
-        if let Err(error) = self.invalidate(&gather) {
-            self.quarantine(range);
-            return Err(UnmapFailure::Hardware { range, error });
-        }
-        Ok(Ticket {
+    ) -> Ticket {
+        self.unqueued.note();
+        self.ticket(range, fallen, addresses)
+    }
+
+    #[inline]
+    fn ticket(&self, range: IovaRange, fallen: FallenTables, addresses: Addresses) -> Ticket {
+        Ticket {
             domain: self.id,
             range,
             addresses,
-            fallen: gather.into(),
+            fallen,
+            // After the invalidation was queued, or noted to be missing.
             since: self.epochs.now(),
-        })
+        }
     }
 
     /// Ends the domain, and gives its parts: the hardware, so that its tag can be released, and
@@ -195,11 +220,18 @@ where
     /// Waits until hardware has forgotten everything unmapped before. Never sleeps; spins, for a
     /// bounded time.
     ///
+    /// After a failure everything is owed as before: the next sync that succeeds, maybe after the
+    /// hardware was reset, pays for all of it.
+    ///
     /// # Errors
     /// [`SyncError`]: no ticket can be redeemed by it.
     #[inline]
     pub fn sync(&self) -> Result<Proof, SyncError> {
         let completed = self.epochs.begin();
+        if let Some(noted) = self.unqueued.open() {
+            self.hardware.invalidate_all()?;
+            self.unqueued.make_good(noted);
+        }
         self.hardware.sync()?;
         Ok(Proof {
             domain: self.id,
@@ -254,7 +286,7 @@ where
             self.quarantine(part);
             return Err(UnmapFailure::Table { range: part, error });
         }
-        self.owe(part, gather, Addresses::Stay)
+        Ok(self.owe(part, gather, Addresses::Stay))
     }
 
     /// Takes the number of a sync that is about to begin.

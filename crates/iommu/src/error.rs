@@ -83,7 +83,8 @@ pub enum UnmapFailure {
         /// What the table said.
         error: UnmapError,
     },
-    /// Hardware takes no commands: its addresses and table pages are not used again.
+    /// Hardware did not say that it has forgotten what was to be undone: its table pages are not used
+    /// again.
     Hardware {
         /// The addresses.
         range: IovaRange,

@@ -85,6 +85,6 @@ where
         let range = region.claim.into_range();
         let mut gather = Gather::new();
         let cleared = self.clear(range, range.len(), &mut gather);
-        Ok(cleared.and_then(|()| self.owe(range, gather, Addresses::Unclaim)))
+        Ok(cleared.map(|()| self.owe(range, gather, Addresses::Unclaim)))
     }
 }

@@ -178,7 +178,8 @@ impl Model {
                 }
                 0xfe => {
                     self.consumer.store(here | 1 << 24, Ordering::Release);
-                    self.error.store(error ^ reg::GERROR_CMDQ, Ordering::Release);
+                    self.error
+                        .store(error ^ reg::GERROR_CMDQ, Ordering::Release);
                     break;
                 }
                 _ => {}

@@ -16,6 +16,7 @@ mod paging;
 mod peers;
 mod pinned;
 mod rig;
+mod switched;
 mod traced;
 mod two_step;
 mod unlink;

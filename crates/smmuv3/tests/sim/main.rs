@@ -2,9 +2,11 @@
 
 mod acknowledge;
 mod costs;
+mod faults;
 mod migrate;
 mod mutants;
 mod recovery;
+mod reset;
 mod rig;
 mod room;
 mod shapes;

@@ -67,6 +67,11 @@ impl SimSmmu {
         });
     }
 
+    /// It executes nothing any more, until its command queue is turned off.
+    pub fn hang(&self) {
+        self.with(|smmu| smmu.faults.hangs = true);
+    }
+
     /// It executes so many commands more, and then nothing.
     pub fn stick_after(&self, count: u32) {
         self.with(|smmu| smmu.faults.until_stuck = Some(count));
