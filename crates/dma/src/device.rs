@@ -3,7 +3,7 @@
 use core::fmt;
 
 use dmakit_addr::AlignMask;
-use dmakit_iommu::Untranslated;
+use dmakit_iommu::{Ticket, Untranslated};
 use dmakit_platform::{Barrier, Platform};
 use dmakit_swiotlb::{BouncePool, NoGrowth};
 
@@ -303,10 +303,15 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// What memory of an ended mapping owes.
     #[inline]
     pub(crate) fn debt<B>(&self, memory: B, owed: Owed) -> Debt<B> {
+        let domain = match owed {
+            // Whatever the domain is by now: it may change from strict to lazy and back.
+            Owed::Since(_) => self.untranslated.id(),
+            _ => self.domain(),
+        };
         Debt {
             memory,
             device: self.info.id,
-            domain: self.domain(),
+            domain,
             owed,
             stale_lines: None,
         }
@@ -317,20 +322,38 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     fn pay(&self, domain: DomainId, owed: Owed, proof: &Proof) -> Result<(), (RedeemError, Owed)> {
         match (owed, self.translation()) {
             (Owed::Paid, _) => Ok(()),
-            (Owed::Since(epoch), _) => proof
-                .pays(domain, epoch)
-                .map_err(|unpaid| (RedeemError::Unpaid(unpaid), Owed::Since(epoch))),
-            (Owed::Ticket(ticket), Some(domain)) => {
-                let cpu = self.platform.enter_cpu();
-                domain.redeem(&cpu, ticket, proof).map_err(|failure| {
-                    let owed = Owed::Ticket(failure.ticket);
-                    (RedeemError::Unpaid(failure.error), owed)
-                })
-            }
+            (Owed::Since(epoch), translation) => match proof.pays(domain, epoch) {
+                Ok(()) => Ok(()),
+                // Unmapped lazily, so nothing was owed but a sync, and the domain is strict by now.
+                Err(_) if translation.is_some_and(|domain| domain.id() == proof.domain()) => Ok(()),
+                Err(unpaid) => Err((RedeemError::Unpaid(unpaid), Owed::Since(epoch))),
+            },
+            (Owed::Ticket(ticket), Some(domain)) => self.pay_ticket(domain, ticket, proof),
             // A ticket comes from the domain of the path, which never changes: with none, this is
             // as lost as what its domain has lost.
             (owed, _) => Err((RedeemError::Lost, owed)),
         }
+    }
+
+    fn pay_ticket(
+        &self,
+        domain: &T::Domain,
+        ticket: Ticket,
+        proof: &Proof,
+    ) -> Result<(), (RedeemError, Owed)> {
+        let cpu = self.platform.enter_cpu();
+        let mut redeemed = domain.redeem(&cpu, ticket, proof);
+        // Unmapped strictly, and the domain is lazy by now: the device's syncs ask no hardware.
+        if proof.domain() == self.untranslated.id() {
+            redeemed = redeemed.or_else(|failure| match domain.sync() {
+                Ok(proof) => domain.redeem(&cpu, failure.ticket, &proof),
+                Err(_) => Err(failure),
+            });
+        }
+        redeemed.map_err(|failure| {
+            let owed = Owed::Ticket(failure.ticket);
+            (RedeemError::Unpaid(failure.error), owed)
+        })
     }
 
     /// Takes the device away: the driver has stopped it and unmapped everything.

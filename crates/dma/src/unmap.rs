@@ -7,7 +7,7 @@ use dmakit_swiotlb::BounceBuffer;
 use crate::check::{Checker, Event, Kind};
 use crate::debt::{EachRun, Owed};
 use crate::mapping::{Record, Route};
-use crate::{Debt, Device, DmaMemory, Mapping, Refused, Translate, UnmapFailure};
+use crate::{Debt, Device, DmaMemory, Mapping, Refused, StrictDomain, Translate, UnmapFailure};
 use crate::{bounce, cache};
 
 impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
@@ -87,7 +87,12 @@ impl<'m, P: Platform, M, C: Checker<'m>, T: Translate> Device<'m, P, M, C, T> {
     /// Syncs for one debt.
     #[inline]
     fn pay_now<D: DirectionType, B>(&self, debt: Debt<B>) -> Result<B, UnmapFailure<D, B>> {
-        match self.sync() {
+        let synced = match (&debt.owed, self.translation()) {
+            // Whether the domain is strict or not: a lazy one without room owes tickets too.
+            (Owed::Ticket(_), Some(domain)) => domain.sync(),
+            _ => self.sync(),
+        };
+        match synced {
             Ok(proof) => {
                 let redeemed = self.redeem(debt, &proof);
                 // The proof is of a later sync of the same domain: what it does not pay is lost.

@@ -2,6 +2,7 @@
 
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
+use core::fmt;
 use core::mem::ManuallyDrop;
 use core::time::Duration;
 
@@ -130,15 +131,22 @@ impl<B> Batch<B> {
         now: Instant,
         mapped: Mapped,
         owned: B,
-        give: impl FnMut(B),
+        mut give: impl FnMut(B),
     ) -> Result<(), BatchFailure<B>> {
         if self.domain != domain.id() || mapped.domain != self.domain {
             let failure = UnmapFailure::Foreign(mapped);
             return Err(BatchFailure::Refused { failure, owned });
         }
+        if let Err(error) = self.make_room(domain, cpu, &mut give) {
+            return Err(BatchFailure::Full {
+                mapped,
+                owned,
+                error,
+            });
+        }
         let range = mapped.reservation.into_range();
         let bytes = range.len();
-        self.unmap_range(domain, cpu, || now, (range, bytes), owned, give)
+        self.add(domain, cpu, || now, (range, bytes), owned, give)
     }
 
     /// As [`unmap`](Self::unmap), for a mapping API that keeps its own records: a range of `domain`,
@@ -156,16 +164,42 @@ impl<B> Batch<B> {
         (range, mapped): (IovaRange, u64),
         owned: B,
         mut give: impl FnMut(B),
-    ) -> Result<(), BatchFailure<B>> {
-        if self.is_full() {
-            if let Err(error) = self.close(domain, cpu, &mut give) {
-                return Err(BatchFailure::Full {
-                    range,
-                    owned,
-                    error,
-                });
-            }
+    ) -> Result<(), BatchFailure<B, IovaRange>> {
+        if let Err(error) = self.make_room(domain, cpu, &mut give) {
+            return Err(BatchFailure::Full {
+                mapped: range,
+                owned,
+                error,
+            });
         }
+        self.add(domain, cpu, now, (range, mapped), owned, give)
+    }
+
+    /// Closes the batch where it is full.
+    #[inline]
+    fn make_room<T: StrictDomain>(
+        &mut self,
+        domain: &T,
+        cpu: &impl CpuGuard,
+        give: impl FnMut(B),
+    ) -> Result<(), SyncError> {
+        match self.is_full() {
+            true => self.close(domain, cpu, give),
+            false => Ok(()),
+        }
+    }
+
+    /// Unmaps a range for which there is room, and closes the batch where it is full then.
+    #[inline]
+    fn add<T: StrictDomain, R>(
+        &mut self,
+        domain: &T,
+        cpu: &impl CpuGuard,
+        now: impl FnOnce() -> Instant,
+        (range, mapped): (IovaRange, u64),
+        owned: B,
+        give: impl FnMut(B),
+    ) -> Result<(), BatchFailure<B, R>> {
         let mut gather = Gather::new();
         if let Err(failure) = domain.unmap_gathered(range, mapped, &mut gather) {
             // Part of it may still be mapped: `owned` is lost with the addresses.
@@ -197,8 +231,8 @@ impl<B> Batch<B> {
     /// bounded time.
     ///
     /// # Errors
-    /// [`SyncError`]: nothing was given back, and everything still waits. Of no time at all where the
-    /// batch is another domain's.
+    /// [`SyncError`]: nothing was given back, and everything still waits; [`SyncError::Foreign`] where
+    /// the batch is another domain's.
     #[inline(never)]
     pub fn close<T: StrictDomain>(
         &mut self,
@@ -210,8 +244,9 @@ impl<B> Batch<B> {
             return Ok(());
         }
         if self.domain != domain.id() {
-            return Err(SyncError {
-                waited: Duration::ZERO,
+            return Err(SyncError::Foreign {
+                owed: self.domain,
+                asked: domain.id(),
             });
         }
         self.gathers.sort_unstable_by_key(Gather::range_start);
@@ -234,9 +269,10 @@ impl<B> Batch<B> {
     }
 }
 
-/// An unmap that did not go into a batch, or a batch that did not close.
+/// An unmap that did not go into a batch, or a batch that did not close. `R` is what was to be
+/// unmapped.
 #[derive(Debug)]
-pub enum BatchFailure<B> {
+pub enum BatchFailure<B, R = Mapped> {
     /// Nothing was done.
     Refused {
         /// Why, with the mapping.
@@ -246,8 +282,8 @@ pub enum BatchFailure<B> {
     },
     /// The batch was full and could not be closed; nothing else was done.
     Full {
-        /// The addresses, mapped as they were.
-        range: IovaRange,
+        /// What was to be unmapped, mapped as it was.
+        mapped: R,
         /// What was to wait.
         owned: B,
         /// Why.
@@ -258,6 +294,18 @@ pub enum BatchFailure<B> {
     /// It waits with the others: the batch was to be closed and could not.
     Sync(SyncError),
 }
+
+impl<B, R> fmt::Display for BatchFailure<B, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { failure, .. } | Self::Lost(failure) => failure.fmt(f),
+            Self::Full { error, .. } => write!(f, "the batch is full, and stays so: {error}"),
+            Self::Sync(error) => write!(f, "the batch waits: {error}"),
+        }
+    }
+}
+
+impl<B: fmt::Debug, R: fmt::Debug> core::error::Error for BatchFailure<B, R> {}
 
 /// Joins neighbouring gathers that can be forgotten as one.
 pub(crate) fn joined<'a>(

@@ -6,8 +6,9 @@ use core::time::Duration;
 ///
 /// A command costs the time until hardware has executed it. Forgetting everything costs one
 /// command, and each translation that was still wanted is walked again: at most as many as the
-/// caches hold. So from `entries * refill / command + 1` commands on, the whole is cheaper; the
-/// default of the SMMUv3 driver, 50 ns, 400 ns and 128 entries, gives 1025.
+/// caches hold. So both cost the same at `entries * refill / command + 1` commands, and the whole is
+/// cheaper with more: from 1026 on with the default of the SMMUv3 driver, 50 ns, 400 ns and 128 entries,
+/// which is a guess to be replaced by figures of the hardware at hand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InvalidationCosts {
     /// Executing one command.

@@ -4,6 +4,8 @@ use core::fmt;
 
 use dmakit_addr::Iova;
 
+use crate::DomainId;
+
 /// Why an access was not translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultReason {
@@ -22,8 +24,12 @@ pub enum FaultReason {
 /// An access that was not translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
+    /// The domain to which the device is attached, where the one who reports it knows that.
+    pub domain: Option<DomainId>,
     /// The device, as hardware numbers it.
     pub stream: u32,
+    /// Which of its contexts, where it has several and named one.
+    pub substream: Option<u32>,
     /// Where it went, where that is known.
     pub iova: Option<Iova>,
     /// Whether it wanted to write, where that is known.
@@ -40,6 +46,12 @@ impl fmt::Display for Fault {
             None => "access",
         };
         write!(f, "{access} by stream {:#x}", self.stream)?;
+        if let Some(substream) = self.substream {
+            write!(f, ", substream {substream:#x}")?;
+        }
+        if let Some(domain) = self.domain {
+            write!(f, " in {domain}")?;
+        }
         if let Some(iova) = self.iova {
             write!(f, " at {iova}")?;
         }

@@ -1,6 +1,8 @@
 //! Many records of one fault.
 
-use crate::{Fault, FaultReason};
+use dmakit_addr::Address;
+
+use crate::Fault;
 
 /// A granule of input addresses by which records are folded: no IOMMU translates less.
 const PAGE_SHIFT: u32 = 12;
@@ -14,7 +16,7 @@ pub struct FoldedFault {
     pub records: u64,
 }
 
-/// Folds records of the same stream, page, access and reason into one.
+/// Folds records of the same domain, stream, page, access and reason into one.
 ///
 /// Hardware may record every few bytes of one transfer, so a count of records says nothing about a
 /// count of faults. Bounded: when `N` different ones are there, further ones are only counted.
@@ -64,19 +66,23 @@ impl<const N: usize> FaultFold<N> {
     }
 }
 
-fn key(fault: &Fault) -> (u32, Option<u64>, Option<bool>, FaultReason) {
-    let page = fault.iova.map(|iova| iova.raw() >> PAGE_SHIFT);
-    (fault.stream, page, fault.is_write, fault.reason)
+/// The fault, at the start of its page.
+fn key(fault: &Fault) -> Fault {
+    let iova = fault.iova.map(|iova| iova.align_down(1 << PAGE_SHIFT));
+    Fault { iova, ..*fault }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FaultReason;
     use dmakit_addr::Iova;
 
     fn fault(stream: u32, iova: u64) -> Fault {
         Fault {
+            domain: None,
             stream,
+            substream: None,
             iova: Some(Iova::new(iova)),
             is_write: Some(true),
             reason: FaultReason::Unmapped,

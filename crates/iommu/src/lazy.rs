@@ -1,8 +1,9 @@
 //! Invalidation put off, on purpose.
 
 use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
 use dmakit_addr::IovaRange;
@@ -12,8 +13,8 @@ use dmakit_platform::{CpuGuard, CpuSlot, Instant, IrqMutex, Platform, TableMemor
 
 use crate::error::UnmapFailure;
 use crate::hardware::{Hardware, SyncError};
-use crate::ticket::Epoch;
-use crate::{Domain, Mapped};
+use crate::ticket::{Addresses, Epoch};
+use crate::{Domain, Mapped, Ticket};
 
 /// When a [`Lazy`] domain flushes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +89,8 @@ pub struct Lazy<P: Platform, S, F: Format, M: TableMemory, H: Hardware> {
     domain: Domain<P, S, F, M, H>,
     platform: P,
     config: LazyConfig,
+    /// Whether ranges may wait. Read under a queue's lock before one is put there.
+    is_on: AtomicBool,
     /// One queue for each CPU.
     queues: Box<[Queue<P>]>,
     flushes: AtomicU64,
@@ -113,28 +116,83 @@ where
         platform: P,
         config: LazyConfig,
     ) -> Result<Self, Domain<P, S, F, M, H>> {
-        let mut queues = Vec::new();
-        if queues.try_reserve_exact(platform.cpu_count()).is_err() {
+        let lazy = Self::off(domain, platform, config)?;
+        match lazy.turn_on() {
+            Ok(()) => Ok(lazy),
+            Err(_) => Err(lazy.domain),
+        }
+    }
+
+    /// One in which nothing may wait yet, and whose queues have no memory.
+    #[allow(clippy::result_large_err)]
+    pub(crate) fn off(
+        domain: Domain<P, S, F, M, H>,
+        platform: P,
+        config: LazyConfig,
+    ) -> Result<Self, Domain<P, S, F, M, H>> {
+        let (mut queues, cpus) = (Vec::new(), platform.cpu_count().max(1));
+        if queues.try_reserve_exact(cpus).is_err() {
             return Err(domain);
         }
-        for _ in 0..platform.cpu_count() {
-            let mut queue = Vec::new();
-            if queue.try_reserve_exact(config.queue.max(1)).is_err() {
-                return Err(domain);
-            }
-            queues.push(Queue {
-                waiting: IrqMutex::<P, _>::new(queue),
-                exposed: AtomicU64::new(0),
-            });
-        }
+        queues.resize_with(cpus, || Queue {
+            waiting: IrqMutex::<P, _>::new(Vec::new()),
+            exposed: AtomicU64::new(0),
+        });
         Ok(Self {
             domain,
             platform,
             config,
+            is_on: AtomicBool::new(false),
             queues: queues.into_boxed_slice(),
             flushes: AtomicU64::new(0),
             page_microseconds: AtomicU64::new(0),
         })
+    }
+
+    /// Lets ranges wait from now on, and brings the memory for that. May sleep.
+    pub(crate) fn turn_on(&self) -> Result<(), TryReserveError> {
+        for queue in &self.queues {
+            if queue.waiting.lock().capacity() >= self.most() {
+                continue;
+            }
+            // Memory is brought without the lock, which keeps interrupts off. Nothing waits in a queue
+            // that has none; whoever else brought some meanwhile gets it back.
+            let mut room = Vec::new();
+            room.try_reserve_exact(self.most())?;
+            let mut waiting = queue.waiting.lock();
+            if waiting.capacity() < self.most() {
+                core::mem::swap(&mut *waiting, &mut room);
+            }
+            drop(waiting);
+        }
+        self.is_on.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Lets no range wait from now on, and lets hardware forget those that do. Whoever unmaps meanwhile
+    /// has put its range into a queue before the flush passes there, or finds that it may not.
+    pub(crate) fn turn_off(&self, cpu: &impl CpuGuard) -> Result<(), SyncError> {
+        self.is_on.store(false, Ordering::Release);
+        self.flush_waiting(cpu)
+    }
+
+    /// Flushes where something waits.
+    pub(crate) fn flush_waiting(&self, cpu: &impl CpuGuard) -> Result<(), SyncError> {
+        let mut queues = self.queues.iter();
+        match queues.all(|queue| queue.waiting.lock().is_empty()) {
+            true => Ok(()),
+            false => self.flush(cpu),
+        }
+    }
+
+    /// Whether ranges may wait.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Acquire)
+    }
+
+    fn most(&self) -> usize {
+        self.config.queue.max(1)
     }
 
     /// The domain: to map, and for everything that does not differ.
@@ -156,12 +214,19 @@ where
         }
     }
 
-    /// Unmaps. Devices may reach the memory until the next flush. Never sleeps; flushes, for a
-    /// bounded time, where this CPU's queue is full.
+    /// Unmaps. Devices may reach the memory until the next flush, and nothing is owed for it. Never
+    /// sleeps; flushes, for a bounded time, where this CPU's queue is full.
+    ///
+    /// A range for which there is no room because hardware does not flush is owed as by a strict
+    /// domain: its ticket is redeemed through [`domain`](Self::domain).
     ///
     /// # Errors
-    /// [`UnmapFailure`].
-    pub fn unmap(&self, cpu: &impl CpuGuard, mapped: Mapped) -> Result<(), UnmapFailure> {
+    /// [`UnmapFailure`], as for [`Domain::unmap`].
+    pub fn unmap(
+        &self,
+        cpu: &impl CpuGuard,
+        mapped: Mapped,
+    ) -> Result<Option<Ticket>, UnmapFailure> {
         let reservation = self.domain.own(mapped)?;
         let mapped = reservation.range().len();
         self.unmap_range(cpu, reservation.into_range(), mapped)
@@ -174,13 +239,13 @@ where
         cpu: &impl CpuGuard,
         range: IovaRange,
         mapped: u64,
-    ) -> Result<(), UnmapFailure> {
+    ) -> Result<Option<Ticket>, UnmapFailure> {
         let mut gather = Gather::new();
         self.domain.clear(range, mapped, &mut gather)?;
         let fallen = gather.into();
         match self.wait(cpu, range, mapped, fallen) {
-            Ok(()) => Ok(()),
-            Err(fallen) => self.wait_after_flush(cpu, range, mapped, fallen),
+            Ok(()) => Ok(None),
+            Err(fallen) => Ok(self.wait_not(cpu, range, fallen)),
         }
     }
 
@@ -193,12 +258,12 @@ where
         mapped: u64,
         fallen: FallenTables,
     ) -> Result<(), FallenTables> {
-        let Some(queue) = self.queues.get(cpu.cpu().index()) else {
-            return Err(fallen);
-        };
+        // A CPU that the machine did not count shares another's.
+        let number = cpu.cpu().index();
+        let queue = self.queues.get(number).unwrap_or(&self.queues[0]);
         let mut waiting = queue.waiting.lock();
         let count = waiting.len();
-        if count >= self.config.queue.max(1) {
+        if count >= self.most() || !self.is_on() {
             return Err(fallen);
         }
         let shares_look = count % self.config.ranges_per_look.max(1) != 0;
@@ -218,25 +283,21 @@ where
         Ok(())
     }
 
+    /// What becomes of a range, whose entries are clear, that cannot wait.
     #[cold]
-    fn wait_after_flush(
+    fn wait_not(
         &self,
         cpu: &impl CpuGuard,
         range: IovaRange,
-        mapped: u64,
         fallen: FallenTables,
-    ) -> Result<(), UnmapFailure> {
-        let flushed = self.flush(cpu).and_then(|()| {
-            // A queue that was flushed has room; a CPU that the machine does not have has no queue.
-            let waits = self.wait(cpu, range, mapped, fallen);
-            waits.map_err(|_| SyncError {
-                waited: Duration::ZERO,
-            })
-        });
-        flushed.map_err(|error| {
-            self.domain.quarantine(range);
-            UnmapFailure::Hardware { range, error }
-        })
+    ) -> Option<Ticket> {
+        // A flush that begins now covers it too.
+        if self.is_on() && self.flush(cpu).is_ok() {
+            self.domain.recycle(fallen);
+            self.domain.release(cpu, range);
+            return None;
+        }
+        Some(self.domain.owe_everything(range, fallen, Addresses::Free))
     }
 
     /// Flushes if something has waited for the longest time allowed. To be called about as often.
@@ -262,7 +323,7 @@ where
         self,
         cpu: &impl CpuGuard,
     ) -> Result<Domain<P, S, F, M, H>, (Self, SyncError)> {
-        match self.flush(cpu) {
+        match self.flush_waiting(cpu) {
             Ok(()) => Ok(self.domain),
             Err(error) => Err((self, error)),
         }

@@ -9,7 +9,8 @@
 //! [`Batch`] keeps all of that, and shares one sync between many unmaps.
 //!
 //! [`Lazy`] gives that up in part, on purpose and by another type: mappings end at once for the
-//! driver, hardware may use them until the next flush, and it counts how much is exposed.
+//! driver, hardware may use them until the next flush, and it counts how much is exposed. A
+//! [`Switched`] one goes from strict to lazy and back while devices are at work.
 //!
 //! Layer L2. Hardware stands behind [`Hardware`], called once for a batch and never for a page; a
 //! driver implements it. Nothing here knows a device's driver or where its buffers come from.
@@ -26,23 +27,28 @@ mod error;
 mod fault;
 mod fold;
 mod hardware;
+mod identity;
 mod lazy;
 mod no_translation;
+mod switched;
 mod ticket;
 mod translate;
+mod unqueued;
 mod untranslated;
 mod withhold;
 
 pub use batch::{Batch, BatchConfig, BatchFailure, Held};
 pub use costs::InvalidationCosts;
 pub use domain::{Domain, Mapped};
-pub use error::{AttachRegionError, MapError, UnmapFailure};
+pub use error::{IdentityError, MapError, UnmapFailure};
 pub use fault::{Fault, FaultReason};
 pub use fold::{FaultFold, FoldedFault};
 pub use hardware::{Hardware, Invalidation, SyncError};
+pub use identity::IdentityRegion;
 pub use lazy::{Exposure, Lazy, LazyConfig};
 pub use no_translation::NoTranslation;
+pub use switched::Switched;
 pub use ticket::{DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};
-pub use translate::{LinkCursor, StrictDomain, Switched, Translate};
+pub use translate::{LinkCursor, StrictDomain, Translate};
 pub use untranslated::Untranslated;
 pub use withhold::{Withheld, WithholdError};

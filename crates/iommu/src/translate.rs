@@ -13,8 +13,8 @@ use crate::{
 /// What stands between a device and memory, seen by a mapping API: a seam that leaves out of what
 /// parts a domain is made, and says when hardware forgets what was unmapped.
 ///
-/// Implemented by [`Domain`], which is strict, by [`Lazy`], by [`Switched`] for a choice that is made
-/// while running, and by [`NoTranslation`](crate::NoTranslation) for machines without an IOMMU. It is a static parameter
+/// Implemented by [`Domain`], which is strict, by [`Lazy`], by [`Switched`](crate::Switched) for a
+/// choice that is made while running, and by [`NoTranslation`](crate::NoTranslation) for machines without an IOMMU. It is a static parameter
 /// of whoever maps, so a page costs no indirect call.
 pub trait Translate: Send + Sync {
     /// The domain itself.
@@ -421,51 +421,6 @@ where
         range: IovaRange,
         mapped: u64,
     ) -> Result<Option<Ticket>, UnmapFailure> {
-        self.unmap_range(cpu, range, mapped).map(|()| None)
-    }
-}
-
-/// A domain that is strict or lazy as its owner chose, where that is known only while running.
-pub enum Switched<P: Platform, S, F: Format, M: TableMemory, H: Hardware> {
-    /// Hardware forgets before memory is used again.
-    Strict(Domain<P, S, F, M, H>),
-    /// Hardware forgets at the next flush.
-    Lazy(Lazy<P, S, F, M, H>),
-}
-
-impl<P, S, F, M, H> Translate for Switched<P, S, F, M, H>
-where
-    P: Platform,
-    S: AsRef<[CpuSlot<CpuCache>]> + Send + Sync,
-    F: Format,
-    M: TableMemory + Send + Sync,
-    H: Hardware,
-{
-    type Domain = Domain<P, S, F, M, H>;
-
-    #[inline]
-    fn domain(&self) -> &Self::Domain {
-        match self {
-            Self::Strict(domain) => domain,
-            Self::Lazy(lazy) => lazy.domain(),
-        }
-    }
-
-    #[inline]
-    fn is_lazy(&self) -> bool {
-        matches!(self, Self::Lazy(_))
-    }
-
-    #[inline]
-    fn unmap(
-        &self,
-        cpu: &impl CpuGuard,
-        range: IovaRange,
-        mapped: u64,
-    ) -> Result<Option<Ticket>, UnmapFailure> {
-        match self {
-            Self::Strict(domain) => Translate::unmap(domain, cpu, range, mapped),
-            Self::Lazy(lazy) => Translate::unmap(lazy, cpu, range, mapped),
-        }
+        self.unmap_range(cpu, range, mapped)
     }
 }

@@ -1,7 +1,6 @@
 //! A mapping that fails half-way leaves nothing behind.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, NodeId, PhysAddr, PhysRange};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
@@ -30,9 +29,7 @@ impl Hardware for &Refusing {
 
     fn mapped(&self, _range: IovaRange) -> Result<(), SyncError> {
         match self.0.load(Ordering::Relaxed) {
-            true => Err(SyncError {
-                waited: Duration::ZERO,
-            }),
+            true => Err(SyncError::Failed),
             false => Ok(()),
         }
     }

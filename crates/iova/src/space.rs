@@ -344,7 +344,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         }
     }
 
-    fn give(&self, start: u64, granules: u64) {
+    pub(crate) fn give(&self, start: u64, granules: u64) {
         // Granule 0 was never handed out, and must not be.
         let given = start != 0 && self.tree.with(|tree| tree.give(start, granules)).is_ok();
         if !given {

@@ -15,7 +15,7 @@ use crate::spec::registers as reg;
 use crate::spec::ste::Ste;
 use crate::stream_table::StreamTable;
 use crate::tags::Tags;
-use crate::{AttachError, Config, Features, Smmu, StartError};
+use crate::{AttachError, Config, Features, Smmu, StartError, SyncFailure};
 
 /// The longest that a change of `CR0` or `GBPA` may take.
 const CONTROL_TIME_MAX: Duration = Duration::from_millis(100);
@@ -117,8 +117,37 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
             return Err(error);
         }
         // From here on the SMMU may know the memory, which stays with it on failure.
-        this.reset()?;
+        this.turn_off()?;
+        this.turn_on(&this.streams.lock(), 0)?;
         Ok(this)
+    }
+
+    /// Resets the SMMU into abort, and lets it go on: after a sync that failed, with whatever is open.
+    ///
+    /// Translation goes off, so that every transaction is aborted; the queues are begun anew; the
+    /// commands that were not executed are, and then everything is forgotten, and what was on its way
+    /// has landed. Only then does translation go on again, with all streams attached as they were. An
+    /// SMMU that cannot abort while it is off translates all the while.
+    ///
+    /// It redeems nothing by itself, and makes the next [`sync`](Self::sync) succeed that did not:
+    /// whatever it covers is as safe as ever, tickets, batches and lazy ranges of every domain, and
+    /// invalidations that were refused or found no room. Only a command that completes says that no
+    /// transaction is on its way any more; turning translation off does not (6.3.9.6).
+    ///
+    /// Other CPUs may map, unmap and wait meanwhile. Records of faults that were not taken are lost.
+    /// May sleep; spins, for a bounded time.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing can be redeemed, and translation stays off, with transactions aborted.
+    /// Another try may succeed.
+    pub fn reset(&self) -> Result<(), StartError> {
+        let streams = self.streams.lock();
+        let stays_on = match self.abort_when_off()? {
+            true => 0,
+            false => self.regs.read32(reg::CR0) & reg::CR0_SMMUEN,
+        };
+        self.control(reg::CR0, reg::CR0ACK, stays_on)?;
+        self.turn_on(&streams, stays_on)
     }
 
     /// Turns translation and queues off; transactions are then aborted where the SMMU can do that.
@@ -206,38 +235,26 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         }
     }
 
-    fn reset(&self) -> Result<(), StartError> {
-        self.turn_off()?;
-        let attributes = match self.features.coherent {
-            true => reg::CR1_INNER_WRITE_BACK,
-            false => reg::CR1_UNCACHED,
-        };
+    /// Turns everything on, in order; of `CR0`, `enabled` is on already.
+    fn turn_on(&self, streams: &Streams, mut enabled: u32) -> Result<(), StartError> {
         let regs = &self.regs;
-        regs.write32(reg::CR1, attributes);
-        regs.write32(reg::CR2, reg::CR2_PTM | reg::CR2_RECINVSID);
-        {
-            let streams = self.streams.lock();
+        // What the SMMU uses while it translates does not change (6.3).
+        if enabled & reg::CR0_SMMUEN == 0 {
+            let attributes = match self.features.coherent {
+                true => reg::CR1_INNER_WRITE_BACK,
+                false => reg::CR1_UNCACHED,
+            };
+            regs.write32(reg::CR1, attributes);
+            regs.write32(reg::CR2, reg::CR2_PTM | reg::CR2_RECINVSID);
             self.platform.barrier(Barrier::BeforeDevice);
             regs.write64(reg::STRTAB_BASE, streams.table.base() | reg::BASE_ALLOCATE);
             regs.write32(reg::STRTAB_BASE_CFG, streams.table.config());
         }
-        let commands = u64::from(self.commands.shift()) | self.commands.base();
-        regs.write64(reg::CMDQ_BASE, commands | reg::BASE_ALLOCATE);
-        regs.write32(reg::CMDQ_PROD, 0);
-        regs.write32(reg::CMDQ_CONS, 0);
-        self.acknowledge_errors();
-        let mut enabled = reg::CR0_CMDQEN;
+        self.commands.begin(regs);
+        enabled |= reg::CR0_CMDQEN;
         self.control(reg::CR0, reg::CR0ACK, enabled)?;
-        for forget in [command::CFGI_ALL, command::TLBI_NSNH_ALL] {
-            self.run([forget]).map_err(StartError::Sync)?;
-        }
-        {
-            let events = self.events.lock();
-            let base = u64::from(events.shift()) | events.base();
-            regs.write64(reg::EVENTQ_BASE, base | reg::BASE_ALLOCATE);
-            regs.write32(reg::EVENTQ_PROD, 0);
-            regs.write32(reg::EVENTQ_CONS, 0);
-        }
+        self.forget_everything().map_err(StartError::Sync)?;
+        self.events.lock().begin(regs);
         enabled |= reg::CR0_EVENTQEN;
         self.control(reg::CR0, reg::CR0ACK, enabled)?;
         self.control(reg::IRQ_CTRL, reg::IRQ_CTRLACK, 0)?;
@@ -248,24 +265,34 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         self.control(reg::CR0, reg::CR0ACK, enabled | reg::CR0_SMMUEN)
     }
 
-    /// Errors that an earlier owner left active would keep the command queue from starting.
-    fn acknowledge_errors(&self) {
-        let errors = self.regs.read32(reg::GERROR);
-        if errors != self.regs.read32(reg::GERRORN) {
-            self.regs.write32(reg::GERRORN, errors);
+    /// Lets all caches forget all they know, and makes up for what was given up before.
+    fn forget_everything(&self) -> Result<(), SyncFailure> {
+        let given_up = self.commands.given_up();
+        for forget in [command::CFGI_ALL, command::TLBI_NSNH_ALL] {
+            let mut queue = self.commands.produce(&self.platform, &self.regs);
+            queue.push([forget])?;
+            let target = queue.publish_with_sync()?;
+            self.commands.reach(&self.platform, &self.regs, target)?;
         }
+        self.commands.make_up(given_up)
     }
 
     fn turn_off(&self) -> Result<(), StartError> {
         if self.regs.read32(reg::CR0) & reg::CR0_SMMUEN != 0 {
             // Live devices must not fall through untranslated.
-            let abort = reg::GBPA_UPDATE | reg::GBPA_ABORT;
-            self.regs.write32(reg::GBPA, abort);
-            self.until(reg::GBPA, abort, |regs| {
-                regs.read32(reg::GBPA) & reg::GBPA_UPDATE == 0
-            })?;
+            self.abort_when_off()?;
         }
         self.control(reg::CR0, reg::CR0ACK, 0)
+    }
+
+    /// Lets transactions be aborted while translation is off; whether the SMMU can do that.
+    fn abort_when_off(&self) -> Result<bool, StartError> {
+        let abort = reg::GBPA_UPDATE | reg::GBPA_ABORT;
+        self.regs.write32(reg::GBPA, abort);
+        self.until(reg::GBPA, abort, |regs| {
+            regs.read32(reg::GBPA) & reg::GBPA_UPDATE == 0
+        })?;
+        Ok(self.regs.read32(reg::GBPA) & reg::GBPA_ABORT != 0)
     }
 
     fn control(&self, register: u64, ack: u64, value: u32) -> Result<(), StartError> {

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use dmakit_iommu::DomainId;
 use dmakit_platform::Segment;
 
 use crate::spec::ste::Ste;
@@ -40,6 +41,8 @@ pub(crate) struct Streams {
     pub(crate) vmids: Tags,
     /// Which streams, and which substreams of theirs, are attached to what.
     attached: Vec<(u32, u32, Tag)>,
+    /// Contexts that were created, and the domain of each.
+    contexts: Vec<(Tag, Option<DomainId>)>,
     /// Streams with substreams.
     open: Vec<u32>,
     /// Context descriptors, by ASID.
@@ -53,6 +56,7 @@ impl Streams {
             asids,
             vmids,
             attached: Vec::new(),
+            contexts: Vec::new(),
             open: Vec::new(),
             descriptors: Vec::new(),
         }
@@ -63,7 +67,8 @@ impl Streams {
         let attached = self.attached.try_reserve(1);
         let descriptors = self.descriptors.try_reserve(1);
         let open = self.open.try_reserve(1);
-        let all = attached.and(descriptors).and(open);
+        let contexts = self.contexts.try_reserve(1);
+        let all = attached.and(descriptors).and(open).and(contexts);
         all.map_err(|_| AttachError::Records)
     }
 
@@ -79,6 +84,33 @@ impl Streams {
             .retain(|&(other, number, _)| (other, number) != (stream, substream));
         self.attached
             .extend(tag.map(|tag| (stream, substream, tag)));
+    }
+
+    /// Notes a context, in room that was reserved.
+    pub(crate) fn note_context(&mut self, tag: Tag) {
+        self.contexts.push((tag, None));
+    }
+
+    /// Forgets a context that is gone.
+    pub(crate) fn forget_context(&mut self, tag: Tag) {
+        self.contexts.retain(|&(other, _)| other != tag);
+    }
+
+    /// Notes whose context it is.
+    pub(crate) fn assign(&mut self, tag: Tag, domain: DomainId) {
+        let context = self.contexts.iter_mut().find(|(other, _)| *other == tag);
+        if let Some((_, owner)) = context {
+            *owner = Some(domain);
+        }
+    }
+
+    /// The domain to which a stream, or a substream of it, is attached.
+    pub(crate) fn domain_of(&self, stream: u32, substream: u32) -> Option<DomainId> {
+        let mut attached = self.attached.iter();
+        let &(.., tag) =
+            attached.find(|&&(other, number, _)| (other, number) == (stream, substream))?;
+        let context = self.contexts.iter().find(|&&(other, _)| other == tag);
+        context.and_then(|&(_, domain)| domain)
     }
 
     /// What a stream is attached to.

@@ -5,13 +5,18 @@ use core::sync::atomic::Ordering;
 use dmakit_platform::{Barrier, Mmio, Platform, Segment};
 
 use crate::spec::event::{Event, WORDS};
-use crate::spec::registers::{EVENTQ_CONS, EVENTQ_PROD, INDEX_OVERFLOW};
+use crate::spec::registers::{
+    BASE_ALLOCATE, EVENTQ_BASE, EVENTQ_CONS, EVENTQ_PROD, INDEX_OVERFLOW,
+};
 
 /// Records that the SMMU writes and one reader takes.
 pub(crate) struct EventQueue {
     segment: Segment,
     shift: u32,
     consumed: u32,
+    /// Whether records were lost when the queue was begun anew.
+    lost: bool,
+    is_begun: bool,
     /// Whether the SMMU writes past the CPU's caches.
     invalidates: bool,
 }
@@ -23,16 +28,22 @@ impl EventQueue {
             segment,
             shift,
             consumed: 0,
+            lost: false,
+            is_begun: false,
             invalidates,
         }
     }
 
-    pub(crate) fn base(&self) -> u64 {
-        self.segment.range().start().raw()
-    }
-
-    pub(crate) fn shift(&self) -> u32 {
-        self.shift
+    /// Describes the queue to an SMMU whose event queue is off. Records that were not taken are lost.
+    pub(crate) fn begin<R: Mmio>(&mut self, regs: &R) {
+        let is_unread = || (regs.read32(EVENTQ_PROD) ^ self.consumed) & !INDEX_OVERFLOW != 0;
+        self.lost |= self.is_begun && is_unread();
+        self.is_begun = true;
+        self.consumed = 0;
+        let base = u64::from(self.shift) | self.segment.range().start().raw();
+        regs.write64(EVENTQ_BASE, base | BASE_ALLOCATE);
+        regs.write32(EVENTQ_PROD, 0);
+        regs.write32(EVENTQ_CONS, 0);
     }
 
     /// Its memory, once the SMMU is off.
@@ -66,7 +77,8 @@ impl EventQueue {
             self.consumed = (self.consumed & INDEX_OVERFLOW) | ((self.consumed + 1) & mask);
         }
         // The overflow bit is acknowledged by copying it.
-        let lost = (producer ^ self.consumed) & INDEX_OVERFLOW != 0;
+        let overflow = (producer ^ self.consumed) & INDEX_OVERFLOW != 0;
+        let lost = core::mem::take(&mut self.lost) || overflow;
         self.consumed = (self.consumed & mask) | (producer & INDEX_OVERFLOW);
         platform.barrier(Barrier::Full);
         regs.write32(EVENTQ_CONS, self.consumed);

@@ -3,12 +3,14 @@
 use core::ops::Deref;
 
 use dmakit_addr::Iova;
-use dmakit_iommu::{Fault, FaultReason, Hardware, Invalidation, InvalidationCosts, SyncError};
+use dmakit_iommu::{
+    DomainId, Fault, FaultReason, Hardware, Invalidation, InvalidationCosts, SyncError,
+};
 use dmakit_platform::{Mmio, Platform, TableMemory};
 
 use crate::queue::COMMAND_TIME_MAX;
 use crate::spec::event::{Event, EventKind};
-use crate::{Context, Smmu};
+use crate::{Context, RefusedCommand, Smmu, SyncFailure};
 
 /// One context of an SMMU, as a domain's hardware. `S` is how the domain holds the SMMU: a
 /// reference, or a counted one.
@@ -47,9 +49,7 @@ where
 {
     #[inline]
     fn invalidate(&self, what: &Invalidation) -> Result<(), SyncError> {
-        self.smmu
-            .invalidate(self.context.tag, what)
-            .map_err(|_| TIMEOUT)
+        Ok(self.smmu.invalidate(self.context.tag, what)?)
     }
 
     fn commands_for(&self, what: &Invalidation) -> u64 {
@@ -61,21 +61,36 @@ where
     }
 
     fn invalidate_all(&self) -> Result<(), SyncError> {
-        self.smmu
-            .invalidate_all(self.context.tag)
-            .map_err(|_| TIMEOUT)
+        Ok(self.smmu.invalidate_all(self.context.tag)?)
     }
 
     #[inline]
     fn sync(&self) -> Result<(), SyncError> {
-        self.smmu.sync().map_err(|_| TIMEOUT)
+        Ok(self.smmu.sync()?)
+    }
+
+    fn assign(&mut self, domain: DomainId) {
+        self.smmu.assign(self.context.tag, domain);
     }
 }
 
-const TIMEOUT: SyncError = SyncError {
-    waited: COMMAND_TIME_MAX,
-};
+impl From<SyncFailure> for SyncError {
+    fn from(failure: SyncFailure) -> Self {
+        match failure {
+            SyncFailure::Timeout { consumed, target } => Self::Timeout {
+                waited: COMMAND_TIME_MAX,
+                executed: consumed,
+                wanted: target,
+            },
+            SyncFailure::Refused(RefusedCommand { reason, command }) => {
+                Self::Refused { reason, command }
+            }
+            SyncFailure::Service => Self::Failed,
+        }
+    }
+}
 
+/// All but the domain, which [`Smmu::take_faults`] adds.
 impl From<Event> for Fault {
     fn from(event: Event) -> Self {
         let reason = match event.kind {
@@ -92,7 +107,9 @@ impl From<Event> for Fault {
             FaultReason::Unmapped | FaultReason::Permission | FaultReason::Table
         );
         Self {
+            domain: None,
             stream: event.stream,
+            substream: event.substream,
             iova: translated.then(|| Iova::new(event.address)),
             is_write: translated.then_some(!event.is_read),
             reason,

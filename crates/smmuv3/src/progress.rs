@@ -39,6 +39,12 @@ impl Progress {
     #[inline]
     pub(crate) fn publish(&self, count: u64) -> u32 {
         self.published.store(count, Ordering::Release);
+        self.index(count)
+    }
+
+    /// How registers write a count.
+    #[inline]
+    pub(crate) fn index(&self, count: u64) -> u32 {
         (count & (2 * self.len - 1)) as u32
     }
 

@@ -1,6 +1,6 @@
 //! The command queue.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use dmakit_platform::{Barrier, IrqMutex, Mmio, Platform, Segment};
@@ -10,7 +10,8 @@ use crate::progress::Progress;
 use crate::refusal::{RefusedCommand, Remedy, SyncFailure};
 use crate::spec::command::{Command, SYNC, sync_with_message};
 use crate::spec::registers::{
-    CMDQ_CONS, CMDQ_PROD, GERROR, GERROR_CMDQ, GERROR_SERVICE_FAILURE, GERRORN, command_error,
+    BASE_ALLOCATE, CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, GERROR, GERROR_CMDQ, GERROR_SERVICE_FAILURE,
+    GERRORN, command_error,
 };
 
 /// The longest that the SMMU may take for the commands before it, or for room in the queue.
@@ -21,8 +22,8 @@ const LOOKS: u32 = if cfg!(loom) { 1 } else { 16 };
 
 /// A ring of commands that any CPU fills.
 ///
-/// One interrupt-safe lock is held while commands are written in place, a few nanoseconds; nobody
-/// waits for the SMMU under it unless the ring is full. Waiting for completion needs no lock, and
+/// One interrupt-safe lock is held while commands are written in place, a few nanoseconds. Nobody
+/// waits for the SMMU under it unless the ring is full, and then at most [`COMMAND_TIME_MAX`]. Waiting for completion needs no lock, and
 /// two CPUs that wait at once share a sync.
 pub(crate) struct CommandQueue<P: Platform> {
     segment: Segment,
@@ -31,8 +32,8 @@ pub(crate) struct CommandQueue<P: Platform> {
     cleans: bool,
     /// Where syncs write the count that they complete, on an SMMU that can do so.
     message: Option<Segment>,
-    /// Whether an invalidation was lost for good.
-    is_broken: AtomicBool,
+    /// Invalidations that were given up, for which nothing has made up since.
+    given_up: AtomicU32,
     state: Line<IrqMutex<P, State>>,
     progress: Line<Progress>,
 }
@@ -83,7 +84,7 @@ impl<P: Platform> CommandQueue<P> {
             shift,
             cleans,
             message,
-            is_broken: AtomicBool::new(false),
+            given_up: AtomicU32::new(0),
             state: Line(IrqMutex::<P, _>::new(State {
                 full: 1 << shift,
                 ..State::default()
@@ -93,13 +94,8 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// Where it is.
-    pub(crate) fn base(&self) -> u64 {
+    fn base(&self) -> u64 {
         self.segment.range().start().raw()
-    }
-
-    /// log2 of its length.
-    pub(crate) fn shift(&self) -> u32 {
-        self.shift
     }
 
     /// Its memory, once the SMMU is off.
@@ -130,14 +126,58 @@ impl<P: Platform> CommandQueue<P> {
         regs: &R,
         target: u64,
     ) -> Result<(), SyncFailure> {
+        self.reach(platform, regs, target)?;
+        match self.given_up() {
+            0 => Ok(()),
+            _ => Err(self.broken()),
+        }
+    }
+
+    /// As [`wait`](Self::wait), whatever was given up before.
+    #[inline]
+    pub(crate) fn reach<R: Mmio>(
+        &self,
+        platform: &P,
+        regs: &R,
+        target: u64,
+    ) -> Result<(), SyncFailure> {
         if !self.has_reached(regs, target) {
             self.wait_long(platform, regs, target)?;
         }
         // What the SMMU and the devices did before, before what this CPU does next.
         platform.barrier(Barrier::AfterDevice);
-        match self.is_broken.load(Ordering::Acquire) {
-            false => Ok(()),
-            true => Err(self.broken()),
+        Ok(())
+    }
+
+    /// Describes the queue to an SMMU whose command queue is off: commands that it had not executed
+    /// come next. Errors that are active would keep it from starting, and are acknowledged.
+    pub(crate) fn begin<R: Mmio>(&self, regs: &R) {
+        let state = self.state.0.lock();
+        let base = u64::from(self.shift) | self.base();
+        regs.write64(CMDQ_BASE, base | BASE_ALLOCATE);
+        // Before the first command the register says nothing of ours.
+        let next = match state.published {
+            0 => 0,
+            _ => self.look_at_index(regs),
+        };
+        regs.write32(CMDQ_PROD, self.progress.0.index(state.published));
+        regs.write32(CMDQ_CONS, self.progress.0.index(next));
+        acknowledge(regs, u32::MAX);
+    }
+
+    /// How many invalidations were given up, without anything that made up for them.
+    #[inline]
+    pub(crate) fn given_up(&self) -> u32 {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Everything was forgotten that was to be when there were so many: what was given up until then
+    /// is made up for.
+    pub(crate) fn make_up(&self, given_up: u32) -> Result<(), SyncFailure> {
+        let (done, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        match self.given_up.compare_exchange(given_up, 0, done, seen) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.broken()),
         }
     }
 
@@ -215,7 +255,7 @@ impl<P: Platform> CommandQueue<P> {
                 Remedy::Repeat => command,
                 Remedy::Replace(wider) => wider,
                 Remedy::GiveUp => {
-                    self.is_broken.store(true, Ordering::Release);
+                    self.given_up.fetch_add(1, Ordering::AcqRel);
                     SYNC
                 }
             };
@@ -224,9 +264,17 @@ impl<P: Platform> CommandQueue<P> {
             self.clean(platform, slot, 1);
         }
         platform.barrier(Barrier::BeforeDevice);
-        let seen = regs.read32(GERRORN);
-        regs.write32(GERRORN, seen ^ GERROR_CMDQ);
+        acknowledge(regs, GERROR_CMDQ);
         Ok(())
+    }
+
+    /// Acknowledges global errors of `mask`: which of them were active.
+    ///
+    /// An acknowledgement reads and then writes what there is of all errors, so all of them are made
+    /// under the lock of this queue: one from in between would be undone.
+    pub(crate) fn acknowledge<R: Mmio>(&self, regs: &R, mask: u32) -> u32 {
+        let _lock = self.state.0.lock();
+        acknowledge(regs, mask)
     }
 
     /// Writes slots back to memory, where the SMMU does not look into caches.
@@ -259,6 +307,16 @@ fn message_word(segment: &Segment) -> Option<&AtomicU32> {
 
 fn active_errors(regs: &impl Mmio) -> u32 {
     regs.read32(GERROR) ^ regs.read32(GERRORN)
+}
+
+/// As [`CommandQueue::acknowledge`], under the lock already.
+fn acknowledge(regs: &impl Mmio, mask: u32) -> u32 {
+    let seen = regs.read32(GERRORN);
+    let active = (regs.read32(GERROR) ^ seen) & mask;
+    if active != 0 {
+        regs.write32(GERRORN, seen ^ active);
+    }
+    active
 }
 
 /// The queue, held by one CPU.

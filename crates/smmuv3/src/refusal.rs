@@ -6,8 +6,8 @@ use crate::queue::COMMAND_TIME_MAX;
 use crate::spec::command::{CFGI_ALL, Command, SYNC, TLBI_NSNH_ALL, opcode};
 use crate::spec::registers::{COMMAND_ERROR_ABORT, COMMAND_ERROR_ATC_TIMEOUT};
 
-/// Commands that did not take effect. Nothing that waited for them may be reused until the SMMU was
-/// reset into abort.
+/// Commands that did not take effect. Nothing that waited for them may be reused until a later sync
+/// succeeds, maybe after a [reset](crate::Smmu::reset).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SyncFailure {
     /// They did not complete in time.

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use dmakit_addr::{DmaMask, NodeId};
 use dmakit_io_pgtable::lpae::{Lpae, MAIR, Stage};
 use dmakit_io_pgtable::{Format, PageTable};
-use dmakit_iommu::{Invalidation, InvalidationCosts};
+use dmakit_iommu::{DomainId, Fault, Invalidation, InvalidationCosts};
 use dmakit_platform::{
     IrqMutex, Mmio, NoMemory, Platform, Segment, SegmentRequest, SleepMutex, TableMemory,
 };
@@ -55,7 +55,9 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     /// Makes a translation of a page table: stage 1 under an ASID, stage 2 under a VMID. May sleep.
     ///
     /// # Errors
-    /// [`AttachError`].
+    /// [`AttachError::Shape`] for tables that this SMMU does not walk, [`AttachError::NoTag`] when all
+    /// are in use, [`AttachError::Memory`] and [`AttachError::Records`] without memory: nothing has
+    /// changed then. [`AttachError::Sync`]: the tag is lost until the SMMU is stopped.
     pub fn create_context<Q: Platform, N: TableMemory>(
         &self,
         table: &PageTable<Lpae, Q, N>,
@@ -78,6 +80,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
             Stage::One => self.stage_1(&mut streams, table)?,
             Stage::Two => self.stage_2(&mut streams, table)?,
         };
+        streams.note_context(context.tag);
         drop(streams);
         // Whatever an earlier life of the tag left.
         match self.run([whole(context.tag)]) {
@@ -93,7 +96,8 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     /// [`Translation`](crate::Translation), and so the context, only when all tickets are redeemed.
     ///
     /// # Errors
-    /// [`ReleaseFailure`].
+    /// [`ReleaseFailure::InUse`] with the context, while a stream is attached; with
+    /// [`ReleaseFailure::Sync`] its tag is not used again.
     pub fn release_context(&self, context: Context) -> Result<(), ReleaseFailure> {
         let mut streams = self.streams.lock();
         if let Some(stream) = streams.attached_to(context.tag) {
@@ -101,6 +105,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         }
         self.run([whole(context.tag)])
             .map_err(ReleaseFailure::Sync)?;
+        streams.forget_context(context.tag);
         match context.tag {
             Tag::Asid(asid) => {
                 streams.asids.give(asid);
@@ -116,7 +121,9 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     /// Lets a stream translate through a context. May sleep.
     ///
     /// # Errors
-    /// [`AttachError`].
+    /// [`AttachError::UnknownStream`], [`AttachError::Substreams`], and [`AttachError::Memory`] or
+    /// [`AttachError::Records`] without memory: the stream is as before. [`AttachError::Sync`]: it may
+    /// translate as before or as now, and the context must stay.
     pub fn attach(&self, stream: u32, context: &Context) -> Result<(), AttachError> {
         self.set_stream(stream, &context.entry, Some(context.tag))
     }
@@ -124,7 +131,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     /// Aborts a stream's transactions. May sleep.
     ///
     /// # Errors
-    /// [`AttachError`].
+    /// As for [`attach`](Self::attach); after [`AttachError::Sync`] it may go on as before.
     pub fn detach(&self, stream: u32) -> Result<(), AttachError> {
         self.set_stream(stream, &ste::ABORT, None)
     }
@@ -132,7 +139,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     /// Lets a stream pass untranslated. May sleep.
     ///
     /// # Errors
-    /// [`AttachError`].
+    /// As for [`attach`](Self::attach); after [`AttachError::Sync`] it may go on as before.
     pub fn bypass(&self, stream: u32) -> Result<(), AttachError> {
         self.set_stream(stream, &ste::BYPASS, None)
     }
@@ -189,7 +196,7 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     /// The queue is held while `commands` are asked for: they must come at once, and not from it.
     ///
     /// # Errors
-    /// [`SyncFailure`].
+    /// [`SyncFailure`]: some may have been executed, and nothing that waited for them may be used again.
     #[inline]
     pub fn execute(&self, commands: impl IntoIterator<Item = Command>) -> Result<(), SyncFailure> {
         let mut queue = self.commands.produce(&self.platform, &self.regs);
@@ -198,7 +205,27 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         self.commands.wait(&self.platform, &self.regs, target)
     }
 
-    /// Takes records of faults, oldest first.
+    /// Takes records of faults, oldest first, each with the domain to which its stream is attached by
+    /// now. May sleep; O(streams attached) for each record. `visit` must not ask this SMMU for
+    /// anything.
+    pub fn take_faults(&self, mut visit: impl FnMut(Fault)) -> EventCount {
+        let streams = self.streams.lock();
+        self.take_events(|event| {
+            let substream = event.substream.unwrap_or(0);
+            let domain = streams.domain_of(event.stream, substream);
+            visit(Fault {
+                domain,
+                ..event.into()
+            });
+        })
+    }
+
+    /// Notes whose context a tag is.
+    pub(crate) fn assign(&self, tag: Tag, domain: DomainId) {
+        self.streams.lock().assign(tag, domain);
+    }
+
+    /// Takes records of faults, oldest first, as the SMMU wrote them. Usable in any context.
     pub fn take_events(&self, mut visit: impl FnMut(Event)) -> EventCount {
         let mut count = EventCount::default();
         let mut events = self.events.lock();
@@ -206,14 +233,13 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
             count.records += 1;
             visit(event);
         });
-        let seen = self.regs.read32(reg::GERRORN);
-        let active = self.regs.read32(reg::GERROR) ^ seen;
+        let active = self.regs.read32(reg::GERROR) ^ self.regs.read32(reg::GERRORN);
         count.failed = active & reg::GERROR_SERVICE_FAILURE != 0;
         // An abort for want of room stays active until it is acknowledged.
         if active & reg::GERROR_EVENTQ_ABORT != 0 {
             count.lost = true;
-            self.regs
-                .write32(reg::GERRORN, seen ^ reg::GERROR_EVENTQ_ABORT);
+            self.commands
+                .acknowledge(&self.regs, reg::GERROR_EVENTQ_ABORT);
         }
         count
     }

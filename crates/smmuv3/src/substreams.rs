@@ -64,7 +64,9 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
     /// 8 bytes for 64 of them and a page for 64 that are used, else 64 bytes for each. May sleep.
     ///
     /// # Errors
-    /// [`AttachError`].
+    /// [`AttachError::Shape`] for more bits than the SMMU has, or none; [`AttachError::Substreams`] where
+    /// they are open already; without memory [`AttachError::Memory`] or [`AttachError::Records`]. After
+    /// [`AttachError::Sync`] their memory is lost, for the SMMU may know it.
     pub fn open_substreams(
         &self,
         stream: u32,

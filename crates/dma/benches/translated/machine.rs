@@ -7,7 +7,7 @@ use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, NodeId, PhysAddr, PhysRange
 use dmakit_dma::{CoherentSource, Device, DeviceId, DeviceInfo, Path, Switched, Unchecked};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{PageTable, WalkCoherence};
-use dmakit_iommu::{Domain, DomainId, Hardware, Invalidation, Lazy, LazyConfig, SyncError};
+use dmakit_iommu::{Domain, DomainId, Hardware, Invalidation, LazyConfig, SyncError, Translate};
 use dmakit_iova::{CpuCache, Policy, Request, Space};
 use dmakit_platform::host::{HostRam, SegmentStore};
 use dmakit_platform::{CpuSlot, Platform};
@@ -91,13 +91,13 @@ impl<P: Platform> Machine<P> {
         let cpus = vec![CpuSlot::default()];
         let space = Space::new(Granule::K4, aperture, Policy::TopDown, cpus).expect("a space");
         let domain = Domain::new(DomainId(1), space, table, Counted::default());
-        let domain = match mode {
-            Mode::Strict | Mode::Batched => Switched::Strict(domain),
-            Mode::Lazy => match Lazy::new(domain, platform.clone(), LazyConfig::default()) {
-                Ok(lazy) => Switched::Lazy(lazy),
-                Err(_) => unreachable!("memory for the queues"),
-            },
+        let config = LazyConfig::default();
+        let Ok(domain) = Switched::strict(domain, platform.clone(), config) else {
+            unreachable!("memory for the queues");
         };
+        if mode == Mode::Lazy {
+            domain.make_lazy().expect("memory for the queues");
+        }
         Self { platform, domain }
     }
 
@@ -120,10 +120,7 @@ impl<P: Platform> Machine<P> {
     }
 
     pub fn strict(&self) -> &Strict<P> {
-        match &self.domain {
-            Switched::Strict(domain) => domain,
-            Switched::Lazy(lazy) => lazy.domain(),
-        }
+        self.domain.domain()
     }
 
     pub fn device(&self) -> Dev<'_, P> {

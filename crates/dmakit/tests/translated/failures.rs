@@ -118,6 +118,28 @@ fn a_sync_that_fails_keeps_the_debt_until_one_succeeds() {
 }
 
 #[test]
+fn a_buffer_that_waits_for_a_hung_smmu_comes_back_after_a_reset() {
+    let rig = Rig::coherent(24);
+    let domain = rig.strict();
+    let device = rig.device(rig.info(), &domain);
+    let mapping = mapped(&rig, &device);
+    rig.smmu.hang();
+    let UnmapFailure::Owed { error, debt } = device.unmap_and_sync(mapping).unwrap_err() else {
+        panic!("the debt stands");
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains("has executed") && text.contains("1s"),
+        "{text}"
+    );
+    rig.driver.reset().unwrap();
+    let proof = device.sync().unwrap();
+    device.redeem(debt, &proof).unwrap();
+    is_empty(&rig, &domain);
+    rig.close(domain);
+}
+
+#[test]
 fn a_batch_that_does_not_close_gives_nothing_back() {
     let rig = Rig::coherent(23);
     let domain = rig.strict();

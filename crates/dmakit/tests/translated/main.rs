@@ -5,6 +5,7 @@
 )]
 
 mod failures;
+mod firmware;
 mod late;
 mod lists;
 mod lockstep;
@@ -15,6 +16,7 @@ mod paging;
 mod peers;
 mod pinned;
 mod rig;
+mod switched;
 mod traced;
 mod two_step;
 mod unlink;

@@ -63,6 +63,10 @@ impl Hardware for Broken<'_> {
         self.inner.invalidate_all()
     }
 
+    fn assign(&mut self, domain: DomainId) {
+        self.inner.assign(domain);
+    }
+
     fn sync(&self) -> Result<(), SyncError> {
         if self.mutant == Mutant::NoSync {
             return Ok(());

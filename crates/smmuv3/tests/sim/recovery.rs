@@ -147,7 +147,7 @@ fn whatever_allocation_fails_leaves_no_trace() {
 
 /// Registers of an SMMU where looking for errors takes long, so that whoever waits in vain gives up
 /// after few looks.
-struct Slow(SimSmmu, Machine);
+pub struct Slow(pub SimSmmu, pub Machine);
 
 impl Mmio for Slow {
     fn read32(&self, offset: u64) -> u32 {

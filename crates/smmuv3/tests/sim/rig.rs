@@ -54,6 +54,10 @@ impl<R: Mmio + Send + Sync> Hardware for Broken<'_, R> {
         self.inner.invalidate_all()
     }
 
+    fn assign(&mut self, domain: DomainId) {
+        self.inner.assign(domain);
+    }
+
     fn sync(&self) -> Result<(), SyncError> {
         if self.mutant == Mutant::NoSync {
             return Ok(());
@@ -150,6 +154,16 @@ impl Rig {
         driver: &'a Driver<R>,
         mutant: Mutant,
     ) -> TestDomain<'a, R> {
+        self.numbered_domain(driver, mutant, DomainId(1))
+    }
+
+    /// The same, by another name.
+    pub fn numbered_domain<'a, R: Mmio + Send + Sync>(
+        &self,
+        driver: &'a Driver<R>,
+        mutant: Mutant,
+        id: DomainId,
+    ) -> TestDomain<'a, R> {
         let Shape {
             granule,
             stage,
@@ -174,7 +188,7 @@ impl Rig {
             mutant,
             late: Mutex::default(),
         };
-        Domain::new(DomainId(1), space, table, hardware)
+        Domain::new(id, space, table, hardware)
     }
 
     /// A buffer that belongs to the test, on a node.
@@ -303,6 +317,6 @@ impl Rig {
 
 pub fn faults<R: Mmio>(driver: &Driver<R>) -> Vec<Fault> {
     let mut faults = Vec::new();
-    driver.take_events(|event| faults.push(event.into()));
+    driver.take_faults(|fault| faults.push(fault));
     faults
 }

@@ -6,7 +6,7 @@ use dmakit_addr::{Granule, Iova, IovaRange};
 use dmakit_dma::{CoherentSource, Device, DeviceInfo, Path, PoolId};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{PageTable, WalkCoherence};
-use dmakit_iommu::{Domain, DomainId, Exposure, Lazy, LazyConfig, Switched, Translate};
+use dmakit_iommu::{Domain, DomainId, Exposure, LazyConfig, Switched, Translate};
 use dmakit_iova::{CpuCache, Policy, Space};
 use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_platform::{CpuSlot, Platform};
@@ -116,20 +116,23 @@ impl Attachment {
         let table = PageTable::new(format, platform.clone(), memory.clone(), None, coherence)
             .map_err(|error| StackError::Table(error.to_string()))?;
         let context = smmu.create_context(&table)?;
-        if let Err(error) = smmu.attach(stream.raw().into(), &context) {
-            smmu.release_context(context)?;
-            return Err(error.into());
-        }
         let hardware = Translation::new(smmu.clone(), context);
         let domain = Domain::new(config.domain, space, table, hardware);
-        let domain = match config.mode {
-            Mode::Strict => Switched::Strict(domain),
-            Mode::Lazy => match Lazy::new(domain, platform, LazyConfig::default()) {
-                Ok(lazy) => Switched::Lazy(lazy),
-                // Strict is what lazy falls back to: safe, and slower.
-                Err(domain) => Switched::Strict(domain),
-            },
+        let domain = Switched::strict(domain, platform, LazyConfig::default());
+        let domain = domain.map_err(|_| StackError::Queues)?;
+        let attached = match config.mode {
+            Mode::Strict => Ok(()),
+            Mode::Lazy => domain.make_lazy().map_err(|_| StackError::Queues),
         };
+        let context = domain.domain().hardware().context();
+        let attached = attached.and_then(|()| Ok(smmu.attach(stream.raw().into(), context)?));
+        if let Err(error) = attached {
+            let strict = domain.into_strict(&machine.platform().enter_cpu());
+            if let Ok(Ok((hardware, _))) = strict.map(Domain::close) {
+                smmu.release_context(hardware.into_context())?;
+            }
+            return Err(error);
+        }
         Ok(Self {
             machine: machine.clone(),
             memory: memory.clone(),
@@ -158,24 +161,30 @@ impl Attachment {
         Device::new(self.machine.platform(), info, path, source)
     }
 
+    /// Goes to the other mode, whoever maps meanwhile.
+    ///
+    /// # Errors
+    /// [`StackError::Queues`] without memory, [`StackError::Sync`] where the SMMU does not forget.
+    pub fn switch(&self, mode: Mode) -> Result<(), StackError> {
+        let platform = self.machine.platform();
+        match mode {
+            Mode::Strict => Ok(self.domain.make_strict(&platform.enter_cpu())?),
+            Mode::Lazy => self.domain.make_lazy().map_err(|_| StackError::Queues),
+        }
+    }
+
     /// Lets the SMMU forget what was unmapped lazily. Nothing to do in strict mode.
     ///
     /// # Errors
     /// [`StackError::Sync`].
     pub fn flush(&self) -> Result<(), StackError> {
         let platform = self.machine.platform();
-        match &self.domain {
-            Switched::Strict(_) => Ok(()),
-            Switched::Lazy(lazy) => Ok(lazy.flush(&platform.enter_cpu())?),
-        }
+        Ok(self.domain.flush(&platform.enter_cpu())?)
     }
 
     /// What lazy mode exposed; nothing in strict mode.
     pub fn exposure(&self) -> Exposure {
-        match &self.domain {
-            Switched::Strict(_) => Exposure::default(),
-            Switched::Lazy(lazy) => lazy.exposure(),
-        }
+        self.domain.exposure()
     }
 
     /// How the SMMU translates an address: the entries in RAM that it reads.
@@ -208,17 +217,12 @@ impl Attachment {
         let counters = self.counters();
         self.smmu.detach(self.stream.raw().into())?;
         let platform = self.machine.platform();
-        let domain = match self.domain {
-            Switched::Strict(domain) => domain,
-            Switched::Lazy(lazy) => {
-                lazy.into_strict(&platform.enter_cpu())
-                    .map_err(|(lazy, error)| {
-                        // Hardware may still use its tables.
-                        std::mem::forget(lazy);
-                        error
-                    })?
-            }
-        };
+        let strict = self.domain.into_strict(&platform.enter_cpu());
+        let domain = strict.map_err(|(domain, error)| {
+            // Hardware may still use its tables.
+            std::mem::forget(domain);
+            error
+        })?;
         match domain.close() {
             Ok((hardware, table)) => {
                 self.smmu.release_context(hardware.into_context())?;

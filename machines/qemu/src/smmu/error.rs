@@ -17,6 +17,8 @@ pub enum StackError {
     Attach(AttachError),
     /// No table of the wanted shape.
     Table(String),
+    /// No memory for the queues of a domain.
+    Queues,
     /// No space of device addresses.
     Space(SpaceError),
     /// The SMMU did not say that it has forgotten.
@@ -39,6 +41,7 @@ impl fmt::Display for StackError {
             Self::Smmu(error) => error.fmt(f),
             Self::Attach(error) => error.fmt(f),
             Self::Table(why) => write!(f, "no page table: {why}"),
+            Self::Queues => f.write_str("no memory for the queues of a domain"),
             Self::Space(error) => error.fmt(f),
             Self::Sync(error) => error.fmt(f),
             Self::Release(error) => error.fmt(f),

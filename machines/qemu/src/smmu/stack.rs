@@ -73,10 +73,10 @@ impl SmmuStack {
         Attachment::open(self, stream, config)
     }
 
-    /// The records of faults so far, oldest first. One faulted transfer can have many.
+    /// The records of faults so far, oldest first, with their domains. One faulted transfer can have many.
     pub fn take_faults(&self) -> (Vec<Fault>, EventCount) {
         let mut faults = Vec::new();
-        let count = self.smmu.take_events(|event| faults.push(event.into()));
+        let count = self.smmu.take_faults(|fault| faults.push(fault));
         (faults, count)
     }
 

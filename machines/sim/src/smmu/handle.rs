@@ -67,6 +67,11 @@ impl SimSmmu {
         });
     }
 
+    /// It executes nothing any more, until its command queue is turned off.
+    pub fn hang(&self) {
+        self.with(|smmu| smmu.faults.hangs = true);
+    }
+
     /// It executes so many commands more, and then nothing.
     pub fn stick_after(&self, count: u32) {
         self.with(|smmu| smmu.faults.until_stuck = Some(count));
@@ -75,6 +80,11 @@ impl SimSmmu {
     /// It goes into service failure mode.
     pub fn fail_service(&self) {
         self.with(|smmu| smmu.raise(reg::SERVICE_FAILURE));
+    }
+
+    /// The next record cannot be written: it is lost, and a global error says so.
+    pub fn fail_record_write(&self) {
+        self.with(|smmu| smmu.faults.loses_record = true);
     }
 
     /// Commands of this number do nothing from now on, as if the driver had not sent them.

@@ -40,6 +40,10 @@ pub(super) struct Injected {
     pub(super) until_stuck: Option<u32>,
     /// Nothing is executed any more.
     pub(super) is_stuck: bool,
+    /// Nothing is executed until the command queue is turned off.
+    pub(super) hangs: bool,
+    /// The next record is lost.
+    pub(super) loses_record: bool,
     /// Commands of these numbers do nothing, as if they had not been sent.
     pub(super) ignored: BTreeSet<u8>,
 }
@@ -109,6 +113,9 @@ impl SmmuState {
         if !is_fixed {
             self.registers.insert(offset, value);
         }
+        if offset == reg::CR0 && value & reg::CMDQEN == 0 {
+            self.faults.hangs = false;
+        }
     }
 
     pub(super) fn raise(&mut self, error: u32) {
@@ -158,7 +165,8 @@ impl SmmuState {
     pub(crate) fn step(&mut self, memory: &mut Memory<'_>) -> Progress {
         let is_running = self.get(reg::CR0) & reg::CMDQEN != 0
             && !self.is_active(reg::CMDQ_ERR | reg::SERVICE_FAILURE)
-            && !self.faults.is_stuck;
+            && !self.faults.is_stuck
+            && !self.faults.hangs;
         let (base, mask) = self.queue(reg::CMDQ_BASE);
         let cons = self.get(reg::CMDQ_CONS) & mask;
         if !is_running || cons == self.get(reg::CMDQ_PROD) & mask {
@@ -373,6 +381,10 @@ impl SmmuState {
 
     fn record(&mut self, record: [u64; 4], memory: &mut Memory<'_>) {
         if self.get(reg::CR0) & reg::EVENTQEN == 0 {
+            return;
+        }
+        if std::mem::take(&mut self.faults.loses_record) {
+            self.raise(reg::EVENTQ_ABORT);
             return;
         }
         let (base, mask) = self.queue(reg::EVENTQ_BASE);
