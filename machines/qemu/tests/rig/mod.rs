@@ -24,7 +24,8 @@ pub const OTHER: FunctionId = FunctionId::on_root(3, 0);
 /// The buffer in an `edu`.
 const INSIDE: u64 = 0x4_0000;
 
-const RAM: u64 = 0x4000_0000;
+/// Where RAM begins.
+pub const RAM: u64 = 0x4000_0000;
 
 /// Memory that is cut off one end, and counted.
 pub struct Bump {
@@ -76,8 +77,12 @@ pub fn rig() -> Rig {
 
 /// A rig whose first `edu` has so many address bits.
 pub fn rig_with(clock: Clock, bits: u32) -> Rig {
-    let mut config = Config::virt();
-    config.clock = clock;
+    let config = Config::virt();
+    rig_on(Config { clock, ..config }, bits)
+}
+
+/// A rig on a machine of two nodes: the first one's memory is for buffers, the other's for tables.
+pub fn rig_on(mut config: Config, bits: u32) -> Rig {
     let mask = DmaMask::bits(bits).unwrap().last();
     config
         .devices
