@@ -2,13 +2,15 @@
 
 mod rig;
 
-use dmakit_addr::{Granule, PhysAddr};
+use std::sync::atomic::Ordering;
+
+use dmakit_addr::{Granule, PhysAddr, PhysRange};
 use dmakit_io_pgtable::Permissions;
 use dmakit_iommu::{Batch, BatchConfig, FaultReason};
 use dmakit_platform::{Mmio, Platform};
 use dmakit_qemu::{Clock, QemuMmio};
 use dmakit_smmuv3::spec::registers::{CR0, GERROR, GERRORN};
-use dmakit_smmuv3::{Config, Inherited, Smmu};
+use dmakit_smmuv3::{Config, InUse, Inherited, Smmu, Tag};
 use rig::{EDU, OTHER, RAM, Rig, faults, folded, rig, rig_with};
 
 #[test]
@@ -244,10 +246,20 @@ fn inherited_streams_translate_as_their_owner_left_them() {
     rig.arm(&domain, 0x5a);
     let frame = rig.frame(2, 0xee).range();
     let mapped = rig.map(&domain, &[frame], Permissions::READ_WRITE);
-    let entry = domain.hardware().context().entry();
+    let context = domain.hardware().context();
+    // All that the next owner knows is in registers and memory.
+    let word = |at: PhysAddr| {
+        let word = PhysRange::new(at, 8).ok()?;
+        let window = rig.machine.hardware_window(word)?;
+        Some(window.words64()?[0].load(Ordering::Relaxed))
+    };
+    let found = InUse::read(&rig.regs(), EDU.raw().into(), word).unwrap();
+    assert_eq!(found.entry, context.entry());
+    let asids = found.asid.as_slice();
+    assert_eq!(asids.first().copied().map(Tag::Asid), Some(context.tag()));
     let inherited = Inherited {
-        streams: &[(EDU.raw().into(), entry)],
-        asids: &[1],
+        streams: &[(EDU.raw().into(), found.entry)],
+        asids,
         vmids: &[],
     };
     let smmu = Smmu::take_over(

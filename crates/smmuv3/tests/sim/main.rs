@@ -8,3 +8,4 @@ mod rig;
 mod room;
 mod shapes;
 mod substreams;
+mod take_over;
