@@ -9,3 +9,4 @@ mod room;
 mod shapes;
 mod substreams;
 mod take_over;
+mod threshold;

@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use dmakit_addr::{Direction, DmaAddr, DmaMask, Granule, Iova, IovaRange, NodeId, PhysRange};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{PageTable, Permissions, WalkCoherence};
-use dmakit_iommu::{Domain, DomainId, Fault, Hardware, Invalidation, Mapped, SyncError, Ticket};
+use dmakit_iommu::{
+    Domain, DomainId, Fault, Hardware, Invalidation, InvalidationCosts, Mapped, SyncError, Ticket,
+};
 use dmakit_iova::{CpuCache, Policy, Space};
 use dmakit_platform::{CpuSlot, Mmio, Platform, Segment, SegmentRequest};
 use dmakit_sim::{
@@ -48,6 +50,14 @@ impl<R: Mmio + Send + Sync> Hardware for Broken<'_, R> {
             Mutant::Nothing | Mutant::NoSync => {}
         }
         self.inner.invalidate(&what)
+    }
+
+    fn commands_for(&self, what: &Invalidation) -> u64 {
+        self.inner.commands_for(what)
+    }
+
+    fn costs(&self) -> InvalidationCosts {
+        self.inner.costs()
     }
 
     fn invalidate_all(&self) -> Result<(), SyncError> {

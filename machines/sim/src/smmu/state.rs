@@ -42,6 +42,8 @@ pub(super) struct Injected {
     pub(super) is_stuck: bool,
     /// Commands of these numbers do nothing, as if they had not been sent.
     pub(super) ignored: BTreeSet<u8>,
+    /// Commands of these numbers are taken for what this makes of them.
+    pub(super) misread: BTreeMap<u8, fn(Command) -> Command>,
 }
 
 /// The rest of the machine, as the SMMU sees it.
@@ -179,6 +181,10 @@ impl SmmuState {
             self.faults.unreadable = self.faults.unreadable.saturating_sub(1);
             self.refuse(cons, 2);
             return Progress::Consumed;
+        };
+        let command = match self.faults.misread.get(&opcode(command)) {
+            Some(other) => other(command),
+            None => command,
         };
         match kind(command, self.config.ranges, self.config.messages) {
             Kind::Illegal => self.refuse(cons, 1),
