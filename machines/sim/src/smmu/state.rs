@@ -290,7 +290,8 @@ impl SmmuState {
             Route::Bypass => return Ok(address),
             Route::Stage1(contexts) => {
                 let number = contexts.number(source.substream)?;
-                context(&self.descriptor(source.stream, number, contexts, memory)?)?
+                let descriptor = self.descriptor(source.stream, number, contexts, memory)?;
+                context(&descriptor, &self.config)?
             }
             Route::Stage2(tag, tables) => (tag, tables),
         };
