@@ -6,8 +6,8 @@ use core::time::Duration;
 ///
 /// A command costs the time until hardware has executed it. Forgetting everything costs one
 /// command, and each translation that was still wanted is walked again: at most as many as the
-/// caches hold. So from `entries * refill / command + 1` commands on, the whole is cheaper; the
-/// default of the SMMUv3 driver, 50 ns, 400 ns and 128 entries, gives 1025.
+/// caches hold. So above `entries * refill / command + 1` commands the whole is cheaper; the default
+/// of the SMMUv3 driver, 50 ns, 400 ns and 128 entries, all assumed, gives 1025.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InvalidationCosts {
     /// Executing one command.

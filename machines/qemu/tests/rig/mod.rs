@@ -135,12 +135,24 @@ impl Rig {
         granule: Granule,
         id: u64,
     ) -> TestDomain<'a> {
+        self.domain_of_stage(smmu, Stage::One, granule, id)
+    }
+
+    pub fn domain_of_stage<'a>(
+        &'a self,
+        smmu: &'a Driver<'a>,
+        stage: Stage,
+        granule: Granule,
+        id: u64,
+    ) -> TestDomain<'a> {
         let platform = self.machine.platform();
-        let format = Lpae::new(Stage::One, granule, 48, 44, ContiguousHint::Never).unwrap();
+        // Stage 2 takes no more bits than addresses of memory have.
+        let input_bits = if stage == Stage::Two { 44 } else { 48 };
+        let format = Lpae::new(stage, granule, input_bits, 44, ContiguousHint::Never).unwrap();
         let cpus = (0..platform.cpu_count())
             .map(|_| CpuSlot::default())
             .collect();
-        let aperture = IovaRange::new(Iova::new(0), 1 << 47).unwrap();
+        let aperture = IovaRange::new(Iova::new(0), 1 << (input_bits - 1)).unwrap();
         let space = Space::new(granule, aperture, Policy::TopDown, cpus).unwrap();
         let table = PageTable::new(
             format,
