@@ -11,7 +11,7 @@ use dmakit_platform::{Mmio, Platform};
 use dmakit_qemu::{Clock, QemuMmio};
 use dmakit_smmuv3::spec::registers::{CR0, GERROR, GERRORN};
 use dmakit_smmuv3::{Config, InUse, Inherited, Smmu, Tag};
-use rig::{EDU, OTHER, RAM, Rig, faults, folded, rig, rig_with};
+use rig::{Driver, EDU, OTHER, RAM, Rig, faults, folded, rig, rig_with};
 
 #[test]
 fn a_transfer_under_way_does_not_outlive_the_unmap() {
@@ -186,6 +186,12 @@ fn reset_in_mid_work(rig: &Rig, end: End) -> Option<()> {
         None => rig.smmu(),
     };
     drop(ticket);
+    is_served(rig, smmu);
+    in_time.then_some(())
+}
+
+/// Whoever has the SMMU now attaches a device, which writes where it should.
+fn is_served(rig: &Rig, smmu: Driver<'_>) {
     let domain = rig.domain(&smmu, Granule::K4);
     rig.arm(&domain, 0x77);
     let frame = rig.frame(2, 0xee).range();
@@ -195,7 +201,6 @@ fn reset_in_mid_work(rig: &Rig, end: End) -> Option<()> {
     assert_eq!(faults(&smmu), []);
     drop(domain);
     smmu.stop().unwrap();
-    in_time.then_some(())
 }
 
 #[test]
