@@ -2,16 +2,16 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use dmakit_addr::{DmaMask, Iova, IovaRange, PhysRange};
+use dmakit_addr::{DmaMask, IovaRange, PhysRange};
 use dmakit_io_pgtable::{FallenTables, Format, Gather, PageTable, Permissions};
 use dmakit_iova::{CpuCache, Request, Reservation, Space};
 use dmakit_platform::{CpuGuard, CpuSlot, Platform, TableMemory};
 
 use crate::batch::{Joined, joined};
 use crate::epochs::Epochs;
-use crate::error::{AttachRegionError, MapError, UnmapFailure};
+use crate::error::{MapError, UnmapFailure};
 use crate::hardware::{Hardware, Invalidation, SyncError};
-use crate::ticket::{DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};
+use crate::ticket::{Addresses, DomainId, Epoch, Proof, RedeemError, RedeemFailure, Ticket};
 
 /// A mapped range of device addresses.
 ///
@@ -134,24 +134,6 @@ where
         }
     }
 
-    /// Maps `range` to the memory of the same numbers, and withholds its addresses for good: what
-    /// firmware or a boot display goes on using. May sleep.
-    ///
-    /// # Errors
-    /// [`AttachRegionError`].
-    pub fn map_identity(
-        &self,
-        range: PhysRange,
-        permissions: Permissions,
-    ) -> Result<(), AttachRegionError> {
-        let [start, end] = [range.start(), range.end()].map(|end| Iova::new(end.raw()));
-        let iova = IovaRange::between(start, end).ok_or(AttachRegionError::Shape(range))?;
-        self.space.reserve(iova).map_err(AttachRegionError::Space)?;
-        self.table
-            .map(iova, range.start(), permissions)
-            .map_err(AttachRegionError::Table)
-    }
-
     /// Unmaps, and queues the invalidation: hardware may use the mapping until a sync is complete.
     /// Never sleeps, never waits for that.
     ///
@@ -172,13 +154,28 @@ where
     ) -> Result<Ticket, UnmapFailure> {
         let mut gather = Gather::new();
         self.clear(range, mapped, &mut gather)?;
-        match self.invalidate(&gather) {
-            Ok(()) => Ok(self.ticket(range, gather)),
-            Err(error) => {
-                self.quarantine(range);
-                Err(UnmapFailure::Hardware { range, error })
-            }
+        self.owe(range, gather, Addresses::Free)
+    }
+
+    /// Queues the invalidation of a range whose entries are clear: what is owed for it.
+    #[inline]
+    pub(crate) fn owe(
+        &self,
+        range: IovaRange,
+        gather: Gather,
+        addresses: Addresses,
+    ) -> Result<Ticket, UnmapFailure> {
+        if let Err(error) = self.invalidate(&gather) {
+            self.quarantine(range);
+            return Err(UnmapFailure::Hardware { range, error });
         }
+        Ok(Ticket {
+            domain: self.id,
+            range,
+            addresses,
+            fallen: gather.into(),
+            since: self.epochs.now(),
+        })
     }
 
     /// Ends the domain, and gives its parts: the hardware, so that its tag can be released, and
@@ -238,8 +235,10 @@ where
     #[inline]
     fn take_back(&self, cpu: &impl CpuGuard, ticket: Ticket) {
         self.table.recycle(ticket.fallen);
-        if ticket.frees {
-            self.release(cpu, ticket.range);
+        match ticket.addresses {
+            Addresses::Free => self.release(cpu, ticket.range),
+            Addresses::Stay => {}
+            Addresses::Unclaim => self.space.unclaim(self.space.resume_claim(ticket.range)),
         }
     }
 
@@ -255,17 +254,7 @@ where
             self.quarantine(part);
             return Err(UnmapFailure::Table { range: part, error });
         }
-        if let Err(error) = self.invalidate(&gather) {
-            self.quarantine(part);
-            return Err(UnmapFailure::Hardware { range: part, error });
-        }
-        Ok(Ticket {
-            domain: self.id,
-            range: part,
-            frees: false,
-            fallen: gather.into(),
-            since: self.epochs.now(),
-        })
+        self.owe(part, gather, Addresses::Stay)
     }
 
     /// Takes the number of a sync that is about to begin.
@@ -325,18 +314,6 @@ where
     #[inline]
     pub(crate) fn epoch(&self) -> Epoch {
         self.epochs.now()
-    }
-
-    /// A ticket for a range whose invalidation is queued.
-    #[inline]
-    pub(crate) fn ticket(&self, range: IovaRange, gather: Gather) -> Ticket {
-        Ticket {
-            domain: self.id,
-            range,
-            frees: true,
-            fallen: gather.into(),
-            since: self.epochs.now(),
-        }
     }
 
     /// Queues what forgets a gather.
@@ -403,21 +380,26 @@ where
         self.hardware.mapped(range).map_err(MapError::Hardware)
     }
 
-    /// Undoes a mapping that failed after `done` bytes: hardware may have walked what was there for
-    /// a moment.
+    /// Undoes a mapping that failed after `done` bytes.
     #[cold]
     fn abandon(&self, cpu: &impl CpuGuard, reservation: Reservation, done: u64) {
-        let mut gather = Gather::new();
         let mapped = reservation.range().slice(0, done);
-        // What was just mapped is all there.
-        let cleared = mapped.is_none_or(|mapped| {
-            mapped.is_empty() || self.table.unmap(mapped, &mut gather).is_ok()
-        });
-        if cleared && self.forget_all().is_ok() {
-            self.table.recycle(gather);
-            self.space.free(cpu, reservation);
-        } else {
-            self.quarantine(reservation.into_range());
+        match self.take_out(mapped.unwrap_or(reservation.range())) {
+            true => self.space.free(cpu, reservation),
+            false => self.quarantine(reservation.into_range()),
         }
+    }
+
+    /// Clears what was just mapped, and is all there; whether hardware has forgotten it, which may
+    /// have walked what was there for a moment.
+    #[cold]
+    pub(crate) fn take_out(&self, mapped: IovaRange) -> bool {
+        let mut gather = Gather::new();
+        let cleared = mapped.is_empty() || self.table.unmap(mapped, &mut gather).is_ok();
+        let forgotten = cleared && self.forget_all().is_ok();
+        if forgotten {
+            self.table.recycle(gather);
+        }
+        forgotten
     }
 }

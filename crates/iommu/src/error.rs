@@ -44,28 +44,31 @@ impl fmt::Display for MapError {
 
 impl core::error::Error for MapError {}
 
-/// An identity region that was not mapped.
+/// An identity region that was not mapped. The domain is as before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AttachRegionError {
+pub enum IdentityError {
     /// Not a range of device addresses.
-    Shape(PhysRange),
-    /// Its addresses are in use.
+    Range(PhysRange),
+    /// Its addresses cannot be had.
     Space(ReserveError),
     /// The table took it not.
     Table(dmakit_io_pgtable::MapError),
+    /// Hardware takes no commands; the addresses are lost until it is reset.
+    Hardware(SyncError),
 }
 
-impl fmt::Display for AttachRegionError {
+impl fmt::Display for IdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Shape(range) => write!(f, "{range} is no range of device addresses"),
+            Self::Range(range) => write!(f, "{range} is no range of device addresses"),
             Self::Space(error) => error.fmt(f),
             Self::Table(error) => error.fmt(f),
+            Self::Hardware(error) => error.fmt(f),
         }
     }
 }
 
-impl core::error::Error for AttachRegionError {}
+impl core::error::Error for IdentityError {}
 
 /// A mapping that was not unmapped.
 #[derive(Debug)]

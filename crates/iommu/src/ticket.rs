@@ -52,10 +52,20 @@ impl fmt::Display for Epoch {
 pub struct Ticket {
     pub(crate) domain: DomainId,
     pub(crate) range: IovaRange,
-    /// Whether the addresses are to be free again.
-    pub(crate) frees: bool,
+    pub(crate) addresses: Addresses,
     pub(crate) fallen: FallenTables,
     pub(crate) since: Epoch,
+}
+
+/// What becomes of the addresses of a ticket that was paid for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Addresses {
+    /// They stay with whoever reserved them.
+    Stay,
+    /// They are free again, as they were allocated.
+    Free,
+    /// They are free again, as they were claimed.
+    Unclaim,
 }
 
 impl Ticket {

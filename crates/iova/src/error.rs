@@ -37,22 +37,45 @@ impl fmt::Display for SpaceError {
 
 impl core::error::Error for SpaceError {}
 
-/// A range that cannot be reserved, because part of it is handed out.
+/// A range that cannot be reserved or claimed. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReserveError {
-    /// What was to be reserved.
+    /// What was asked for.
     pub range: IovaRange,
-    /// What of it stood in the way; empty where there was no memory to record it.
-    pub taken: IovaRange,
+    /// Why.
+    pub cause: ReserveCause,
+}
+
+/// Why a [`ReserveError`] came about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReserveCause {
+    /// Part of this is handed out, reserved, or in a CPU's cache.
+    InUse(IovaRange),
+    /// It is not whole granules of so many bytes.
+    Granules {
+        /// The granule in bytes.
+        granule: u64,
+    },
+    /// It is empty, or not all of it lies in the space's addresses.
+    Outside {
+        /// The addresses of the space.
+        aperture: IovaRange,
+    },
+    /// There was no memory to record it.
+    NoMemory,
 }
 
 impl fmt::Display for ReserveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} cannot be reserved: {} is in use",
-            self.range, self.taken
-        )
+        write!(f, "{} cannot be reserved: ", self.range)?;
+        match self.cause {
+            ReserveCause::InUse(taken) => write!(f, "{taken} is in use"),
+            ReserveCause::Granules { granule } => {
+                write!(f, "it is not whole granules of {granule} bytes")
+            }
+            ReserveCause::Outside { aperture } => write!(f, "the space has {aperture}"),
+            ReserveCause::NoMemory => f.write_str("no memory to record it"),
+        }
     }
 }
 

@@ -71,7 +71,8 @@ mod tree;
 mod word;
 
 pub use cache::CpuCache;
-pub use error::{AllocCause, AllocError, ReserveError, SpaceError};
+pub use error::{AllocCause, AllocError, ReserveCause, ReserveError, SpaceError};
 pub use request::{Request, Reservation};
+pub use reserve::Claim;
 pub use space::{Space, Statistics};
 pub use tree::Policy;

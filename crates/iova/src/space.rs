@@ -408,7 +408,7 @@ impl<P: Platform, S: AsRef<[CpuSlot<CpuCache>]>> Space<P, S> {
         }
     }
 
-    fn give(&self, start: u64, granules: u64) {
+    pub(crate) fn give(&self, start: u64, granules: u64) {
         if self.tree.lock().give(start, granules).is_err() {
             self.refuse(granules);
         }

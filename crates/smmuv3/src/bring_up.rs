@@ -225,7 +225,8 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         regs.write64(reg::CMDQ_BASE, commands | reg::BASE_ALLOCATE);
         regs.write32(reg::CMDQ_PROD, 0);
         regs.write32(reg::CMDQ_CONS, 0);
-        self.acknowledge_errors();
+        // Errors that an earlier owner left active would keep the command queue from starting.
+        self.commands.acknowledge(regs, u32::MAX);
         let mut enabled = reg::CR0_CMDQEN;
         self.control(reg::CR0, reg::CR0ACK, enabled)?;
         for forget in [command::CFGI_ALL, command::TLBI_NSNH_ALL] {
@@ -246,14 +247,6 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
         let interrupts = reg::IRQ_CTRL_GERROR | reg::IRQ_CTRL_EVENTQ;
         self.control(reg::IRQ_CTRL, reg::IRQ_CTRLACK, interrupts)?;
         self.control(reg::CR0, reg::CR0ACK, enabled | reg::CR0_SMMUEN)
-    }
-
-    /// Errors that an earlier owner left active would keep the command queue from starting.
-    fn acknowledge_errors(&self) {
-        let errors = self.regs.read32(reg::GERROR);
-        if errors != self.regs.read32(reg::GERRORN) {
-            self.regs.write32(reg::GERRORN, errors);
-        }
     }
 
     fn turn_off(&self) -> Result<(), StartError> {

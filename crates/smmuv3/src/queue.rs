@@ -224,9 +224,17 @@ impl<P: Platform> CommandQueue<P> {
             self.clean(platform, slot, 1);
         }
         platform.barrier(Barrier::BeforeDevice);
-        let seen = regs.read32(GERRORN);
-        regs.write32(GERRORN, seen ^ GERROR_CMDQ);
+        acknowledge(regs, GERROR_CMDQ);
         Ok(())
+    }
+
+    /// Acknowledges global errors of `mask`: which of them were active.
+    ///
+    /// An acknowledgement reads and then writes what there is of all errors, so all of them are made
+    /// under the lock of this queue: one from in between would be undone.
+    pub(crate) fn acknowledge<R: Mmio>(&self, regs: &R, mask: u32) -> u32 {
+        let _lock = self.state.0.lock();
+        acknowledge(regs, mask)
     }
 
     /// Writes slots back to memory, where the SMMU does not look into caches.
@@ -259,6 +267,16 @@ fn message_word(segment: &Segment) -> Option<&AtomicU32> {
 
 fn active_errors(regs: &impl Mmio) -> u32 {
     regs.read32(GERROR) ^ regs.read32(GERRORN)
+}
+
+/// As [`CommandQueue::acknowledge`], under the lock already.
+fn acknowledge(regs: &impl Mmio, mask: u32) -> u32 {
+    let seen = regs.read32(GERRORN);
+    let active = (regs.read32(GERROR) ^ seen) & mask;
+    if active != 0 {
+        regs.write32(GERRORN, seen ^ active);
+    }
+    active
 }
 
 /// The queue, held by one CPU.

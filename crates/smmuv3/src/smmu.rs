@@ -206,14 +206,13 @@ impl<P: Platform, R: Mmio, M: TableMemory> Smmu<P, R, M> {
             count.records += 1;
             visit(event);
         });
-        let seen = self.regs.read32(reg::GERRORN);
-        let active = self.regs.read32(reg::GERROR) ^ seen;
+        let active = self.regs.read32(reg::GERROR) ^ self.regs.read32(reg::GERRORN);
         count.failed = active & reg::GERROR_SERVICE_FAILURE != 0;
         // An abort for want of room stays active until it is acknowledged.
         if active & reg::GERROR_EVENTQ_ABORT != 0 {
             count.lost = true;
-            self.regs
-                .write32(reg::GERRORN, seen ^ reg::GERROR_EVENTQ_ABORT);
+            self.commands
+                .acknowledge(&self.regs, reg::GERROR_EVENTQ_ABORT);
         }
         count
     }

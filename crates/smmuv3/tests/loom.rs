@@ -168,7 +168,7 @@ impl Model {
         let slots = slots.words64().unwrap();
         let told = self.producer.load(Ordering::Acquire);
         let error = self.error.load(Ordering::Relaxed);
-        if error != self.acknowledged.load(Ordering::Acquire) {
+        if (error ^ self.acknowledged.load(Ordering::Acquire)) & reg::GERROR_CMDQ != 0 {
             return;
         }
         while here != told {
@@ -189,7 +189,8 @@ impl Model {
                 }
                 0xfe => {
                     self.consumer.store(here | 1 << 24, Ordering::Release);
-                    self.error.store(error ^ 1, Ordering::Release);
+                    self.error
+                        .store(error ^ reg::GERROR_CMDQ, Ordering::Release);
                     break;
                 }
                 _ => {}
@@ -229,7 +230,7 @@ fn machine() -> &'static (HostRam, SegmentStore) {
 /// Two CPUs do what they are told, on a queue of `2^shift` commands, each with its number: how many
 /// syncs that took.
 fn two_cpus(shift: u32, run: fn(&Driver, u16)) -> u32 {
-    two_cpus_on(Model::default(), shift, run)
+    two_cpus_on(Model::default(), 0, shift, run)
 }
 
 /// The same, with syncs that are answered in memory.
@@ -239,10 +240,11 @@ fn two_cpus_with_messages(shift: u32, run: fn(&Driver, u16)) -> u32 {
         messages,
         ..Model::default()
     };
-    two_cpus_on(model, shift, run)
+    two_cpus_on(model, 0, shift, run)
 }
 
-fn two_cpus_on(model: Model, shift: u32, run: fn(&Driver, u16)) -> u32 {
+/// The same on a model of which global errors of the bits of `error` are active once it is on.
+fn two_cpus_on(model: Model, error: u32, shift: u32, run: fn(&Driver, u16)) -> u32 {
     let model = Arc::new(model);
     model.at.lock().unwrap().1 = shift;
     model.looks.store(LOOKS, Ordering::Relaxed);
@@ -256,6 +258,7 @@ fn two_cpus_on(model: Model, shift: u32, run: fn(&Driver, u16)) -> u32 {
     let driver = Arc::new(Smmu::start(Machine(model.clone()), regs, memory, config).unwrap());
     model.syncs.store(0, Ordering::Relaxed);
     model.looks.store(0, Ordering::Relaxed);
+    model.error.store(error, Ordering::Relaxed);
     let cpu = |number: u16| {
         let (driver, model) = (driver.clone(), model.clone());
         move || {
@@ -275,6 +278,9 @@ fn two_cpus_on(model: Model, shift: u32, run: fn(&Driver, u16)) -> u32 {
     let Ok(driver) = Arc::try_unwrap(driver) else {
         panic!("a thread has kept the driver");
     };
+    let [error, acknowledged] = [&model.error, &model.acknowledged];
+    let active = error.load(Ordering::Relaxed) ^ acknowledged.load(Ordering::Relaxed);
+    assert_eq!(active, 0, "an acknowledgement was undone");
     driver.stop().unwrap();
     model.syncs.load(Ordering::Relaxed)
 }
@@ -362,5 +368,28 @@ fn whoever_waits_for_a_message_replaces_the_command_at_which_the_smmu_stops() {
                 .execute(commands.into_iter().skip(usize::from(cpu == 2)))
                 .unwrap();
         });
+    });
+}
+
+#[test]
+fn errors_that_two_cpus_acknowledge_at_once_are_acknowledged_each() {
+    check(|| {
+        two_cpus_on(
+            Model::default(),
+            reg::GERROR_EVENTQ_ABORT,
+            3,
+            |driver, cpu| {
+                let bad: Command = [0xfe, 0];
+                let commands = [bad, tlbi_nh_asid(cpu)];
+                if cpu == 2 {
+                    assert!(driver.take_events(|_| ()).lost);
+                }
+                driver
+                    .execute(commands.into_iter().skip(usize::from(cpu == 2)))
+                    .unwrap();
+                let refused = driver.command_counts().refused;
+                assert!(cpu == 2 || refused == 1, "{refused}");
+            },
+        );
     });
 }

@@ -5,6 +5,7 @@
 )]
 
 mod failures;
+mod firmware;
 mod late;
 mod lists;
 mod lockstep;

@@ -126,7 +126,10 @@ fn a_reserve_that_fails_takes_nothing() {
     let error = space
         .reserve(IovaRange::new(Iova::new(2 * G), 100 * G).unwrap())
         .unwrap_err();
-    assert!(error.taken.overlaps(&got.range()), "{error}");
+    let crate::ReserveCause::InUse(taken) = error.cause else {
+        panic!("{error}");
+    };
+    assert!(taken.overlaps(&got.range()), "{error}");
     assert_eq!(space.statistics().free, before.free);
 }
 

@@ -1,5 +1,6 @@
 //! The driver on an SMMU that does what the architecture allows, when it hurts most.
 
+mod acknowledge;
 mod costs;
 mod migrate;
 mod mutants;

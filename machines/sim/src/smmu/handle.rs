@@ -77,6 +77,11 @@ impl SimSmmu {
         self.with(|smmu| smmu.raise(reg::SERVICE_FAILURE));
     }
 
+    /// The next record cannot be written: it is lost, and a global error says so.
+    pub fn fail_record_write(&self) {
+        self.with(|smmu| smmu.faults.loses_record = true);
+    }
+
     /// Commands of this number do nothing from now on, as if the driver had not sent them.
     pub fn ignore(&self, opcode: u8) {
         self.with(|smmu| smmu.faults.ignored.insert(opcode));

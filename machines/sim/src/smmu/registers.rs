@@ -22,6 +22,7 @@ pub(super) const CMDQEN: u32 = 1 << 3;
 pub(super) const GBPA_UPDATE: u32 = 1 << 31;
 pub(super) const GBPA_ABORT: u32 = 1 << 20;
 pub(super) const CMDQ_ERR: u32 = 1;
+pub(super) const EVENTQ_ABORT: u32 = 1 << 2;
 pub(super) const SERVICE_FAILURE: u32 = 1 << 8;
 pub(super) const OVERFLOW: u32 = 1 << 31;
 /// Bits of a queue's or table's base that are an address.

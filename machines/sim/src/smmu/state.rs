@@ -40,6 +40,8 @@ pub(super) struct Injected {
     pub(super) until_stuck: Option<u32>,
     /// Nothing is executed any more.
     pub(super) is_stuck: bool,
+    /// The next record is lost.
+    pub(super) loses_record: bool,
     /// Commands of these numbers do nothing, as if they had not been sent.
     pub(super) ignored: BTreeSet<u8>,
     /// Commands of these numbers are taken for what this makes of them.
@@ -380,6 +382,10 @@ impl SmmuState {
 
     fn record(&mut self, record: [u64; 4], memory: &mut Memory<'_>) {
         if self.get(reg::CR0) & reg::EVENTQEN == 0 {
+            return;
+        }
+        if std::mem::take(&mut self.faults.loses_record) {
+            self.raise(reg::EVENTQ_ABORT);
             return;
         }
         let (base, mask) = self.queue(reg::EVENTQ_BASE);
