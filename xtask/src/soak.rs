@@ -187,7 +187,7 @@ const ROWS: &[Row] = &[
         name: "qemu-edu",
         run: Run::Test {
             package: "dmakit-qemu",
-            test: "smmu_edu",
+            test: "smmu_rounds",
         },
         reason: "100,000 rounds of map, transfer, unmap and reuse without a stale hit",
     },

@@ -10,11 +10,11 @@ use dmakit_io_pgtable::{Gather, MapFailure, PageTable, Permissions, UnmapError, 
 use dmakit_platform::host::HostPlatform;
 use support::{Memory, Rng, range};
 
-/// Steps of each of the sixteen shapes.
+/// Steps of each of the twenty shapes.
 fn steps() -> u64 {
     let all = std::env::var("DMAKIT_STEPS").ok();
     let all: Option<u64> = all.and_then(|text| text.parse().ok());
-    all.unwrap_or(200_000).div_ceil(16)
+    all.unwrap_or(250_000).div_ceil(20)
 }
 
 /// The model, and the ranges that were mapped at once.
@@ -22,16 +22,23 @@ fn steps() -> u64 {
 struct Model {
     pages: BTreeMap<u64, (u64, bool)>,
     mapped: Vec<(u64, u64)>,
+    /// The lowest frame.
+    first: u64,
 }
 
 fn lockstep(granule: Granule, input_bits: u32, stage: Stage, hint: ContiguousHint, seed: u64) {
     let memory = Memory::new(1 << 30);
-    let format = Lpae::new(stage, granule, input_bits, 48, hint).unwrap();
+    let format = Lpae::new(stage, granule, input_bits, input_bits.max(48), hint).unwrap();
     let coherence = WalkCoherence::NonCoherent;
     let table = PageTable::new(format, HostPlatform::new(1), &memory, None, coherence).unwrap();
     let mut rng = Rng(seed);
-    let mut model = Model::default();
     let g = granule.bytes();
+    // Addresses of 52 bits have their upper bits in another place of an entry.
+    let high = if input_bits == 52 { 0xd << 48 } else { 0 };
+    let mut model = Model {
+        first: (1 << 20) + high / g,
+        ..Model::default()
+    };
     let block = format_block(granule);
     let space = 6 * block;
     let at = format!("granule {g}, {input_bits} bits, {stage:?}, {hint:?}, seed {seed:#x}");
@@ -94,7 +101,7 @@ fn map_one(
     // Aligned to blocks, to groups or to nothing, both sides alike or not.
     let unit = [1, 16, per_block][rng.below(3) as usize];
     let start = rng.below((space / g - len).max(1)) / unit * unit;
-    let phys = (1 << 20) + rng.below(1 << 14) / unit * unit;
+    let phys = model.first + rng.below(1 << 14) / unit * unit;
     let writable = rng.below(2) == 0;
     let permissions = if writable {
         Permissions::READ_WRITE
@@ -200,6 +207,7 @@ fn a_table_maps_what_a_map_of_pages_says() {
             lockstep(Granule::K4, 32, stage, hint, seed + 1);
             lockstep(Granule::K16, 47, stage, hint, seed + 2);
             lockstep(Granule::K64, 42, stage, hint, seed + 3);
+            lockstep(Granule::K64, 52, stage, hint, seed + 4);
         }
     }
 }

@@ -17,7 +17,7 @@ use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 #[derive(Clone)]
-struct Machine;
+struct Machine(Arc<Model>);
 
 struct OnCpu;
 
@@ -46,6 +46,11 @@ impl Platform for Machine {
     }
 
     fn barrier(&self, barrier: Barrier) {
+        if barrier == Barrier::AfterDevice && self.0.messages {
+            // The checker knows nothing of memory: this stands for the order that a message which
+            // was read there has.
+            self.0.answered.fetch_add(0, Ordering::AcqRel);
+        }
         fence(match barrier {
             Barrier::BeforeDevice => Ordering::Release,
             Barrier::AfterDevice => Ordering::Acquire,
@@ -92,6 +97,9 @@ struct Model {
     /// Which ASIDs were forgotten, a bit each: what is true, as a device sees it.
     forgotten: AtomicU64,
     syncs: AtomicU32,
+    /// Whether syncs are answered in memory, and how many were.
+    messages: bool,
+    answered: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -101,8 +109,8 @@ impl Mmio for Regs {
     fn read32(&self, offset: u64) -> u32 {
         let model = &*self.0;
         let word = match offset {
-            // Stage 1, AArch64 tables, coherent.
-            reg::IDR0 => return 0b10 | 0b10 << 2 | 1 << 4,
+            // Stage 1, AArch64 tables, coherent, maybe messages.
+            reg::IDR0 => return 0b10 | 0b10 << 2 | 1 << 4 | u32::from(model.messages) << 13,
             reg::IDR1 => return 19 << 21 | 19 << 16 | 4,
             reg::IDR5 => return 4 | 0b111 << 4,
             reg::CMDQ_CONS => {
@@ -175,6 +183,9 @@ impl Model {
                 0x46 => {
                     let before = self.syncs.load(Ordering::Relaxed);
                     self.syncs.store(before + 1, Ordering::Relaxed);
+                    if command[0] >> 12 & 0b11 == 0b01 {
+                        self.answer(command);
+                    }
                 }
                 0xfe => {
                     self.consumer.store(here | 1 << 24, Ordering::Release);
@@ -188,6 +199,15 @@ impl Model {
             self.consumer.store(here, Ordering::Release);
         }
         at.0 = here;
+    }
+
+    /// Writes what a sync asks for, where it asks for it.
+    fn answer(&self, command: Command) {
+        self.answered.fetch_add(1, Ordering::AcqRel);
+        let word = PhysRange::new(PhysAddr::new(command[1]), 4).unwrap();
+        let word = machine().0.hardware_window(word).unwrap();
+        let data = (command[0] >> 32) as u32;
+        word.words32().unwrap()[0].store(data, Ordering::Relaxed);
     }
 }
 
@@ -210,22 +230,32 @@ fn machine() -> &'static (HostRam, SegmentStore) {
 /// Two CPUs do what they are told, on a queue of `2^shift` commands, each with its number: how many
 /// syncs that took.
 fn two_cpus(shift: u32, run: fn(&Driver, u16)) -> u32 {
-    two_cpus_and(shift, 0, run)
+    two_cpus_on(Model::default(), 0, shift, run)
 }
 
-/// The same, while global errors of the bits of `error` are active.
-fn two_cpus_and(shift: u32, error: u32, run: fn(&Driver, u16)) -> u32 {
-    let model = Arc::new(Model::default());
+/// The same, with syncs that are answered in memory.
+fn two_cpus_with_messages(shift: u32, run: fn(&Driver, u16)) -> u32 {
+    let messages = true;
+    let model = Model {
+        messages,
+        ..Model::default()
+    };
+    two_cpus_on(model, 0, shift, run)
+}
+
+/// The same on a model of which global errors of the bits of `error` are active once it is on.
+fn two_cpus_on(model: Model, error: u32, shift: u32, run: fn(&Driver, u16)) -> u32 {
+    let model = Arc::new(model);
     model.at.lock().unwrap().1 = shift;
     model.looks.store(LOOKS, Ordering::Relaxed);
     let config = Config {
         command_shift: shift,
         event_shift: 1,
-        messages: false,
+        messages: model.messages,
         ..Config::default()
     };
     let (regs, memory) = (Regs(model.clone()), machine().1.clone());
-    let driver = Arc::new(Smmu::start(Machine, regs, memory, config).unwrap());
+    let driver = Arc::new(Smmu::start(Machine(model.clone()), regs, memory, config).unwrap());
     model.syncs.store(0, Ordering::Relaxed);
     model.looks.store(0, Ordering::Relaxed);
     model.error.store(error, Ordering::Relaxed);
@@ -308,19 +338,58 @@ fn a_command_at_which_the_smmu_stops_is_replaced_once() {
 }
 
 #[test]
-fn errors_that_two_cpus_acknowledge_at_once_are_acknowledged_each() {
+fn nobody_believes_a_message_of_an_earlier_sync() {
     check(|| {
-        two_cpus_and(3, reg::GERROR_EVENTQ_ABORT, |driver, cpu| {
+        let syncs = two_cpus_with_messages(3, |driver, cpu| {
+            driver.execute([tlbi_nh_asid(cpu)]).unwrap();
+        });
+        assert_eq!(syncs, 2);
+    });
+}
+
+#[test]
+fn a_message_answers_all_who_share_its_sync() {
+    check(|| {
+        let syncs = two_cpus_with_messages(3, |driver, cpu| {
+            driver.invalidate_all(Tag::Asid(cpu)).unwrap();
+            driver.sync().unwrap();
+        });
+        assert!(syncs == 1 || syncs == 2, "{syncs}");
+    });
+}
+
+#[test]
+fn whoever_waits_for_a_message_replaces_the_command_at_which_the_smmu_stops() {
+    check(|| {
+        two_cpus_with_messages(3, |driver, cpu| {
             let bad: Command = [0xfe, 0];
             let commands = [bad, tlbi_nh_asid(cpu)];
-            if cpu == 2 {
-                assert!(driver.take_events(|_| ()).lost);
-            }
             driver
                 .execute(commands.into_iter().skip(usize::from(cpu == 2)))
                 .unwrap();
-            let refused = driver.command_counts().refused;
-            assert!(cpu == 2 || refused == 1, "{refused}");
         });
+    });
+}
+
+#[test]
+fn errors_that_two_cpus_acknowledge_at_once_are_acknowledged_each() {
+    check(|| {
+        two_cpus_on(
+            Model::default(),
+            reg::GERROR_EVENTQ_ABORT,
+            3,
+            |driver, cpu| {
+                let bad: Command = [0xfe, 0];
+                let commands = [bad, tlbi_nh_asid(cpu)];
+                if cpu == 2 {
+                    assert!(driver.take_events(|_| ()).lost);
+                }
+                driver
+                    .execute(commands.into_iter().skip(usize::from(cpu == 2)))
+                    .unwrap();
+                let refused = driver.command_counts().refused;
+                assert!(cpu == 2 || refused == 1, "{refused}");
+            },
+        );
     });
 }

@@ -89,6 +89,9 @@ impl Place {
                 if !self.mode.translates() {
                     report.skip("translation", "the device is let past the SMMU");
                 }
+                for (part, why) in stack.missing() {
+                    report.skip(part.name(), why);
+                }
                 let memory = stack.memory().clone();
                 (Some(stack), memory)
             }

@@ -133,11 +133,15 @@ fn faults_of_data_show_in_the_event_queue_and_not_in_the_status() {
     disk.transfer(Operation::Read, 0, &[only_read]).unwrap();
     let (faults, _) = rig.stack().take_faults();
     assert!(!faults.is_empty());
-    assert!(
-        faults
-            .iter()
-            .all(|fault| fault.reason == FaultReason::Permission)
-    );
+    let inside = only_read.addr.raw()..only_read.addr.raw() + only_read.len;
+    for fault in faults {
+        assert_eq!(fault.stream, u32::from(DISK.raw()));
+        assert_eq!(
+            (fault.reason, fault.is_write),
+            (FaultReason::Permission, Some(true))
+        );
+        assert!(inside.contains(&fault.iova.unwrap().raw()), "{fault}");
+    }
     let page = device.unmap_and_sync(mapping).unwrap();
     assert_eq!(bytes(&page), [0xee; 4096], "mapped for reading only");
     rig.free(page);

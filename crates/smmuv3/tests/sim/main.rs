@@ -11,3 +11,5 @@ mod rig;
 mod room;
 mod shapes;
 mod substreams;
+mod take_over;
+mod threshold;

@@ -10,7 +10,7 @@ use dmakit_platform::{Mmio, Platform};
 use dmakit_sim::{Machine, SimSmmu, for_each_failure};
 use dmakit_smmuv3::spec::command;
 use dmakit_smmuv3::spec::registers::GERROR;
-use dmakit_smmuv3::{Smmu, SyncFailure};
+use dmakit_smmuv3::{AttachError, Smmu, SyncFailure, Tag};
 
 use crate::rig::{Driver, Mutant, Rig, STREAM, Shape, faults};
 
@@ -126,7 +126,7 @@ fn a_stopped_smmu_lets_nothing_through_and_gives_everything_back() {
 }
 
 #[test]
-fn whatever_allocation_fails_leaves_no_trace() {
+fn whatever_allocation_of_a_start_fails_leaves_no_trace() {
     let mut runs = 0;
     for_each_failure(|plan| {
         let rig = Rig::new(9, Shape::default());
@@ -143,6 +143,99 @@ fn whatever_allocation_fails_leaves_no_trace() {
         assert_eq!(rig.memory.outstanding(), []);
     });
     assert!(runs >= 2, "{runs} failed starts");
+}
+
+/// Does what may fail for want of memory, at most once; that leaves no trace, and then it is done.
+fn done_at_last<T>(
+    rig: &Rig,
+    failures: &mut u32,
+    mut act: impl FnMut() -> Result<T, AttachError>,
+) -> T {
+    let before = rig.memory.outstanding();
+    match act() {
+        Ok(done) => done,
+        Err(error) => {
+            assert!(matches!(error, AttachError::Memory(_)), "{error}");
+            assert_eq!(rig.memory.outstanding(), before);
+            *failures += 1;
+            act().unwrap()
+        }
+    }
+}
+
+#[test]
+fn whatever_allocation_of_a_context_a_stream_or_a_substream_fails_leaves_no_trace() {
+    let mut failures = 0;
+    let runs = for_each_failure(|plan| {
+        let shape = Shape::default();
+        let rig = Rig::new(9, shape);
+        let driver = rig.driver();
+        let format = Lpae::new(Stage::One, Granule::K4, 40, 44, ContiguousHint::Never).unwrap();
+        let (machine, memory) = (rig.machine.clone(), rig.memory.clone());
+        let coherence = WalkCoherence::Coherent;
+        let table = PageTable::new(format, machine, memory, None, coherence).unwrap();
+        let range = IovaRange::new(Iova::new(0x1000), 4096).unwrap();
+        let buffer = rig.buffer(4096, 0);
+        let to = buffer.range().start();
+        table.map(range, to, Permissions::READ_WRITE).unwrap();
+        rig.device
+            .grant(buffer.range(), dmakit_addr::Direction::Bidirectional);
+        let at = DmaAddr::new(0x1000);
+        let before = rig.memory.outstanding();
+        rig.machine.inject(plan);
+        let context = done_at_last(&rig, &mut failures, || driver.create_context(&table));
+        assert_eq!(
+            context.tag(),
+            Tag::Asid(1),
+            "the first, also the second time"
+        );
+        done_at_last(&rig, &mut failures, || {
+            let attached = driver.attach(STREAM, &context);
+            assert_eq!(rig.device.write(at, &[1; 64]).is_ok(), attached.is_ok());
+            attached
+        });
+        // Another bus, so another table of the streams.
+        let other = STREAM + 0x100;
+        let mut substreams = done_at_last(&rig, &mut failures, || {
+            driver.open_substreams(other, 8, true)
+        });
+        done_at_last(&rig, &mut failures, || {
+            driver.set_substream(&mut substreams, 70, Some(&context))
+        });
+        rig.machine.inject(&dmakit_sim::FaultPlan::none());
+        driver.close_substreams(substreams).unwrap();
+        driver.detach(STREAM).unwrap();
+        driver.release_context(context).unwrap();
+        // Tables of streams stay.
+        assert_eq!(rig.memory.outstanding().len(), before.len() + 2);
+    });
+    // A context, two tables of streams, one of substreams and one below that.
+    assert_eq!((runs, failures), (5, 5));
+}
+
+#[test]
+fn tags_that_run_out_are_said_to_and_one_that_comes_back_serves() {
+    for stage in [Stage::One, Stage::Two] {
+        let mut shape = Shape::default();
+        shape.smmu.wide_tags = false;
+        let rig = Rig::new(1, shape);
+        let driver = rig.driver();
+        let format = Lpae::new(stage, Granule::K4, 40, 44, ContiguousHint::Never).unwrap();
+        let (machine, memory) = (rig.machine.clone(), rig.memory.clone());
+        let coherence = WalkCoherence::Coherent;
+        let table = PageTable::new(format, machine, memory, None, coherence).unwrap();
+        let mut contexts: Vec<_> = (0..255)
+            .map(|_| driver.create_context(&table).unwrap())
+            .collect();
+        let before = rig.memory.outstanding();
+        assert_eq!(driver.create_context(&table), Err(AttachError::NoTag));
+        assert_eq!(rig.memory.outstanding(), before);
+        let tag = contexts[100].tag();
+        driver.release_context(contexts.remove(100)).unwrap();
+        let again = driver.create_context(&table).unwrap();
+        assert_eq!(again.tag(), tag);
+        assert_eq!(driver.create_context(&table), Err(AttachError::NoTag));
+    }
 }
 
 /// Registers of an SMMU where looking for errors takes long, so that whoever waits in vain gives up

@@ -2,10 +2,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use dmakit_addr::{Direction, DmaAddr, DmaMask, Granule, Iova, IovaRange, NodeId, PhysRange};
+use dmakit_addr::{
+    Direction, DmaAddr, DmaMask, Granule, Iova, IovaRange, NodeId, PhysAddr, PhysRange,
+};
 use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
 use dmakit_io_pgtable::{PageTable, Permissions, WalkCoherence};
-use dmakit_iommu::{Domain, DomainId, Fault, Hardware, Invalidation, Mapped, SyncError, Ticket};
+use dmakit_iommu::{
+    Domain, DomainId, Fault, Hardware, Invalidation, InvalidationCosts, Mapped, SyncError, Ticket,
+};
 use dmakit_iova::{CpuCache, Policy, Space};
 use dmakit_platform::{CpuSlot, Mmio, Platform, Segment, SegmentRequest};
 use dmakit_sim::{
@@ -48,6 +52,14 @@ impl<R: Mmio + Send + Sync> Hardware for Broken<'_, R> {
             Mutant::Nothing | Mutant::NoSync => {}
         }
         self.inner.invalidate(&what)
+    }
+
+    fn commands_for(&self, what: &Invalidation) -> u64 {
+        self.inner.commands_for(what)
+    }
+
+    fn costs(&self) -> InvalidationCosts {
+        self.inner.costs()
     }
 
     fn invalidate_all(&self) -> Result<(), SyncError> {
@@ -96,6 +108,11 @@ impl Default for Shape {
     }
 }
 
+/// RAM of a node where addresses take 52 bits.
+fn high(node: u64) -> PhysRange {
+    PhysRange::new(PhysAddr::new(0xd_4000_0000_0000 + (node << 40)), 64 << 20).unwrap()
+}
+
 pub struct Rig {
     pub machine: Machine,
     pub memory: MachineMemory,
@@ -111,6 +128,10 @@ pub type TestDomain<'a, R = SimSmmu> =
 impl Rig {
     pub fn new(seed: u64, shape: Shape) -> Self {
         let config = MachineConfig::new(seed);
+        let config = match shape.smmu.output_bits {
+            52 => config.node(&[high(0)]).node(&[high(1)]),
+            _ => config,
+        };
         let config = match shape.smmu.coherent {
             true => config,
             false => config.non_coherent(),
@@ -170,11 +191,13 @@ impl Rig {
             hint,
             ..
         } = self.shape;
-        let format = Lpae::new(stage, granule, 40, 44, hint).unwrap();
+        let output_bits = self.shape.smmu.output_bits;
+        let input_bits = if output_bits == 52 { 52 } else { 40 };
+        let format = Lpae::new(stage, granule, input_bits, output_bits, hint).unwrap();
         let cpus = (0..self.machine.cpu_count())
             .map(|_| CpuSlot::default())
             .collect();
-        let aperture = IovaRange::new(Iova::new(0), 1 << 40).unwrap();
+        let aperture = IovaRange::new(Iova::new(0), 1 << input_bits).unwrap();
         let space = Space::new(granule, aperture, Policy::TopDown, cpus).unwrap();
         let coherence = match self.shape.smmu.coherent {
             true => WalkCoherence::Coherent,

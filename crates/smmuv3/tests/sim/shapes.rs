@@ -11,6 +11,18 @@ use dmakit_smmuv3::{Config, Tag};
 
 use crate::rig::{Mutant, Rig, STREAM, Shape, faults};
 
+/// Addresses of 52 bits, both those that are translated and those of all memory, tables and queues
+/// included.
+fn wide(stage: Stage) -> Shape {
+    let mut shape = Shape::default();
+    shape.smmu.output_bits = 52;
+    Shape {
+        granule: Granule::K64,
+        stage,
+        ..shape
+    }
+}
+
 fn shapes() -> Vec<Shape> {
     let plain = Shape::default();
     let smmu = SmmuConfig::default();
@@ -47,6 +59,8 @@ fn shapes() -> Vec<Shape> {
             stage: Stage::Two,
             ..plain
         },
+        wide(Stage::One),
+        wide(Stage::Two),
         Shape {
             hint: ContiguousHint::WhereAligned,
             driver: Config {
@@ -60,12 +74,12 @@ fn shapes() -> Vec<Shape> {
 
 #[test]
 fn no_stale_hit_on_any_shape_of_hardware() {
-    // Seven shapes, four seeds.
+    // Nine shapes, four seeds.
     let rounds: u64 = std::env::var("DMAKIT_STEPS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(42_000)
-        / 28;
+        .unwrap_or(54_000)
+        / 36;
     for (index, shape) in shapes().into_iter().enumerate() {
         for seed in 0..4 {
             let rig = Rig::new(seed, shape);
@@ -224,4 +238,33 @@ fn cpus_that_fill_one_small_queue_lose_no_command() {
     // All but the illegal ones, which a sync replaced.
     assert_eq!(after.refused, u64::from(CPUS) * 50);
     assert_eq!(rig.smmu.consumed(0x11), u64::from(CPUS) * 50 * 39);
+}
+
+#[test]
+fn addresses_of_52_bits_lead_to_memory_and_not_to_what_has_their_lower_48() {
+    for stage in [Stage::One, Stage::Two] {
+        let rig = Rig::new(3, wide(stage));
+        let driver = rig.driver();
+        let domain = rig.domain(&driver, Mutant::Nothing);
+        for given in rig.memory.outstanding() {
+            assert_eq!(given.range.start().raw() >> 48, 0xd, "{given}");
+        }
+        let buffer = rig.buffer(1 << 20, 1);
+        let run = [buffer.range()];
+        let mapped = rig.map(&domain, &run, Permissions::READ_WRITE, DmaMask::ALL);
+        let iova = mapped.range().start().raw();
+        assert_eq!(iova >> 48, 0xf, "from the top of 52 bits");
+        rig.device
+            .write(DmaAddr::new(iova + 0x8_0040), &[7; 64])
+            .unwrap();
+        let mut bytes = [0; 64];
+        let at = buffer.range().slice(0x8_0040, 64).unwrap().start();
+        assert!(rig.machine.peek(at, &mut bytes));
+        assert_eq!(bytes, [7; 64]);
+        let below = rig
+            .device
+            .write(DmaAddr::new(iova & ((1 << 48) - 1)), &[8; 64]);
+        assert!(below.is_err(), "nothing is mapped there");
+        assert!(!faults(&driver).is_empty());
+    }
 }

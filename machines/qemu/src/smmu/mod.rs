@@ -2,10 +2,12 @@
 
 mod attachment;
 mod error;
+mod release;
 mod stack;
 mod walk;
 
 pub use attachment::{AttachConfig, Attachment, Counters, Mode, QemuDevice, SmmuDomain};
 pub use error::StackError;
+pub use release::Part;
 pub use stack::{SmmuDriver, SmmuStack};
 pub use walk::WalkStep;

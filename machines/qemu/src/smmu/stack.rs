@@ -8,7 +8,7 @@ use dmakit_platform::Segment;
 use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_smmuv3::{Config, EventCount, Smmu};
 
-use super::{AttachConfig, Attachment, StackError};
+use super::{AttachConfig, Attachment, Part, StackError};
 use crate::{Board, FunctionId, Machine, QemuMmio};
 
 /// Where `virt` has its SMMU.
@@ -49,6 +49,14 @@ impl SmmuStack {
     /// The machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// What this release's SMMU cannot show, and why.
+    pub fn missing(&self) -> impl Iterator<Item = (Part, String)> {
+        let (version, features) = (self.machine.version(), *self.smmu.features());
+        Part::ALL
+            .into_iter()
+            .filter_map(move |part| Some((part, part.missing(version, &features)?)))
     }
 
     /// All memory that nobody has.

@@ -24,7 +24,8 @@ pub const OTHER: FunctionId = FunctionId::on_root(3, 0);
 /// The buffer in an `edu`.
 const INSIDE: u64 = 0x4_0000;
 
-const RAM: u64 = 0x4000_0000;
+/// Where RAM begins.
+pub const RAM: u64 = 0x4000_0000;
 
 /// Memory that is cut off one end, and counted.
 pub struct Bump {
@@ -76,8 +77,12 @@ pub fn rig() -> Rig {
 
 /// A rig whose first `edu` has so many address bits.
 pub fn rig_with(clock: Clock, bits: u32) -> Rig {
-    let mut config = Config::virt();
-    config.clock = clock;
+    let config = Config::virt();
+    rig_on(Config { clock, ..config }, bits)
+}
+
+/// A rig on a machine of two nodes: the first one's memory is for buffers, the other's for tables.
+pub fn rig_on(mut config: Config, bits: u32) -> Rig {
     let mask = DmaMask::bits(bits).unwrap().last();
     config
         .devices
@@ -130,12 +135,24 @@ impl Rig {
         granule: Granule,
         id: u64,
     ) -> TestDomain<'a> {
+        self.domain_of_stage(smmu, Stage::One, granule, id)
+    }
+
+    pub fn domain_of_stage<'a>(
+        &'a self,
+        smmu: &'a Driver<'a>,
+        stage: Stage,
+        granule: Granule,
+        id: u64,
+    ) -> TestDomain<'a> {
         let platform = self.machine.platform();
-        let format = Lpae::new(Stage::One, granule, 48, 44, ContiguousHint::Never).unwrap();
+        // Stage 2 takes no more bits than addresses of memory have.
+        let input_bits = if stage == Stage::Two { 44 } else { 48 };
+        let format = Lpae::new(stage, granule, input_bits, 44, ContiguousHint::Never).unwrap();
         let cpus = (0..platform.cpu_count())
             .map(|_| CpuSlot::default())
             .collect();
-        let aperture = IovaRange::new(Iova::new(0), 1 << 47).unwrap();
+        let aperture = IovaRange::new(Iova::new(0), 1 << (input_bits - 1)).unwrap();
         let space = Space::new(granule, aperture, Policy::TopDown, cpus).unwrap();
         let table = PageTable::new(
             format,

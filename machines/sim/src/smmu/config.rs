@@ -20,6 +20,9 @@ pub struct SmmuConfig {
     pub wide_tags: bool,
     /// Bits of a stream ID.
     pub stream_bits: u32,
+    /// Bits of an output address: 44, 48 or 52. With 52, input addresses of 64 KiB granules have as
+    /// many.
+    pub output_bits: u32,
     /// The node that it is on: a sync then takes as long as its queue is far. Without one, syncs
     /// take no time.
     pub node: Option<NodeId>,
@@ -39,6 +42,7 @@ impl Default for SmmuConfig {
             stage_2: true,
             wide_tags: true,
             stream_bits: 16,
+            output_bits: 44,
             node: None,
             substream_bits: 16,
             two_level_contexts: true,
@@ -47,8 +51,23 @@ impl Default for SmmuConfig {
 }
 
 impl SmmuConfig {
-    /// Bits of an output address that it can produce.
-    pub(crate) const OUTPUT_BITS: u32 = 44;
+    /// Bits of an input address for tables of a granule, given by its log2.
+    pub(super) fn input_bits_max(&self, shift: u32) -> u32 {
+        if shift == 16 {
+            self.output_bits.max(48)
+        } else {
+            48
+        }
+    }
+
+    /// How IDR5, and what is read from memory, write the bits of an output address.
+    fn output_size(&self) -> u32 {
+        match self.output_bits {
+            ..48 => 4,
+            48..52 => 5,
+            52.. => 6,
+        }
+    }
 
     /// IDR0, IDR1, IDR3 and IDR5.
     pub(crate) fn identity(&self) -> [u32; 4] {
@@ -65,7 +84,8 @@ impl SmmuConfig {
             | 1 << 24
             | flag(self.two_levels, 27);
         let idr1 = 19 << 21 | 19 << 16 | self.substream_bits << 6 | self.stream_bits;
-        // 4, 16 and 64 KiB granules, 44 bits.
-        [idr0, idr1, flag(self.ranges, 10), 0x74]
+        // 4, 16 and 64 KiB granules.
+        let idr5 = 0x70 | self.output_size() | flag(self.output_bits == 52, 10);
+        [idr0, idr1, flag(self.ranges, 10), idr5]
     }
 }

@@ -92,6 +92,12 @@ impl SimSmmu {
         self.with(|smmu| smmu.faults.ignored.insert(opcode));
     }
 
+    /// Commands of this number are taken for what `other` makes of them from now on, as if the driver
+    /// had sent that; not for syncs.
+    pub fn misread(&self, opcode: u8, other: fn([u64; 2]) -> [u64; 2]) {
+        self.with(|smmu| smmu.faults.misread.insert(opcode, other));
+    }
+
     /// The node that its command queue lies on, once it has one.
     pub fn queue_node(&self) -> Option<NodeId> {
         let queue = self.with(|smmu| smmu.command_queue());

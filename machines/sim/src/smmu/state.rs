@@ -46,6 +46,8 @@ pub(super) struct Injected {
     pub(super) loses_record: bool,
     /// Commands of these numbers do nothing, as if they had not been sent.
     pub(super) ignored: BTreeSet<u8>,
+    /// Commands of these numbers are taken for what this makes of them.
+    pub(super) misread: BTreeMap<u8, fn(Command) -> Command>,
 }
 
 /// The rest of the machine, as the SMMU sees it.
@@ -188,6 +190,10 @@ impl SmmuState {
             self.refuse(cons, 2);
             return Progress::Consumed;
         };
+        let command = match self.faults.misread.get(&opcode(command)) {
+            Some(other) => other(command),
+            None => command,
+        };
         match kind(command, self.config.ranges, self.config.messages) {
             Kind::Illegal => self.refuse(cons, 1),
             Kind::Deferred => {
@@ -292,7 +298,8 @@ impl SmmuState {
             Route::Bypass => return Ok(address),
             Route::Stage1(contexts) => {
                 let number = contexts.number(source.substream)?;
-                context(&self.descriptor(source.stream, number, contexts, memory)?)?
+                let descriptor = self.descriptor(source.stream, number, contexts, memory)?;
+                context(&descriptor, &self.config)?
             }
             Route::Stage2(tag, tables) => (tag, tables),
         };

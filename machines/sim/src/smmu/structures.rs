@@ -85,30 +85,35 @@ pub(super) fn route(entry: &[u64; 8], config: &SmmuConfig) -> Result<Route, Stop
                 plain_uses_0: bits(entry[1], 1, 0) == 0b10,
             }))
         }
-        (true, 0b110) if config.stage_2 => stage_2(entry),
+        (true, 0b110) if config.stage_2 => stage_2(entry, config),
         _ => Err(BAD_ENTRY),
     }
 }
 
-fn stage_2(entry: &[u64; 8]) -> Result<Route, Stopped> {
+fn stage_2(entry: &[u64; 8], config: &SmmuConfig) -> Result<Route, Stopped> {
     let shift = granule(bits(entry[2], 47, 46)).ok_or(BAD_ENTRY)?;
     let input_bits = 64 - bits(entry[2], 37, 32) as u32;
     let start = bits(entry[2], 39, 38) as u32;
     let is_64_bit = bits(entry[2], 51, 51) != 0;
     let start_level = if shift == 12 { 2_u32 } else { 3 }.checked_sub(start);
-    let start_level = start_level.filter(|_| is_64_bit && (25..=48).contains(&input_bits));
+    let start_level = start_level
+        .filter(|_| is_64_bit && (25..=config.input_bits_max(shift)).contains(&input_bits));
     let tables = Tables {
         base: entry[3] & 0x000f_ffff_ffff_fff0,
         shift,
         input_bits,
         start_level: start_level.ok_or(BAD_ENTRY)?,
         stage: 2,
+        output_bits: config.output_bits,
     };
     Ok(Route::Stage2(Tag::Vmid(entry[2] as u16), tables))
 }
 
 /// 5.4: the tag and the tables of a context descriptor.
-pub(super) fn context(descriptor: &[u64; 8]) -> Result<(Tag, Tables), Stopped> {
+pub(super) fn context(
+    descriptor: &[u64; 8],
+    config: &SmmuConfig,
+) -> Result<(Tag, Tables), Stopped> {
     let word = descriptor[0];
     // V, AA64 and A must be set; no second table.
     let required = 1 << 31 | 1 << 41 | 1 << 46 | 1 << 30;
@@ -117,7 +122,7 @@ pub(super) fn context(descriptor: &[u64; 8]) -> Result<(Tag, Tables), Stopped> {
     }
     let shift = granule(bits(word, 7, 6)).ok_or(BAD_DESCRIPTOR)?;
     let input_bits = 64 - bits(word, 5, 0) as u32;
-    if !(25..=48).contains(&input_bits) {
+    if !(25..=config.input_bits_max(shift)).contains(&input_bits) {
         return Err(BAD_DESCRIPTOR);
     }
     let tables = Tables {
@@ -126,6 +131,7 @@ pub(super) fn context(descriptor: &[u64; 8]) -> Result<(Tag, Tables), Stopped> {
         input_bits,
         start_level: 4 - (input_bits - shift).div_ceil(shift - 3),
         stage: 1,
+        output_bits: config.output_bits,
     };
     Ok((Tag::Asid((word >> 48) as u16), tables))
 }
@@ -167,7 +173,7 @@ mod tests {
             0,
             0,
         ];
-        let (tag, tables) = context(&words).unwrap();
+        let (tag, tables) = context(&words, &config).unwrap();
         assert_eq!(tag, Tag::Asid(3));
         assert_eq!((tables.base, tables.shift), (0x4587_d000, 12));
         assert_eq!((tables.input_bits, tables.start_level), (48, 0));

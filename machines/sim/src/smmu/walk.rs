@@ -1,6 +1,5 @@
 //! From an input address to an output address, through tables in RAM.
 
-use super::SmmuConfig;
 use super::caches::{Caches, Leaf, Step, Tag};
 use super::record::{ACCESS_FLAG, ADDRESS_SIZE, PERMISSION, Stopped, TRANSLATION, WALK_ABORT};
 use crate::rng::Rng;
@@ -15,6 +14,8 @@ pub(super) struct Tables {
     pub(super) input_bits: u32,
     pub(super) start_level: u32,
     pub(super) stage: u32,
+    /// Bits of an output address that the SMMU has.
+    pub(super) output_bits: u32,
 }
 
 impl Tables {
@@ -24,7 +25,12 @@ impl Tables {
     }
 
     fn has_blocks(&self, level: u32) -> bool {
-        level == 2 || (level == 1 && self.shift == 12)
+        match self.shift {
+            12 => level == 1 || level == 2,
+            // 4 TiB blocks came with 52-bit addresses.
+            16 => level == 2 || (level == 1 && self.output_bits == 52),
+            _ => level == 2,
+        }
     }
 
     /// Entries of a contiguous group.
@@ -96,7 +102,7 @@ impl Tables {
             reads: false,
             writes: false,
         };
-        if leaf.output >> SmmuConfig::OUTPUT_BITS != 0 {
+        if leaf.output >> self.output_bits != 0 {
             return Err(ADDRESS_SIZE);
         }
         (leaf.reads, leaf.writes) = match self.stage {
@@ -115,7 +121,12 @@ impl Tables {
     }
 
     fn output(&self, entry: u64, low: u32) -> u64 {
-        entry & ((1 << 48) - 1) & (u64::MAX << low)
+        let low_bits = entry & ((1 << 48) - 1) & (u64::MAX << low);
+        match (self.shift, self.output_bits) {
+            // Bits 51:48 stand in 15:12, which pages of 64 KiB leave free (D8.3).
+            (16, 52) => low_bits | (entry >> 12 & 0xf) << 48,
+            _ => low_bits,
+        }
     }
 }
 
