@@ -189,6 +189,12 @@ impl PhysRange {
 }
 
 impl PfnRange {
+    /// No frames.
+    pub const EMPTY: Self = Self {
+        start: Pfn::new(0),
+        len: 0,
+    };
+
     /// The bytes of these frames, or `None` where they lie past the 64-bit byte space.
     pub fn bytes(&self) -> Option<PhysRange> {
         let start = self.start.phys()?;

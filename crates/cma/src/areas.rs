@@ -184,8 +184,8 @@ where
         area.map_or_else(AreaStatistics::default, |area| area.counters.read())
     }
 
-    /// Claims frames that nobody uses. Never sleeps, asks nobody, and may be called in hard
-    /// interrupts.
+    /// Claims frames that nobody uses. Never sleeps, allocates no memory, asks nobody, and may be
+    /// called in hard interrupts.
     ///
     /// Takes the area's lock for the search and the page allocator's for each page block of the
     /// window. Only where that window is lent in part, the page blocks of the area are looked

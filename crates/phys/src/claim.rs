@@ -11,6 +11,7 @@ use crate::clearing::Clearing;
 use crate::frame::{BOOKED, Frame};
 use crate::migration::{Migrate, MigrationCause, Refusal};
 use crate::movable_memory::MovableMemory;
+use crate::obstacles::named;
 use crate::page_allocator::Frames;
 use crate::window::{Window, WindowRequest};
 
@@ -38,15 +39,21 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     /// # Errors
     /// [`ClaimError`] with what is in the way.
     pub fn find(&self, request: &WindowRequest<'_>) -> Result<Window, ClaimError> {
+        match self.search(request) {
+            Some((window, _)) => Ok(window),
+            None => Err(self.no_window(request)),
+        }
+    }
+
+    /// The same for whoever may not allocate memory, as in hard interrupts: does not say what is in
+    /// the way.
+    pub fn find_quietly(&self, request: &WindowRequest<'_>) -> Option<Window> {
         self.search(request).map(|(window, _)| window)
     }
 
-    /// The same, and how many frames are free in all memory.
-    fn search(&self, request: &WindowRequest<'_>) -> Result<(Window, u64), ClaimError> {
-        let align = 1_u64.checked_shl(request.align_order);
-        let (Some(align), true) = (align, request.frames > 0) else {
-            return Err(self.refuse(request.frames, ClaimFailure::Request, Vec::new()));
-        };
+    /// The cheapest window, and how many frames are free in all memory.
+    fn search(&self, request: &WindowRequest<'_>) -> Option<(Window, u64)> {
+        let align = align_of(request)?;
         let (mut steps, mut free) = (0, 0);
         let mut best: Option<Window> = None;
         for within in request.within {
@@ -86,10 +93,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                     .min_by_key(|window| (window.moves, window.leased));
             }
         }
-        match best {
-            Some(window) => Ok((Window { steps, ..window }, free)),
-            None => Err(self.no_window(request)),
-        }
+        best.map(|window| (Window { steps, ..window }, free))
     }
 
     /// Claims the cheapest window. Where it turns out that something in it does not move, the
@@ -134,16 +138,17 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         mut enter: impl FnMut(&Window) -> bool,
         mut withdraw: impl FnMut(&Window),
     ) -> Result<Frames, ClaimError> {
+        let no_memory = || self.refuse(request.frames, ClaimFailure::NoMemory, Vec::new());
         self.movers.drain();
-        let mut excluded = request.excluded.to_vec();
-        let mut leased = self.unrecallable(request.within, limits.deadline);
-        let mut entered: Vec<PfnRange> = Vec::new();
-        let mut avoided = Vec::new();
+        let leased = self.unrecallable(request.within, limits.deadline);
+        let mut leased = leased.map_err(|_| no_memory())?;
+        let (mut excluded, mut entered, mut avoided) = (Vec::new(), Vec::new(), Vec::new());
         let mut rounds = 0;
         let mut last = None;
         loop {
             avoided.clear();
-            for more in [&excluded, &leased, &entered] {
+            for more in [request.excluded, &excluded, &leased, &entered] {
+                avoided.try_reserve(more.len()).map_err(|_| no_memory())?;
                 avoided.extend_from_slice(more);
             }
             let narrowed = WindowRequest {
@@ -151,20 +156,21 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                 ..*request
             };
             let (window, everywhere) = match self.search(&narrowed) {
-                Ok(found) => found,
-                Err(_) if !leased.is_empty() => {
+                Some(found) => found,
+                None if !leased.is_empty() => {
                     // Their holders need not let go in time, but they may.
                     leased.clear();
                     continue;
                 }
-                Err(_) if !entered.is_empty() && rounds < limits.tries => {
+                None if !entered.is_empty() && rounds < limits.tries => {
                     // Those who have entered them may not get them.
                     entered.clear();
                     rounds += 1;
                     continue;
                 }
-                Err(error) => return Err(last.unwrap_or(error)),
+                None => return Err(last.unwrap_or_else(|| self.no_window(&narrowed))),
             };
+            entered.try_reserve(1).map_err(|_| no_memory())?;
             if !enter(&window) {
                 entered.push(window.range);
                 continue;
@@ -191,7 +197,11 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             if !elsewhere || error.blocking.is_empty() || self.platform.now() >= limits.deadline {
                 return Err(error);
             }
-            excluded.extend(error.blocking.iter().map(|blocking| blocking.frames));
+            let more = error.blocking.iter().map(|blocking| blocking.frames);
+            if excluded.try_reserve(error.blocking.len()).is_err() {
+                return Err(error);
+            }
+            excluded.extend(more);
             last = Some(error);
         }
     }
@@ -268,7 +278,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             Err(None) => return Err(refuse(ClaimFailure::TooManyClaims, Vec::new())),
             Err(Some(frames)) => {
                 let blocking = self.name(frames, Obstacle::BeingCleared);
-                return Err(refuse(ClaimFailure::Blocked, alloc::vec![blocking]));
+                return Err(refuse(ClaimFailure::Blocked, named(Some(blocking))));
             }
         };
         self.movers.drain();
@@ -337,6 +347,12 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             .locked(|buddy| buddy.seal(start, range.len(), mover));
         Some(Frames::new(start, range.len(), number))
     }
+}
+
+/// The alignment of windows in frames, where there can be such.
+pub(crate) fn align_of(request: &WindowRequest<'_>) -> Option<u64> {
+    let align = 1_u64.checked_shl(request.align_order);
+    align.filter(|_| request.frames > 0)
 }
 
 /// Whether something in a range does not move, or it is certain that there is no room for what has

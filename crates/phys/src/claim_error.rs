@@ -94,6 +94,8 @@ pub enum ClaimFailure {
     NotPermitted,
     /// So many ranges are being cleared that no more can be.
     TooManyClaims,
+    /// There is no memory to note what was tried.
+    NoMemory,
 }
 
 /// A claim that failed. What has moved meanwhile stays where it is now; everything else is as it
@@ -104,7 +106,7 @@ pub struct ClaimError {
     pub frames: u64,
     /// Why it failed.
     pub reason: ClaimFailure,
-    /// What is in the way: the first eight allocations.
+    /// What is in the way: the first eight allocations, as far as there is memory to name them.
     pub blocking: Vec<Blocking>,
 }
 
@@ -126,6 +128,7 @@ impl fmt::Display for ClaimError {
             }
             ClaimFailure::NotPermitted => f.write_str("nothing may move for this cause"),
             ClaimFailure::TooManyClaims => f.write_str("too many claims at once"),
+            ClaimFailure::NoMemory => f.write_str("no memory to note what was tried"),
         }?;
         let mut blocking = self.blocking.iter();
         blocking.try_for_each(|blocking| write!(f, "; {blocking}"))

@@ -11,7 +11,7 @@ use crate::claim_error::{Blocking, ClaimFailure, Obstacle};
 use crate::frame::Frame;
 use crate::migration::{Migrate, MigrationCause, Refusal};
 use crate::movable_memory::{Asked, Destination, Failed, MovableMemory};
-use crate::obstacles::{NAMED_MAX, obstacle};
+use crate::obstacles::{NAMED_MAX, named, obstacle, push};
 use crate::page_allocator::Frames;
 
 /// Frames that a claim looks over under one hold of the lock: 64 page blocks.
@@ -146,11 +146,11 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
         match failed {
             Failed::NoRoom(error) => Err((
                 ClaimFailure::NoRoom(error),
-                alloc::vec![blocking(Obstacle::NoRoom)],
+                named(Some(blocking(Obstacle::NoRoom))),
             )),
-            Failed::For(why) => Err((ClaimFailure::Blocked, alloc::vec![blocking(why)])),
+            Failed::For(why) => Err((ClaimFailure::Blocked, named(Some(blocking(why))))),
             Failed::Now(why) if left.len() < NAMED_MAX => {
-                left.push(blocking(why));
+                push(left, blocking(why));
                 Ok(())
             }
             Failed::Now(_) => Ok(()),
@@ -173,7 +173,7 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
         };
         let why = why.unwrap_or(Obstacle::Refused(Refusal::Busy));
         let blocking = self.memory.name(next.frames(), why);
-        Err((ClaimFailure::Deadline, alloc::vec![blocking]))
+        Err((ClaimFailure::Deadline, named(Some(blocking))))
     }
 
     /// Nothing is left to move, and yet some frames are not kept for this claim: somebody got hold of
@@ -189,7 +189,7 @@ impl<'m, P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> Clearing<'
             let why = obstacle(span.status).unwrap_or(Obstacle::BeingCleared);
             self.memory.name(frame_range(span.start, span.end), why)
         });
-        Err((ClaimFailure::Blocked, blocking.into_iter().collect()))
+        Err((ClaimFailure::Blocked, named(blocking)))
     }
 
     /// Takes the range, all of which is kept. `mover` is that of the allocation.

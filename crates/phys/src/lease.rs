@@ -1,5 +1,6 @@
 //! Leases, called in.
 
+use alloc::collections::TryReserveError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -19,7 +20,6 @@ use crate::pin_table::Entry;
 struct Pending {
     id: PinId,
     expires: Instant,
-    ranges: Vec<PfnRange>,
     revoker: Option<Arc<dyn Revoke>>,
 }
 
@@ -32,11 +32,18 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     }
 
     /// The frames in `within` whose leases may last beyond `deadline` whatever is done.
-    pub(crate) fn unrecallable(&self, within: &[PfnRange], deadline: Instant) -> Vec<PfnRange> {
+    ///
+    /// # Errors
+    /// There is no memory to note them.
+    pub(crate) fn unrecallable(
+        &self,
+        within: &[PfnRange],
+        deadline: Instant,
+    ) -> Result<Vec<PfnRange>, TryReserveError> {
         let mut frames = Vec::new();
         // Most often there are none, and no need for the time.
         if !self.pins.locked(|books| books.has_leases()) {
-            return frames;
+            return Ok(frames);
         }
         let now = self.platform.now();
         self.pins.locked(|books| {
@@ -46,11 +53,13 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                 if expires >= deadline {
                     let inside =
                         |range: &&PfnRange| within.iter().any(|within| within.overlaps(range));
-                    frames.extend(pin.ranges.iter().filter(inside));
+                    let inside = pin.ranges.iter().filter(inside);
+                    frames.try_reserve(pin.ranges.len())?;
+                    frames.extend(inside);
                 }
             }
-        });
-        frames
+            Ok(frames)
+        })
     }
 
     fn next_to_recall(&self, range: PfnRange) -> Option<(PinId, Instant, Arc<dyn LeaseHolder>)> {
@@ -102,9 +111,21 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             Some(Pending {
                 id: first.id,
                 expires,
-                ranges: first.ranges.clone(),
                 revoker: first.terms.as_ref()?.revoker.clone(),
             })
+        })
+    }
+
+    /// What a pin holds, as long as there is one, and memory to note it.
+    fn frames_of(&self, id: PinId) -> Option<Result<Vec<PfnRange>, TryReserveError>> {
+        self.pins.locked(|books| {
+            let pin = books.pins().iter().find(|pin| pin.id == id)?;
+            let mut ranges = Vec::new();
+            let room = ranges.try_reserve_exact(pin.ranges.len());
+            Some(room.map(|()| {
+                ranges.extend_from_slice(&pin.ranges);
+                ranges
+            }))
         })
     }
 
@@ -114,7 +135,13 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         let Some(revoker) = &lease.revoker else {
             return Err(leased);
         };
-        if revoker.revoke(lease.id, &lease.ranges).is_err() {
+        // Its owner is called with no lock held, and the frames are in the table.
+        let ranges = match self.frames_of(lease.id) {
+            Some(Ok(ranges)) => ranges,
+            Some(Err(_)) => return Err(leased),
+            None => return Ok(()),
+        };
+        if revoker.revoke(lease.id, &ranges).is_err() {
             return Err(leased);
         }
         // Its holder may have given it back at the last moment.

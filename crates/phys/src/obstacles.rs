@@ -6,6 +6,7 @@ use dmakit_addr::PfnRange;
 use dmakit_platform::Platform;
 
 use crate::buddy::{Status, frame_range, page_blocks, part_in};
+use crate::claim::align_of;
 use crate::claim_error::{Blocking, ClaimError, ClaimFailure, Obstacle};
 use crate::frame::Frame;
 use crate::migration::Migrate;
@@ -25,10 +26,7 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
                 .locked(|buddy| buddy.next_to_move(start, end))
         });
         let frames = found.map(|span| frame_range(span.start, span.end));
-        frames
-            .map(|frames| self.name(frames, why))
-            .into_iter()
-            .collect()
+        named(frames.map(|frames| self.name(frames, why)))
     }
 
     /// What in a range cannot be cleared: up to eight allocations. Of most page blocks the counts
@@ -67,10 +65,16 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         found
     }
 
+    /// Why there is no window.
     pub(crate) fn no_window(&self, request: &WindowRequest<'_>) -> ClaimError {
+        if align_of(request).is_none() {
+            return self.refuse(request.frames, ClaimFailure::Request, Vec::new());
+        }
         let mut blocking = Vec::new();
         for within in request.within {
-            blocking.extend(self.blocking(*within, Some(request.memory)));
+            for next in self.blocking(*within, Some(request.memory)) {
+                add(&mut blocking, next);
+            }
         }
         blocking.truncate(NAMED_MAX);
         self.refuse(request.frames, ClaimFailure::NoWindow, blocking)
@@ -107,17 +111,33 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
     }
 }
 
+/// A list of one obstacle, where there is one.
+pub(crate) fn named(obstacle: Option<Blocking>) -> Vec<Blocking> {
+    let mut list = Vec::new();
+    if let Some(obstacle) = obstacle {
+        push(&mut list, obstacle);
+    }
+    list
+}
+
+/// Names an obstacle; one for whose name there is no memory is not named.
+pub(crate) fn push(list: &mut Vec<Blocking>, next: Blocking) {
+    if list.try_reserve(1).is_ok() {
+        list.push(next);
+    }
+}
+
 /// Adds an obstacle to those before it: frames beside each other that are no allocation are one.
 fn add(found: &mut Vec<Blocking>, next: Blocking) {
     let Some(last) = found.last_mut() else {
-        return found.push(next);
+        return push(found, next);
     };
     let alike =
         last.why == next.why && matches!(next.why, Obstacle::NotHere | Obstacle::OtherMemory);
     if alike && last.frames.end() == next.frames.start() {
         last.frames = frame_range(last.frames.start().raw(), next.frames.end().raw());
     } else if last.frames != next.frames {
-        found.push(next);
+        push(found, next);
     }
 }
 

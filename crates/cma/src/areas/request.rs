@@ -1,7 +1,6 @@
 //! One claim.
 
-use alloc::borrow::Cow;
-use alloc::vec::Vec;
+use core::ops::Deref;
 use core::sync::atomic::Ordering::Relaxed;
 
 use dmakit_addr::{PAGE_BYTES, PAGE_SHIFT, Pfn, PfnRange};
@@ -9,9 +8,28 @@ use dmakit_phys::{ClaimLimits, Frame, Frames, Migrate, MovableMemory, WindowIn, 
 use dmakit_platform::Platform;
 
 use super::{Active, AreaClaim, AreaClaimError, AreaId, Areas, NoClaim};
+use crate::area::RANGES_MAX;
 
 /// Idle windows that one claim tries.
 const IDLE_TRIES: usize = 4;
+
+/// The ranges of an area in which windows are looked for.
+enum Within<'r> {
+    All(&'r [PfnRange]),
+    /// As far as a limit allows, and how many that leaves.
+    Cut([PfnRange; RANGES_MAX], usize),
+}
+
+impl Deref for Within<'_> {
+    type Target = [PfnRange];
+
+    fn deref(&self) -> &[PfnRange] {
+        match self {
+            Self::All(ranges) => ranges,
+            Self::Cut(ranges, count) => &ranges[..*count],
+        }
+    }
+}
 
 /// One claim on its way.
 pub(super) struct Request<'r, P: Platform, S, M> {
@@ -87,10 +105,12 @@ where
     /// A window that is idle, looked for in the page allocator.
     pub(super) fn claim_idle(&self) -> Result<Frames, NoClaim> {
         let within = self.within()?;
-        let mut entered = Vec::new();
-        for _ in 0..IDLE_TRIES {
-            let found = self.memory.find(&self.windows(&within, &entered));
-            let window = found.map_err(NoClaim::InTheWay)?;
+        let mut entered = [PfnRange::EMPTY; IDLE_TRIES];
+        for tried in 0..IDLE_TRIES {
+            let windows = self.windows(&within, &entered[..tried]);
+            let Some(window) = self.memory.find_quietly(&windows) else {
+                break;
+            };
             if window.moves > 0 {
                 break;
             }
@@ -101,7 +121,7 @@ where
                 }
             }
             // Somebody else was faster.
-            entered.push(window.range);
+            entered[tried] = window.range;
         }
         Err(NoClaim::Lent)
     }
@@ -135,20 +155,23 @@ where
     }
 
     /// The ranges of the area, as far as the limit allows.
-    fn within(&self) -> Result<Cow<'r, [PfnRange]>, NoClaim> {
+    fn within(&self) -> Result<Within<'r>, NoClaim> {
         let last = self.asked.limit.last();
         let end = Pfn::new((last >> PAGE_SHIFT) + u64::from(last % PAGE_BYTES == PAGE_BYTES - 1));
         if self.area.ranges.iter().all(|range| range.end() <= end) {
-            return Ok(Cow::Borrowed(&self.area.ranges));
+            return Ok(Within::All(&self.area.ranges));
         }
         let reached = self.area.ranges.iter().filter_map(|range| {
             let within = PfnRange::between(range.start(), range.end().min(end))?;
             (!within.is_empty()).then_some(within)
         });
-        let within: Vec<PfnRange> = reached.collect();
-        match within.is_empty() {
-            true => Err(NoClaim::OutOfReach),
-            false => Ok(Cow::Owned(within)),
+        let (mut ranges, mut count) = ([PfnRange::EMPTY; RANGES_MAX], 0);
+        for (place, range) in ranges.iter_mut().zip(reached) {
+            (*place, count) = (range, count + 1);
+        }
+        match count {
+            0 => Err(NoClaim::OutOfReach),
+            _ => Ok(Within::Cut(ranges, count)),
         }
     }
 
