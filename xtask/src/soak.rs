@@ -105,6 +105,14 @@ const ROWS: &[Row] = &[
         reason: "threads in ranges apart, in the optimised form that ships",
     },
     Row {
+        name: "iommu-switched",
+        run: Run::Test {
+            package: "dmakit-iommu",
+            test: "switched",
+        },
+        reason: "a domain from strict to lazy and back while threads unmap",
+    },
+    Row {
         name: "platform-miri",
         run: Run::Miri {
             package: "dmakit-platform",

@@ -9,6 +9,8 @@ use dmakit_cma::{AreaClaim, AreaRequest, NoClaim, Purpose};
 use dmakit_phys::Frames;
 use support::{activate, claim, fill, free_if, map, memory, reserved};
 
+type Found = Result<Frames, NoClaim>;
+
 #[test]
 fn claiming_what_is_free_allocates_nothing_whether_it_succeeds_or_not() {
     let mut map = map(&[(0x1000, 0x2000, 0)]);
@@ -25,7 +27,7 @@ fn claiming_what_is_free_allocates_nothing_whether_it_succeeds_or_not() {
         limit: DmaMask::up_to((end << 12) - 1),
         ..claim(0x40, 0)
     };
-    let cases: [(AreaClaim, fn(&Result<Frames, NoClaim>) -> bool); 5] = [
+    let cases: [(AreaClaim, fn(&Found) -> bool); 5] = [
         (claim(0x80, 5), |found| found.is_ok()),
         // The limit cuts the area, and leaves the middle or half of it.
         (below(hole.end().raw()), |found| found.is_ok()),

@@ -169,7 +169,13 @@ impl Run<'_> {
                     done.map_err(|failure| lost(format!("{failure:?}")))?;
                 }
             }
-            Some(Served::Lazy(lazy)) => lazy.unmap(&cpu, mapped).map_err(lost)?,
+            Some(Served::Lazy(lazy)) => {
+                // Something is owed only where hardware does not flush.
+                if let Some(ticket) = lazy.unmap(&cpu, mapped).map_err(lost)? {
+                    let proof = lazy.domain().sync()?;
+                    lazy.domain().redeem(&cpu, ticket, &proof)?;
+                }
+            }
             None => {}
         }
         Ok(())

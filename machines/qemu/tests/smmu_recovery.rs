@@ -9,7 +9,7 @@ use dmakit_io_pgtable::Permissions;
 use dmakit_iommu::{Batch, BatchConfig, FaultReason};
 use dmakit_platform::{Mmio, Platform};
 use dmakit_qemu::{Clock, QemuMmio};
-use dmakit_smmuv3::spec::registers::{CR0, GERROR, GERRORN};
+use dmakit_smmuv3::spec::registers::{CR0, CR0_CMDQEN, GERROR, GERRORN};
 use dmakit_smmuv3::{Config, InUse, Inherited, Smmu, Tag};
 use rig::{Driver, EDU, OTHER, RAM, Rig, faults, folded, rig, rig_with};
 
@@ -86,6 +86,35 @@ fn a_refused_command_is_replaced_and_the_queue_goes_on() {
         assert_eq!(rig.first(2), [0xee; 64], "commands after it have effect");
         assert!(!faults(&smmu).is_empty());
     }
+}
+
+#[test]
+fn what_waits_for_a_command_queue_that_is_off_comes_back_after_a_reset() {
+    let rig = rig();
+    let smmu = rig.smmu();
+    let domain = rig.domain(&smmu, Granule::K4);
+    rig.arm(&domain, 0x5a);
+    let frame = rig.frame(2, 0xee).range();
+    let mapped = rig.map(&domain, &[frame], Permissions::READ_WRITE);
+    let iova = mapped.range().start().raw();
+    rig.transfer(iova, 64, false);
+    assert_eq!(rig.first(2), [0x5a; 64]);
+    let regs = rig.regs();
+    regs.write32(CR0, regs.read32(CR0) & !CR0_CMDQEN);
+    let ticket = domain.unmap(mapped).unwrap();
+    domain.sync().unwrap_err();
+    rig.frame(2, 0xee);
+    rig.transfer(iova, 64, false);
+    assert_eq!(rig.first(2), [0x5a; 64], "it is still known");
+    smmu.reset().unwrap();
+    let proof = domain.sync().unwrap();
+    domain
+        .redeem(&rig.machine.platform().enter_cpu(), ticket, &proof)
+        .unwrap();
+    rig.frame(2, 0xee);
+    rig.transfer(iova, 64, false);
+    assert_eq!(rig.first(2), [0xee; 64], "forgotten, and attached");
+    assert!(!faults(&smmu).is_empty());
 }
 
 #[test]
