@@ -19,7 +19,10 @@ fn admit(asked: u64, align: u64, limit: DmaMask) -> Result<(), AllocError> {
             asked,
             align,
             limit,
-            cause: AllocCause::Full { free: 0, largest: 0 },
+            cause: AllocCause::Full {
+                free: 0,
+                largest: 0,
+            },
         }),
     }
 }

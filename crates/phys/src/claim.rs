@@ -1,12 +1,13 @@
 //! Contiguous ranges: clear, then take.
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
 use dmakit_addr::PfnRange;
 use dmakit_platform::{Instant, Platform};
 
 use crate::buddy::{Scan, Survey, Wanted, frame_range, page_blocks, part_in};
-use crate::claim_error::{ClaimError, ClaimFailure, Obstacle};
+use crate::claim_error::{Blocking, ClaimError, ClaimFailure, Obstacle};
 use crate::clearing::Clearing;
 use crate::frame::{BOOKED, Frame};
 use crate::migration::{Migrate, MigrationCause, Refusal};
@@ -25,6 +26,37 @@ pub struct ClaimLimits {
     pub deadline: Instant,
     /// How often frames that are busy are asked again.
     pub tries: u32,
+}
+
+/// What a claim does not look into, as far as there is memory to note it.
+#[derive(Default)]
+struct Avoided {
+    /// Did not move when it was asked.
+    blocked: Vec<PfnRange>,
+    /// Its holders need not let go in time.
+    leased: Vec<PfnRange>,
+    /// Somebody else is about to claim it.
+    entered: Vec<PfnRange>,
+    all: Vec<PfnRange>,
+}
+
+impl Avoided {
+    /// Brings `all` up to date: everything, and what was `asked` to be left out.
+    fn gather(&mut self, asked: &[PfnRange]) -> Result<(), TryReserveError> {
+        self.all.clear();
+        for more in [asked, &self.blocked, &self.leased, &self.entered] {
+            self.all.try_reserve(more.len())?;
+            self.all.extend_from_slice(more);
+        }
+        Ok(())
+    }
+
+    fn exclude(&mut self, blocking: &[Blocking]) -> Result<(), TryReserveError> {
+        self.blocked.try_reserve(blocking.len())?;
+        let frames = blocking.iter().map(|blocking| blocking.frames);
+        self.blocked.extend(frames);
+        Ok(())
+    }
 }
 
 impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<P, S, M> {
@@ -141,38 +173,35 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
         let no_memory = || self.refuse(request.frames, ClaimFailure::NoMemory, Vec::new());
         self.movers.drain();
         let leased = self.unrecallable(request.within, limits.deadline);
-        let mut leased = leased.map_err(|_| no_memory())?;
-        let (mut excluded, mut entered, mut avoided) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rounds = 0;
-        let mut last = None;
+        let mut avoided = Avoided {
+            leased: leased.map_err(|_| no_memory())?,
+            ..Avoided::default()
+        };
+        let (mut rounds, mut last) = (0, None);
         loop {
-            avoided.clear();
-            for more in [request.excluded, &excluded, &leased, &entered] {
-                avoided.try_reserve(more.len()).map_err(|_| no_memory())?;
-                avoided.extend_from_slice(more);
-            }
+            avoided.gather(request.excluded).map_err(|_| no_memory())?;
             let narrowed = WindowRequest {
-                excluded: &avoided,
+                excluded: &avoided.all,
                 ..*request
             };
             let (window, everywhere) = match self.search(&narrowed) {
                 Some(found) => found,
-                None if !leased.is_empty() => {
+                None if !avoided.leased.is_empty() => {
                     // Their holders need not let go in time, but they may.
-                    leased.clear();
+                    avoided.leased.clear();
                     continue;
                 }
-                None if !entered.is_empty() && rounds < limits.tries => {
+                None if !avoided.entered.is_empty() && rounds < limits.tries => {
                     // Those who have entered them may not get them.
-                    entered.clear();
+                    avoided.entered.clear();
                     rounds += 1;
                     continue;
                 }
                 None => return Err(last.unwrap_or_else(|| self.no_window(&narrowed))),
             };
-            entered.try_reserve(1).map_err(|_| no_memory())?;
+            avoided.entered.try_reserve(1).map_err(|_| no_memory())?;
             if !enter(&window) {
-                entered.push(window.range);
+                avoided.entered.push(window.range);
                 continue;
             }
             // What the search has seen; it passes over what is blocked.
@@ -197,11 +226,9 @@ impl<P: Platform, S: AsRef<[Frame]> + AsMut<[Frame]>, M: Migrate> MovableMemory<
             if !elsewhere || error.blocking.is_empty() || self.platform.now() >= limits.deadline {
                 return Err(error);
             }
-            let more = error.blocking.iter().map(|blocking| blocking.frames);
-            if excluded.try_reserve(error.blocking.len()).is_err() {
+            if avoided.exclude(&error.blocking).is_err() {
                 return Err(error);
             }
-            excluded.extend(more);
             last = Some(error);
         }
     }
