@@ -53,8 +53,15 @@ mod protocol {
 
     use super::*;
     use crate::epochs::Epochs;
+    use loom::sync::atomic::fence;
     use loom::sync::{Arc, Mutex};
     use loom::thread;
+
+    /// All four accesses are sequentially consistent, so there is one order of them. Loom knows such
+    /// an order of fences only, and takes the accesses themselves for acquire and release.
+    fn in_one_order() {
+        fence(Ordering::SeqCst);
+    }
 
     /// Hardware: whether everything is queued to be forgotten, and is forgotten.
     #[derive(Default)]
@@ -75,12 +82,14 @@ mod protocol {
                 let (epochs, unqueued) = (epochs.clone(), unqueued.clone());
                 thread::spawn(move || {
                     unqueued.note();
+                    in_one_order();
                     epochs.now()
                 })
             };
             let syncs =
                 |epochs: Arc<Epochs>, unqueued: Arc<Unqueued>, hardware: Arc<Mutex<Hardware>>| {
                     let number = epochs.begin();
+                    in_one_order();
                     if let Some(noted) = unqueued.open() {
                         hardware.lock().unwrap().queued = true;
                         unqueued.make_good(noted);
