@@ -77,7 +77,11 @@ fn times(rows: &[TimedRow]) -> Table {
             Cell::from(time(row.ns.max)),
             Cell::from(floor.map_or_else(String::new, |floor| ratio(floor.ratio))),
             Cell::from(row.incumbent.map_or_else(String::new, |f| time(f.min))),
-            Cell::from(row.to_incumbent.map_or_else(String::new, ratio)),
+            // Not as it is rounded for programs: what is a hundred thousandth is worth reading.
+            Cell::from(
+                row.incumbent
+                    .map_or_else(String::new, |f| ratio(row.ns.min / f.min)),
+            ),
         ]);
     }
     table
