@@ -1,60 +1,28 @@
 //! Two errors at once, each acknowledged by another CPU.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
 
 use dmakit_addr::DmaAddr;
-use dmakit_platform::Mmio;
-use dmakit_sim::SimSmmu;
 use dmakit_smmuv3::spec::command;
 use dmakit_smmuv3::spec::registers::GERRORN;
 
-use crate::rig::{Driver, Mutant, Rig, Shape};
-
-/// Registers that let another CPU meet an illegal command, and wait for its replacement, right after
-/// this one has read which errors were acknowledged.
-#[derive(Clone)]
-struct Intruded {
-    inner: SimSmmu,
-    driver: Arc<OnceLock<Weak<Driver<Intruded>>>>,
-    is_armed: Arc<AtomicBool>,
-}
-
-impl Mmio for Intruded {
-    fn read32(&self, offset: u64) -> u32 {
-        let value = self.inner.read32(offset);
-        if offset == GERRORN && self.is_armed.swap(false, Ordering::Relaxed) {
-            let driver = self.driver.get().and_then(Weak::upgrade).unwrap();
-            driver.execute([[0xfe, 0]]).unwrap();
-        }
-        value
-    }
-
-    fn read64(&self, offset: u64) -> u64 {
-        self.inner.read64(offset)
-    }
-
-    fn write32(&self, offset: u64, value: u32) {
-        self.inner.write32(offset, value);
-    }
-
-    fn write64(&self, offset: u64, value: u64) {
-        self.inner.write64(offset, value);
-    }
-}
+use crate::intruder::intruded;
+use crate::rig::{Mutant, Rig, Shape};
 
 #[test]
 fn a_lost_record_and_a_refused_command_are_acknowledged_each_once() {
     for seed in 0..16 {
         let rig = Rig::new(seed, Shape::default());
-        let regs = Intruded {
-            inner: rig.smmu.clone(),
-            driver: Arc::default(),
-            is_armed: Arc::default(),
-        };
-        let (link, is_armed) = (regs.driver.clone(), regs.is_armed.clone());
-        let driver = Arc::new(rig.driver_over(regs));
-        link.set(Arc::downgrade(&driver)).unwrap();
+        let is_armed = Arc::new(AtomicBool::new(false));
+        let armed = is_armed.clone();
+        // Right after this CPU has read which errors were acknowledged, another meets an illegal command
+        // and waits for its replacement.
+        let driver = intruded(
+            &rig,
+            move |_, offset, _| offset == GERRORN && armed.swap(false, Ordering::Relaxed),
+            |driver| driver.execute([[0xfe, 0]]).unwrap(),
+        );
         let domain = rig.domain(&driver, Mutant::Nothing);
         rig.smmu.fail_record_write();
         assert!(rig.device.write(DmaAddr::new(0x10_0000), &[1; 64]).is_err());

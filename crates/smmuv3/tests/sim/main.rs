@@ -3,6 +3,7 @@
 mod acknowledge;
 mod costs;
 mod faults;
+mod intruder;
 mod migrate;
 mod mutants;
 mod recovery;
