@@ -1,4 +1,5 @@
-//! Two errors at once, each acknowledged by another CPU.
+//! Two errors at once, each acknowledged by another CPU: what was read before is no ground to write. That both
+//! are acknowledged under one lock, `tests/loom.rs` shows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
