@@ -1,14 +1,17 @@
 //! Regions that a device reaches at their own address: all or nothing, and counted.
 
+mod support;
+
 use std::sync::Mutex;
 
-use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, NodeId, PhysAddr, PhysRange};
-use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
-use dmakit_io_pgtable::{PageTable, Permissions, WalkCoherence};
+use dmakit_addr::{DmaMask, Iova, IovaRange, PhysRange};
+use dmakit_io_pgtable::Permissions;
+use dmakit_io_pgtable::lpae::Lpae;
 use dmakit_iommu::{Domain, DomainId, Hardware, IdentityError, Invalidation, SyncError, Ticket};
-use dmakit_iova::{CpuCache, Policy, ReserveCause, Space};
-use dmakit_platform::host::{HostPlatform, HostRam, SegmentStore};
+use dmakit_iova::{CpuCache, ReserveCause};
+use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_platform::{CpuSlot, NoMemory, Platform, Segment, SegmentRequest, TableMemory};
+use support::{aperture, ram, run, space, table};
 
 /// Hardware that caches the absence of mappings, and hears of none that it refuses.
 #[derive(Default)]
@@ -63,26 +66,11 @@ impl TableMemory for &Few {
 
 type TestDomain<'a> = Domain<HostPlatform, Vec<CpuSlot<CpuCache>>, Lpae, &'a Few, &'a Caching>;
 
-fn run(start: u64, len: u64) -> PhysRange {
-    PhysRange::new(PhysAddr::new(start), len).unwrap()
-}
-
-fn aperture() -> IovaRange {
-    IovaRange::new(Iova::new(0), 1 << 32).unwrap()
-}
-
 fn with_domain(number: u64, test: impl FnOnce(TestDomain<'_>, &HostPlatform, &Few, &Caching)) {
     let platform = HostPlatform::new(1);
-    let (_ram, segments) = HostRam::new(&[run(1 << 32, 1 << 24)]).unwrap();
-    let memory = Few(SegmentStore::new(), Mutex::new(1));
-    for segment in segments {
-        memory.0.add(NodeId::new(0), segment);
-    }
-    let format = Lpae::new(Stage::One, Granule::K4, 48, 48, ContiguousHint::Never).unwrap();
-    let coherence = WalkCoherence::Coherent;
-    let table = PageTable::new(format, platform.clone(), &memory, None, coherence).unwrap();
-    let cpus = vec![CpuSlot::<CpuCache>::default()];
-    let space = Space::new(Granule::K4, aperture(), Policy::TopDown, cpus).unwrap();
+    let (_ram, store) = ram();
+    let memory = Few(store, Mutex::new(1));
+    let (table, space) = (table(&platform, &memory), space(1));
     let hardware = Caching::default();
     let domain = Domain::new(DomainId(number), space, table, &hardware);
     test(domain, &platform, &memory, &hardware);

@@ -2,20 +2,23 @@
 //!
 //! `DMAKIT_STEPS` sets how many unmaps of each kind there are at least.
 
+mod support;
+
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, NodeId, PhysAddr, PhysRange};
-use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
-use dmakit_io_pgtable::{PageTable, Permissions, WalkCoherence};
+use dmakit_addr::{DmaMask, Iova, IovaRange};
+use dmakit_io_pgtable::Permissions;
+use dmakit_io_pgtable::lpae::Lpae;
 use dmakit_iommu::{
     Domain, DomainId, Hardware, Invalidation, LazyConfig, StrictDomain, Switched, SyncError,
     Translate,
 };
-use dmakit_iova::{CpuCache, Policy, Space};
-use dmakit_platform::host::{HostPlatform, HostRam, SegmentStore};
+use dmakit_iova::CpuCache;
+use dmakit_platform::host::{HostPlatform, SegmentStore};
 use dmakit_platform::{CpuSlot, Platform};
+use support::{ram, run, space, table};
 
 /// A cache of translations that forgets what it is told to when it is synced.
 #[derive(Default)]
@@ -71,23 +74,10 @@ impl Hardware for &Tlb {
 
 type TestDomain<'a> = Switched<HostPlatform, Vec<CpuSlot<CpuCache>>, Lpae, SegmentStore, &'a Tlb>;
 
-fn run(start: u64, len: u64) -> PhysRange {
-    PhysRange::new(PhysAddr::new(start), len).unwrap()
-}
-
 fn with_domain(queue: usize, test: impl FnOnce(TestDomain<'_>, &HostPlatform, &Tlb)) {
     let platform = HostPlatform::new(3);
-    let (_ram, segments) = HostRam::new(&[run(1 << 32, 1 << 24)]).unwrap();
-    let memory = SegmentStore::new();
-    for segment in segments {
-        memory.add(NodeId::new(0), segment);
-    }
-    let format = Lpae::new(Stage::One, Granule::K4, 48, 48, ContiguousHint::Never).unwrap();
-    let coherence = WalkCoherence::Coherent;
-    let table = PageTable::new(format, platform.clone(), memory, None, coherence).unwrap();
-    let aperture = IovaRange::new(Iova::new(0), 1 << 32).unwrap();
-    let cpus = (0..3).map(|_| CpuSlot::<CpuCache>::default()).collect();
-    let space = Space::new(Granule::K4, aperture, Policy::TopDown, cpus).unwrap();
+    let (_ram, memory) = ram();
+    let (table, space) = (table(&platform, memory), space(3));
     let tlb = Tlb::default();
     let domain = Domain::new(DomainId(1), space, table, &tlb);
     let config = LazyConfig {

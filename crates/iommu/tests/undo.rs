@@ -1,14 +1,15 @@
 //! A mapping that fails half-way leaves nothing behind.
 
+mod support;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dmakit_addr::{DmaMask, Granule, Iova, IovaRange, NodeId, PhysAddr, PhysRange};
-use dmakit_io_pgtable::lpae::{ContiguousHint, Lpae, Stage};
-use dmakit_io_pgtable::{PageTable, Permissions, WalkCoherence};
+use dmakit_addr::{DmaMask, IovaRange};
+use dmakit_io_pgtable::Permissions;
 use dmakit_iommu::{Domain, DomainId, Hardware, Invalidation, MapError, SyncError};
-use dmakit_iova::{CpuCache, Policy, Space};
-use dmakit_platform::host::{HostPlatform, HostRam, SegmentStore};
-use dmakit_platform::{CpuSlot, Platform};
+use dmakit_platform::Platform;
+use dmakit_platform::host::HostPlatform;
+use support::{aperture, ram, run, space, table};
 
 /// Hardware that forgets at once, and refuses to hear of mappings on request.
 #[derive(Default)]
@@ -35,24 +36,11 @@ impl Hardware for &Refusing {
     }
 }
 
-fn run(start: u64, len: u64) -> PhysRange {
-    PhysRange::new(PhysAddr::new(start), len).unwrap()
-}
-
 #[test]
 fn addresses_that_hardware_refused_are_free_and_unmapped() {
     let platform = HostPlatform::new(1);
-    let (_ram, segments) = HostRam::new(&[run(1 << 32, 1 << 24)]).unwrap();
-    let memory = SegmentStore::new();
-    for segment in segments {
-        memory.add(NodeId::new(0), segment);
-    }
-    let format = Lpae::new(Stage::One, Granule::K4, 48, 48, ContiguousHint::Never).unwrap();
-    let coherence = WalkCoherence::Coherent;
-    let table = PageTable::new(format, platform.clone(), memory, None, coherence).unwrap();
-    let aperture = IovaRange::new(Iova::new(0), 1 << 32).unwrap();
-    let cpus = vec![CpuSlot::<CpuCache>::default()];
-    let space = Space::new(Granule::K4, aperture, Policy::TopDown, cpus).unwrap();
+    let (_ram, memory) = ram();
+    let (table, space) = (table(&platform, memory), space(1));
     let hardware = Refusing::default();
     let domain = Domain::new(DomainId(1), space, table, &hardware);
     let cpu = platform.enter_cpu();
@@ -63,7 +51,7 @@ fn addresses_that_hardware_refused_are_free_and_unmapped() {
     hardware.0.store(true, Ordering::Relaxed);
     for _ in 0..3 {
         assert!(matches!(map(), Err(MapError::Hardware(_))));
-        assert_eq!(domain.table().leaves(aperture).count(), 0);
+        assert_eq!(domain.table().leaves(aperture()).count(), 0);
         assert_eq!(domain.space().statistics().used, 0);
         assert_eq!(domain.quarantined(), 0);
     }
